@@ -1,0 +1,187 @@
+"""Gates: may the next stage start? Bounds live in YAML, numbers on the card, the answer is one line a miss.
+
+    gates:
+      reward.clean_accuracy: {min: 0.65}
+      ppo.kl_to_reference: {min: 1.0, max: 15.0}
+      ppo.gold_minus_sft.ci_low: {min: 0.0}      # the lower end of the 95 % interval instead of the point estimate
+
+A bound is inclusive: a value that equals it passes. A number that is missing, null or NaN never passes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation.cards import Card, is_finite
+
+ACCEPTED_FILE = "accepted_gates.json"
+
+# (gate, which bound was missed) -> what to change. `*` stands for any stage.
+HINTS: dict[tuple[str, str], str] = {
+    ("sft.gold_minus_base", "min"): "SFT did not beat the base model; raise sft.epochs or look at data.demonstrations.",
+    (
+        "sft.heldout_nll",
+        "max",
+    ): "SFT fits held-out answers badly; raise sft.epochs, or lower sft.learning_rate if the loss rises.",
+    ("*.eos_rate", "min"): "Answers are cut off; raise evaluation.max_new_tokens or train on shorter demonstrations.",
+    ("ppo.eos_rate", "min"): "Answers are cut off; raise ppo.missing_eos_penalty or ppo.max_new_tokens.",
+    ("ppo.eos_rate_minus_sft", "min"): "Answers end less often than after SFT; raise ppo.missing_eos_penalty.",
+    ("reward.clean_accuracy", "min"): "The reward model would mislead PPO; add rankings, or raise reward.epochs.",
+    (
+        "reward.observed_accuracy",
+        "min",
+    ): "The reward model does not follow its labels; add rankings, or raise reward.epochs.",
+    ("reward.ece", "max"): "The reward model is badly calibrated; lower reward.epochs or raise reward.weight_decay.",
+    ("reward.length_rule_accuracy", "max"): "Length alone predicts the labels; balance the lengths in data.rankings.",
+    ("ppo.kl_to_reference", "max"): "The policy drifted; raise ppo.kl_coef.",
+    (
+        "ppo.kl_to_reference",
+        "min",
+    ): "The policy hardly moved; lower ppo.kl_coef, or raise ppo.updates or ppo.learning_rate.",
+    ("ppo.kl_at_start", "max"): "The policy must start as its reference; the adapters were loaded wrongly.",
+    (
+        "ppo.gold_minus_sft",
+        "min",
+    ): "PPO did not beat SFT; check reward.clean_accuracy first, then ppo.updates and ppo.kl_coef.",
+    (
+        "ppo.gold_minus_best_of_2",
+        "min",
+    ): "Choosing the better of two SFT answers does as well; raise ppo.updates or lower ppo.kl_coef.",
+    (
+        "ppo.win_rate_vs_sft",
+        "min",
+    ): "PPO did not beat SFT; check reward.clean_accuracy first, then ppo.updates and ppo.kl_coef.",
+    ("ppo.distinct_2_ratio", "min"): "Answers repeat themselves; raise ppo.kl_coef or ppo.entropy_coef.",
+    ("*.distinct_2", "min"): "Answers repeat themselves; train for fewer epochs or raise evaluation.temperature.",
+    ("*.answer_tokens", "max"): "Answers grew long; look for a reward that pays for length.",
+    ("*.answer_tokens", "min"): "Answers shrank; look for a reward that pays for brevity alone.",
+    ("*.gold", "min"): "The answers score too low by the gold rubric; look at the parts of the score in report.md.",
+}
+ENDS = ("ci_low", "ci_high")
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """One gate held against one card. `problem` is empty when it passed, else the line to show."""
+
+    gate: str
+    metric: str
+    value: float | None
+    ci_low: float | None
+    ci_high: float | None
+    unit: str
+    low: float | None
+    high: float | None
+    problem: str
+
+    @property
+    def passed(self) -> bool:
+        return not self.problem
+
+
+def check(card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: str) -> list[str]:
+    """One line for each gate of `stage` that the card misses; an empty list lets the next stage start.
+
+    Args:
+        card: the parsed card.json.
+        gates: "stage.metric" -> {"min": …, "max": …} (or an object with these attributes); other stages' are skipped.
+        stage: the evaluation whose gates are held, such as "sft".
+        where: the card's file as the user should see it.
+    """
+    return [result.problem for result in results(card, gates, stage, where) if not result.passed]
+
+
+def results(card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: str) -> list[GateResult]:
+    """Every gate of `stage` with its number and bounds, in the order of the configuration."""
+    parsed = Card.from_dict(card)
+    return [_hold(parsed, gate, bounds, where) for gate, bounds in gates.items() if gate.split(".")[0] == stage]
+
+
+def unknown_stages(gates: Mapping[str, Any], stages: Iterable[str]) -> list[str]:
+    """One line for each gate that names no stage with an evaluation: such a gate would never be held."""
+    known = list(stages)
+    lines = []
+    for gate in gates:
+        stage, dot, metric = gate.partition(".")
+        if stage in known and dot and metric:
+            continue
+        near = difflib.get_close_matches(stage, known, n=1)
+        guess = f"; did you mean '{near[0]}.{metric}'?" if near and metric else ""
+        lines.append(f"gates.{gate}: a gate is <stage>.<metric>, and the stage is one of {', '.join(known)}{guess}")
+    return lines
+
+
+def read_accepted(run_dir: Path) -> dict[str, str]:
+    """Gates that a person let pass although they were missed: gate -> the reason given."""
+    path = run_dir / ACCEPTED_FILE
+    return {str(k): str(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()} if path.exists() else {}
+
+
+def accept(run_dir: Path, gate: str, why: str) -> None:
+    """Record that a person lets `gate` pass although it was missed, and why."""
+    if not why.strip():
+        raise ValueError(f"gate {gate}: accepting a missed gate needs a reason")
+    path = run_dir / ACCEPTED_FILE
+    temporary = path.with_name(path.name + ".tmp")
+    text = json.dumps(read_accepted(run_dir) | {gate: why.strip()}, indent=1, ensure_ascii=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def _hold(card: Card, gate: str, bounds: Any, where: str) -> GateResult:
+    low, high = _bound(bounds, "min"), _bound(bounds, "max")
+    stage, _, rest = gate.partition(".")
+    metric, _, end = rest.partition(".")
+    entry = card.get(metric)
+    number = None if entry is None else getattr(entry, end or "value", None)
+
+    def result(problem: str) -> GateResult:
+        if entry is None:
+            return GateResult(gate, metric, None, None, None, "", low, high, problem)
+        return GateResult(gate, metric, number, entry.ci_low, entry.ci_high, entry.unit, low, high, problem)
+
+    if entry is None:
+        near = difflib.get_close_matches(metric, card.names, n=1)
+        guess = f"; did you mean '{near[0]}'?" if near else "."
+        there = ", ".join(card.names) or "none"
+        return result(f"gate {gate}: no metric '{metric}' ({where}){guess} The card has: {there}.")
+    if end and end not in ENDS:
+        return result(
+            f"gate {gate}: '{end}' is no part of a metric ({where}). Use {stage}.{metric}, or add .ci_low or .ci_high."
+        )
+    if low is None and high is None:
+        return result(f"gate {gate}: has neither min nor max ({where}). Give it a bound or remove it.")
+    if not is_finite(number):
+        note = f", {entry.note}" if entry.note else ""
+        return result(f"gate {gate}: no number ({where}{note}). Nothing was measured, so the gate cannot pass.")
+    unit = f" {entry.unit}" if entry.unit else ""
+    for bound, side, sign in ((low, "min", "<"), (high, "max", ">")):
+        if bound is not None and (number < bound if side == "min" else number > bound):
+            got, limit = _apart(number, bound)
+            return result(f"gate {gate}: {got}{unit} {sign} {limit} ({where}). {_hint(stage, metric, side)}")
+    return result("")
+
+
+def _bound(bounds: Any, side: str) -> float | None:
+    return bounds.get(side) if isinstance(bounds, Mapping) else getattr(bounds, side)
+
+
+def _apart(number: float, bound: float) -> tuple[str, str]:
+    """Both numbers with as few digits as still show that they differ."""
+    for digits in range(3, 18):
+        got, limit = f"{number:.{digits}g}", f"{bound:.{digits}g}"
+        if float(got) != float(limit):
+            break
+    return got, limit
+
+
+def _hint(stage: str, metric: str, side: str) -> str:
+    for key in (f"{stage}.{metric}", f"*.{metric}"):
+        if (key, side) in HINTS:
+            return HINTS[key, side]
+    return f"Look at {stage} in report.md, or change gates.{stage}.{metric} and say why."

@@ -1,0 +1,127 @@
+import math
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.evaluation import gates
+
+WHERE = "runs/r1/evaluation/ppo/card.json"
+
+
+def card(**values):
+    entries = [
+        {"metric": name, "value": value, "n": 120, "ci_low": None, "ci_high": None, "unit": "", "note": ""}
+        for name, value in values.items()
+    ]
+    return {"stage": "ppo", "entries": entries}
+
+
+def check(raw, bounds):
+    return gates.check(raw, bounds, "ppo", WHERE)
+
+
+def test_the_line_says_number_unit_bound_file_and_what_to_change():
+    raw = card(kl_to_reference=22.4)
+    raw["entries"][0]["unit"] = "nats"
+    assert check(raw, {"ppo.kl_to_reference": {"max": 15.0}}) == [
+        f"gate ppo.kl_to_reference: 22.4 nats > 15 ({WHERE}). The policy drifted; raise ppo.kl_coef."
+    ]
+
+
+def test_a_bound_is_inclusive_on_both_sides():
+    assert check(card(a=1.0), {"ppo.a": {"min": 1.0, "max": 1.0}}) == []
+
+
+@pytest.mark.parametrize(("value", "sign"), [(0.999999, "<"), (2.000001, ">")])
+def test_a_near_miss_is_a_miss_and_the_two_numbers_look_different(value, sign):
+    (line,) = check(card(a=value), {"ppo.a": {"min": 1.0, "max": 2.0}})
+    left, right = line.removeprefix("gate ppo.a: ").split(" (")[0].split(f" {sign} ")
+    assert float(left) != float(right)
+
+
+@pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("bounds", [{"min": -1e9}, {"max": 1e9}])
+def test_a_number_that_is_none_never_passes(value, bounds):
+    (line,) = check(card(a=value), {"ppo.a": bounds})
+    assert "no number" in line
+
+
+def test_an_unknown_metric_lists_those_that_exist_and_guesses():
+    (line,) = check(card(gold=1.0, eos_rate=0.9), {"ppo.eosrate": {"min": 0.5}})
+    assert "did you mean 'eos_rate'?" in line
+    assert "gold, eos_rate" in line
+
+
+def test_a_metric_named_in_a_gate_of_an_empty_card_fails():
+    (line,) = check(card(), {"ppo.gold": {"min": 0.0}})
+    assert "The card has: none." in line
+
+
+def test_gates_of_other_stages_are_not_held():
+    assert check(card(gold=1.0), {"sft.gold": {"min": 5.0}, "ppo_x.gold": {"min": 5.0}}) == []
+
+
+def test_a_gate_may_ask_for_the_end_of_an_interval():
+    raw = card(gold_minus_sft=0.5)
+    raw["entries"][0] |= {"ci_low": -0.1, "ci_high": 1.1}
+    assert check(raw, {"ppo.gold_minus_sft": {"min": 0.0}}) == []
+    (line,) = check(raw, {"ppo.gold_minus_sft.ci_low": {"min": 0.0}})
+    assert "-0.1 < 0 " in line
+    assert "check reward.clean_accuracy first" in line
+
+
+def test_a_gate_on_an_interval_that_was_not_made_fails():
+    assert len(check(card(gold_minus_sft=0.5), {"ppo.gold_minus_sft.ci_low": {"min": 0.0}})) == 1
+
+
+def test_an_unknown_end_of_an_interval_is_explained():
+    (line,) = check(card(a=1.0), {"ppo.a.ci_lo": {"min": 0.0}})
+    assert "'ci_lo' is no part of a metric" in line
+
+
+def test_a_gate_without_a_bound_fails_instead_of_passing_everything():
+    assert len(check(card(a=1.0), {"ppo.a": {}})) == 1
+    assert len(check(card(a=1.0), {"ppo.a": {"min": None, "max": None}})) == 1
+
+
+def test_a_bound_of_zero_is_a_bound():
+    assert len(check(card(a=-1.0, b=1.0), {"ppo.a": {"min": 0}, "ppo.b": {"max": 0}})) == 2
+
+
+def test_bounds_may_be_objects_with_min_and_max():
+    assert len(check(card(a=1.0), {"ppo.a": SimpleNamespace(min=2.0, max=None)})) == 1
+
+
+def test_results_keep_the_order_of_the_configuration_and_the_numbers():
+    found = gates.results(card(a=1.0, b=2.0), {"ppo.b": {"min": 0}, "ppo.a": {"min": 3}}, "ppo", WHERE)
+    assert [(r.metric, r.value, r.low, r.high, r.passed) for r in found] == [
+        ("b", 2.0, 0, None, True),
+        ("a", 1.0, 3, None, False),
+    ]
+
+
+def test_a_gate_on_a_stage_without_evaluation_is_found_before_the_run():
+    lines = gates.unknown_stages({"rewards.ece": {}, "sft.gold": {}, "ppo": {}}, ["base", "sft", "reward", "ppo"])
+    assert len(lines) == 2
+    assert "did you mean 'reward.ece'?" in lines[0]
+    assert lines[1].startswith("gates.ppo:")
+
+
+def test_an_accepted_gate_is_kept_with_its_reason(tmp_path):
+    assert gates.read_accepted(tmp_path) == {}
+    gates.accept(tmp_path, "sft.gold", " a pilot ")
+    gates.accept(tmp_path, "ppo.gold", "the same")
+    assert gates.read_accepted(tmp_path) == {"sft.gold": "a pilot", "ppo.gold": "the same"}
+    with pytest.raises(ValueError, match="needs a reason"):
+        gates.accept(tmp_path, "sft.gold", " ")
+
+
+def test_the_gates_do_not_import_torch():
+    code = "import sys, pipeline.evaluation.gates; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_hint_names_a_side():
+    assert {side for _, side in gates.HINTS} == {"min", "max"}
