@@ -1,0 +1,503 @@
+"""What a run left on disk, read once for both forms of the report, and how its numbers are written."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from pipeline.evaluation import gates as gating
+from pipeline.evaluation.cards import Card, Entry, is_finite, read_card
+
+ORDER = ("base", "prepare", "sft", "reward", "ppo")
+POLICIES = ("base", "sft", "ppo")
+NAMES = {"base": "Base", "sft": "SFT", "ppo": "PPO", "reward": "Reward model", "prepare": "Prepare"}
+KEY_FIGURES = {
+    "base": ("gold", "eos_rate"),
+    "sft": ("gold_minus_base", "heldout_nll", "eos_rate"),
+    "reward": ("clean_accuracy", "observed_accuracy", "ece"),
+    "ppo": ("gold_minus_sft", "gold_minus_best_of_2", "kl_to_reference", "eos_rate"),
+}
+LABELS = {
+    "gold": "gold score",
+    "gold_minus_base": "gold minus base",
+    "gold_minus_sft": "gold minus SFT",
+    "eos_rate": "finished answers",
+    "eos_rate_minus_sft": "finished answers minus SFT",
+    "heldout_nll": "held-out loss",
+    "base_heldout_nll": "held-out loss of base",
+    "clean_accuracy": "accuracy on clean pairs",
+    "observed_accuracy": "accuracy on observed pairs",
+    "length_rule_accuracy": "accuracy of “shorter wins”",
+    "ece": "calibration error",
+    "kl_to_reference": "KL to the reference",
+    "kl_at_start": "KL at the start",
+    "win_rate_vs_sft": "win rate against SFT",
+    "answer_tokens": "answer length",
+    "proxy": "reward-model score",
+}
+SIGNED = "_minus_"
+GOLD_NOTE = (
+    "The gold score is a fixed rubric that stands in for people. No stage trains on it directly. "
+    "Answers are to held-out prompts; brackets hold 95 % intervals over prompts."
+)
+BEST_OF_NOTE = (
+    "Best-of-n: draw n SFT answers, keep the one that the reward model likes best. "
+    "It needs no training, so PPO has to stand beside it."
+)
+ACCURACY_NOTE = (
+    "How often the reward model scores the better of two answers higher, on pairs it was not trained on. "
+    "Guessing is right in half of them."
+)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One configured gate and what became of it: passed, missed, accepted, or not reached."""
+
+    name: str
+    state: str
+    result: gating.GateResult | None
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the report says comes from here. Missing files leave empty mappings, never invented numbers."""
+
+    run: str
+    config: Any
+    stages: tuple[str, ...]
+    manifests: Mapping[str, dict[str, Any]]
+    evaluations: Mapping[str, dict[str, Any]]
+    cards: Mapping[str, Card]
+    logs: Mapping[str, list[dict[str, Any]]]
+    answers: Mapping[str, list[dict[str, Any]]]
+    gates: tuple[Gate, ...]
+
+    def entry(self, stage: str, metric: str) -> Entry | None:
+        card = self.cards.get(stage)
+        entry = card.get(metric) if card else None
+        return entry if entry is not None and is_finite(entry.value) else None
+
+    def parts(self, stage: str, prefix: str) -> list[str]:
+        """Names of the parts that follow `prefix` in the metrics of a card, differences left out."""
+        card = self.cards.get(stage)
+        found = (n for n in card.names if n.startswith(prefix) and SIGNED not in n) if card else ()
+        return [name.removeprefix(prefix) for name in found if self.entry(stage, name)]
+
+    def best_of(self) -> list[tuple[int, Entry, Entry]]:
+        """(n, gold, KL) of each best-of-n on PPO's card, by n."""
+        card = self.cards.get("ppo")
+        sizes = (int(m[1]) for name in (card.names if card else ()) if (m := re.fullmatch(r"best_of_(\d+)_gold", name)))
+        found = [
+            (n, self.entry("ppo", f"best_of_{n}_gold"), self.entry("ppo", f"best_of_{n}_kl")) for n in sorted(sizes)
+        ]
+        return [(n, gold, kl) for n, gold, kl in found if gold and kl]
+
+
+def gather(run_dir: Path, config: Any) -> Facts:
+    """Read what `run_dir` holds. A file that is there but broken is a UserError with its name; one not there is not."""
+    stage_dirs = _finished(run_dir / "stages")
+    evaluation_dirs = _finished(run_dir / "evaluation")
+    cards = {
+        name: read_card(path / "card.json") for name, path in evaluation_dirs.items() if (path / "card.json").exists()
+    }
+    answers = {name: read_jsonl(path / "answers.jsonl") for name, path in evaluation_dirs.items()}
+    rescored = read_jsonl(run_dir / "evaluation" / "ppo" / "sft_answers.jsonl")
+    if rescored:
+        answers["sft"] = rescored
+    return Facts(
+        run=run_dir.name,
+        config=config,
+        stages=tuple(sorted({*stage_dirs, *cards}, key=_place)),
+        manifests={name: _read_manifest(path) for name, path in stage_dirs.items()},
+        evaluations={name: _read_manifest(path) for name, path in evaluation_dirs.items()},
+        cards=cards,
+        logs={name: rows for name, path in stage_dirs.items() if (rows := read_jsonl(path / "log.jsonl"))},
+        answers={name: rows for name, rows in answers.items() if rows},
+        gates=_gates(run_dir, config, cards),
+    )
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file, none where there is no file."""
+    if not path.exists():
+        return []
+    rows = []
+    # Not splitlines(): U+2028 inside a string is no end of a row.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path} row {number}: no JSON: {error}. Run the stage that wrote it again.") from error
+        if not isinstance(row, dict):
+            raise UserError(
+                f"{path} row {number}: must be an object, got {line[:40]}. Run the stage that wrote it again."
+            )
+        rows.append(row)
+    return rows
+
+
+def column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    """One figure of every row; NaN, which the charts leave out, where a row has none."""
+    return [float(value) if is_finite(value := row.get(name)) else math.nan for row in rows]
+
+
+def rolling_mean(values: Sequence[float], window: int) -> list[float]:
+    """Mean of the last `window` values at each place (of as many as there are so far), without those that are none."""
+    out = []
+    for end in range(1, len(values) + 1):
+        near = [v for v in values[max(0, end - window) : end] if math.isfinite(v)]
+        out.append(sum(near) / len(near) if near else math.nan)
+    return out
+
+
+def ends(values: Sequence[float]) -> tuple[float, float] | None:
+    """Means of the first and of the last tenth of a curve: what it did, without the noise of one step."""
+    real = [v for v in values if math.isfinite(v)]
+    if not real:
+        return None
+    tenth = max(1, len(real) // 10)
+    return sum(real[:tenth]) / tenth, sum(real[-tenth:]) / tenth
+
+
+def verdict(facts: Facts) -> str:
+    """The run in one sentence: did PPO beat SFT, by how much, and did the gates hold?"""
+    judged = _judgement(facts)
+    gates = _gate_sentence(facts.gates)
+    return f"{judged}; {gates}." if gates else f"{judged}."
+
+
+def _judgement(facts: Facts) -> str:
+    for stage, metric, new, old in (
+        ("ppo", "gold_minus_sft", "PPO", "SFT"),
+        ("sft", "gold_minus_base", "SFT", "the base model"),
+    ):
+        entry = facts.entry(stage, metric)
+        if entry is None:
+            continue
+        so_far = "" if stage == "ppo" else "So far: "
+        size = figure(entry, signed=False, absolute=True)
+        if not (is_finite(entry.ci_low) and is_finite(entry.ci_high)):
+            side = "above" if entry.value > 0 else "below"
+            return f"{so_far}{new} scores {size} {side} {old} on the gold score, without an interval"
+        around = f"95 % interval {interval(entry)}, {entry.n} held-out prompts"
+        if entry.ci_low > 0:
+            return f"{so_far}{new} beats {old} by {size} on the gold score ({around})"
+        if entry.ci_high < 0:
+            return f"{so_far}{new} is worse than {old} by {size} on the gold score ({around})"
+        return f"{so_far}{new} cannot be told apart from {old} on the gold score: {figure(entry)} ({around})"
+    done = ", ".join(NAMES.get(s, s) for s in facts.stages if s in facts.manifests)
+    return f"Finished so far: {done}; no comparison of answers yet" if done else "Nothing has finished in this run yet"
+
+
+def _gate_sentence(gates: Sequence[Gate]) -> str:
+    reached = [g for g in gates if g.state != "not reached"]
+    if not reached:
+        return ""
+    missed = [g.name for g in reached if g.state == "missed"]
+    accepted = [g.name for g in reached if g.state == "accepted"]
+    waiting = len(gates) - len(reached)
+    if not missed and not accepted:
+        said = f"all {len(reached)} gates passed" if len(reached) > 1 else "the one gate passed"
+        return f"{said}, {waiting} not reached" if waiting else said
+    passed = len(reached) - len(missed) - len(accepted)
+    said = f"{passed} of {len(reached)} gates passed"
+    said += f", missed: {', '.join(missed)}" if missed else ""
+    return said + (f", accepted although missed: {', '.join(accepted)}" if accepted else "")
+
+
+def number(value: float) -> str:
+    """Three digits, or two decimals: 1,234 · 123 · 12.3 · 1.23 · 0.123 · 0.0012."""
+    size = abs(value)
+    if size >= 1000:
+        said = f"{value:,.0f}"
+    elif size >= 100:
+        said = f"{value:.0f}"
+    elif size >= 10:
+        said = f"{value:.1f}"
+    elif size >= 0.995 or size == 0:
+        said = f"{value:.2f}"
+    elif size >= 0.0995:
+        said = f"{value:.3f}"
+    else:
+        said = f"{value:.2g}"
+    return said.replace("-", "−")
+
+
+def quantity(value: float | None, unit: str = "", *, signed: bool = False, difference: bool = False) -> str:
+    """A number with its unit. A share is written in per cent, a difference of shares in percentage points (pp)."""
+    if not is_finite(value):
+        return "no number"
+    sign = "+" if signed and value > 0 else ""
+    if unit == "share":
+        return f"{sign}{100 * value:.1f}".replace("-", "−") + (" pp" if difference else " %")
+    return sign + number(value) + (f" {unit}" if unit else "")
+
+
+def figure(entry: Entry, *, signed: bool = True, absolute: bool = False) -> str:
+    """The value of an entry with its unit; differences with their sign."""
+    difference = SIGNED in entry.metric
+    value = abs(entry.value) if absolute and is_finite(entry.value) else entry.value
+    return quantity(value, entry.unit, signed=signed and difference, difference=difference)
+
+
+def interval(entry: Entry | gating.GateResult) -> str:
+    """The 95 % interval in words: 0.70 to 0.92; empty where there is none."""
+    if not (is_finite(entry.ci_low) and is_finite(entry.ci_high)):
+        return ""
+    difference = SIGNED in entry.metric
+    low, high = (
+        quantity(end, entry.unit if entry.unit == "share" else "", difference=difference)
+        for end in (entry.ci_low, entry.ci_high)
+    )
+    return f"{low} to {high}"
+
+
+def bound(result: gating.GateResult) -> str:
+    """The bounds in words: at least 0.65 · at most 15.0 nats · 1.00 to 15.0 nats."""
+    difference = SIGNED in result.metric
+    unit_first = result.unit if result.unit == "share" or result.high is None else ""
+    low = None if result.low is None else quantity(result.low, unit_first, difference=difference)
+    high = None if result.high is None else quantity(result.high, result.unit, difference=difference)
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    return f"at least {low}" if low is not None else f"at most {high}" if high is not None else "none"
+
+
+def label(metric: str) -> str:
+    return LABELS.get(metric, metric.replace("_", " "))
+
+
+def stage_name(stage: str) -> str:
+    return NAMES.get(stage, stage)
+
+
+def duration(seconds: float | None) -> str:
+    if not is_finite(seconds):
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    return (
+        f"{whole // 60} min {whole % 60:02d} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    )
+
+
+def seconds_of(manifest: Mapping[str, Any] | None) -> float | None:
+    return (manifest or {}).get("environment", {}).get("seconds")
+
+
+def key_figures(facts: Facts, stage: str) -> list[tuple[str, str]]:
+    """(label, number with interval) of what matters most in a stage."""
+    chosen = [e for metric in KEY_FIGURES.get(stage, ()) if (e := facts.entry(stage, metric))]
+    if not chosen and stage in facts.cards:
+        chosen = [e for e in facts.cards[stage].entries if is_finite(e.value)][:3]
+    if chosen:
+        return [(label(e.metric), figure(e)) for e in chosen]
+    metrics = facts.manifests.get(stage, {}).get("metrics", {})
+    return [(label(name), quantity(value)) for name, value in list(metrics.items())[:3] if is_finite(value)]
+
+
+def gate_summary(facts: Facts, stage: str) -> str:
+    """The gates of a stage: 3 passed, 1 missed; empty where it has none."""
+    states = [g.state for g in facts.gates if g.name.split(".")[0] == stage]
+    counts = [(states.count(state), state) for state in ("passed", "missed", "accepted", "not reached")]
+    return ", ".join(f"{count} {state}" for count, state in counts if count)
+
+
+def accuracy_rows(facts: Facts) -> list[tuple[str, Entry]]:
+    """(name, accuracy) of the reward model: as labelled, clean, part by part of the rubric, and the length rule."""
+    named = [("observed_accuracy", "labels as given"), ("clean_accuracy", "labels without noise")]
+    named += [(f"clean_accuracy_{part}", part.replace("_", " ")) for part in facts.parts("reward", "clean_accuracy_")]
+    named += [("length_rule_accuracy", "rule: shorter wins"), ("wrong_prompt_accuracy", "against a wrong prompt")]
+    return [(name, entry) for metric, name in named if (entry := facts.entry("reward", metric))]
+
+
+def frontier_points(facts: Facts) -> list[tuple[str, str, float, Entry]]:
+    """(name, style, KL to SFT in nats, gold score) of SFT, best-of-n and PPO; empty without PPO's card."""
+    sft, ppo, kl = facts.entry("sft", "gold"), facts.entry("ppo", "gold"), facts.entry("ppo", "kl_to_reference")
+    if not (ppo and kl):
+        return []
+    start = [("SFT", "sft", 0.0, sft)] if sft else []
+    best = [(f"best of {n}", "best", best_kl.value, gold) for n, gold, best_kl in facts.best_of()]
+    return [*start, *best, ("PPO", "ppo", kl.value, ppo)]
+
+
+def answer_note(row: Mapping[str, Any]) -> str:
+    """What stands beside an answer: gold 4.52, 23 tokens, cut off."""
+    said = [f"gold {number(row['gold'])}"] if is_finite(row.get("gold")) else []
+    said += [f"{row['tokens']} tokens"] if is_finite(row.get("tokens")) else []
+    return ", ".join([*said, *([] if row.get("finished", True) else ["cut off"])])
+
+
+def side_by_side_note(facts: Facts) -> str:
+    found = side_by_side(facts)
+    shown = sum(pair.shown for pair in found)
+    return (
+        f"{shown} of {len(found)} held-out prompts, taken at even steps from the list and not by their answers; "
+        "the first answer drawn from each model."
+    )
+
+
+def clean(text: str) -> str:
+    """Text that every file and viewer can hold: control characters and lone surrogates become U+FFFD."""
+    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """One prompt and an answer of each policy to it (the first sample)."""
+
+    prompt: str
+    topic: str
+    answers: tuple[tuple[str, dict[str, Any]], ...]
+    shown: bool
+
+
+def side_by_side(facts: Facts) -> list[SideBySide]:
+    """The held-out prompts that every evaluated policy answered, in their order; `shown` ones are spread evenly.
+
+    Nobody chose them by their answers: of N prompts the first of each of k equal stretches is shown.
+    """
+    first: dict[str, dict[str, dict[str, Any]]] = {}
+    for policy in POLICIES:
+        for row in facts.answers.get(policy, ()):
+            known = first.setdefault(policy, {})
+            best = known.get(row["prompt_id"])
+            if best is None or row.get("sample", 0) < best.get("sample", 0):
+                known[row["prompt_id"]] = row
+    if not first:
+        return []
+    common = [p for p in next(iter(first.values())) if all(p in rows for rows in first.values())]
+    wanted = min(facts.config.evaluation.side_by_side, len(common))
+    shown = {k * len(common) // wanted for k in range(wanted)}
+    out = []
+    for place, prompt_id in enumerate(common):
+        rows = tuple((policy, rows[prompt_id]) for policy, rows in first.items())
+        asked = rows[0][1].get("prompt", "")
+        if not isinstance(asked, str):
+            asked = "\n".join(turn["content"] for turn in asked)
+        out.append(SideBySide(asked, rows[0][1].get("topic") or "", rows, place in shown))
+    return out
+
+
+def proxy_and_gold(facts: Facts) -> dict[str, list[tuple[float, float]]]:
+    """For SFT and PPO, one point a prompt: mean reward-model score, mean gold score of its answers."""
+    clouds = {}
+    for policy in ("sft", "ppo"):
+        grouped: dict[str, list[dict[str, Any]]] = {}
+        for row in facts.answers.get(policy, ()):
+            if is_finite(row.get("proxy")) and is_finite(row.get("gold")):
+                grouped.setdefault(row["prompt_id"], []).append(row)
+        if grouped:
+            clouds[policy] = [
+                (sum(r["proxy"] for r in rows) / len(rows), sum(r["gold"] for r in rows) / len(rows))
+                for rows in grouped.values()
+            ]
+    return clouds
+
+
+def run_facts(facts: Facts) -> list[tuple[str, str]]:
+    """How the run was made: (name, value). What differs between stages is listed with all its values."""
+    environments = [m.get("environment", {}) for m in (*facts.manifests.values(), *facts.evaluations.values())]
+    config = facts.config
+    out = [("Run", facts.run)]
+    for name, path in (
+        ("Seed", "seed"),
+        ("Model", "model.name"),
+        ("Number format asked for", "model.dtype"),
+        ("Quantization", "model.quantization"),
+    ):
+        value = config
+        for part in path.split("."):
+            value = getattr(value, part, None)
+        if value is not None:
+            out.append((name, str(value)))
+    for name, key in (("Number format", "dtype"), ("Device", "device"), ("Commit", "commit")):
+        seen = dict.fromkeys(str(e[key]) for e in environments if e.get(key))
+        if seen:
+            out.append((name, ", ".join(seen)))
+    started = sorted(str(e["started_utc"]) for e in environments if e.get("started_utc"))
+    if started:
+        out.append(("Started (UTC)", started[0]))
+    spent = [e["seconds"] for e in environments if is_finite(e.get("seconds"))]
+    if spent:
+        out.append(("Time in stages and evaluations", duration(sum(spent))))
+    versions: dict[str, dict[str, None]] = {}
+    for environment in environments:
+        for package, version in (environment.get("versions") or {}).items():
+            versions.setdefault(package, {})[str(version)] = None
+    if versions:
+        out.append(("Versions", ", ".join(f"{name} {' / '.join(seen)}" for name, seen in versions.items())))
+    evaluation = config.evaluation
+    told = [
+        f"{getattr(evaluation, key)} {said}"
+        for key, said in (("samples_per_prompt", "answers a prompt"), ("max_new_tokens", "tokens at most"))
+        if getattr(evaluation, key, None) is not None
+    ]
+    if getattr(evaluation, "temperature", None) is not None:
+        told.append(f"temperature {evaluation.temperature}")
+    if told:
+        out.append(("Evaluation", ", ".join(told)))
+    return out
+
+
+def data_hashes(facts: Facts) -> list[tuple[str, str]]:
+    """(file, sha256) of every data file that a manifest names: inputs read, and what `prepare` made of them."""
+    found: dict[str, str] = {}
+    for manifest in facts.manifests.values():
+        files = manifest.get("files") or {}
+        pairs = files.items() if isinstance(files, dict) else ((f.get("path"), f.get("sha256")) for f in files)
+        found |= {str(name): str(digest) for name, digest in pairs if digest}
+    for artifact in facts.manifests.get("prepare", {}).get("artifacts", ()):
+        found[f"prepare/{artifact['path']}"] = artifact["sha256"]
+    return list(found.items())
+
+
+def _finished(folder: Path) -> dict[str, Path]:
+    """Finished directories by name: those still being written end in .partial and are left out."""
+    if not folder.is_dir():
+        return {}
+    found = [p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".") and "." not in p.name]
+    return {path.name: path for path in sorted(found, key=lambda p: _place(p.name))}
+
+
+def _place(stage: str) -> tuple[int, str]:
+    return (ORDER.index(stage) if stage in ORDER else len(ORDER), stage)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    if not path.exists():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: no JSON: {error}. Make the stage again with --redo {folder.name}.") from error
+    if not isinstance(manifest, dict):
+        raise UserError(f"{path}: must be an object. Make the stage again with --redo {folder.name}.")
+    return manifest
+
+
+def _gates(run_dir: Path, config: Any, cards: Mapping[str, Card]) -> tuple[Gate, ...]:
+    accepted = gating.read_accepted(run_dir)
+    out = []
+    for name, bounds in (config.gates or {}).items():
+        stage = name.split(".")[0]
+        if stage not in cards:
+            out.append(Gate(name, "not reached", None))
+            continue
+        where = f"{run_dir}/evaluation/{stage}/card.json"
+        (result,) = gating.results(cards[stage].to_dict(), {name: bounds}, stage, where)
+        state = "passed" if result.passed else "accepted" if name in accepted else "missed"
+        out.append(Gate(name, state, result, accepted.get(name, "") if state == "accepted" else ""))
+    return tuple(out)

@@ -1,0 +1,213 @@
+"""The report of a run: report.md and report.html, made from what lies on disk and from nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.evaluation import facts as f
+from pipeline.evaluation.facts import Facts
+from pipeline.evaluation.page import page
+
+CURVES = {
+    "score": ("score", "reward"),
+    "kl": ("KL", "nats/sequence"),
+    "response_tokens": ("length", "tokens"),
+    "entropy": ("entropy", "nats/token"),
+    "eos_rate": ("finished", "share"),
+}
+CURVE_ROWS = 8
+
+
+def write_report(run_dir: Path, config: Any) -> tuple[Path, Path]:
+    """Write `report.md` and `report.html` into `run_dir` and return their paths.
+
+    Works on whatever has finished: a run that stopped after SFT gets a shorter report. The same files on disk give the
+    same report, byte for byte.
+    """
+    facts = f.gather(run_dir, config)
+    markdown, html = run_dir / "report.md", run_dir / "report.html"
+    _write(markdown, to_markdown(facts))
+    _write(html, page(facts))
+    return markdown, html
+
+
+def to_markdown(facts: Facts) -> str:
+    """The report in Markdown. Text of models and people is escaped: it stays text in any viewer."""
+    sections = [
+        [f"# Run {escape(facts.run)}", "", escape(f.verdict(facts))],
+        _stages(facts),
+        _gates(facts),
+        _gold(facts),
+        _best_of_n(facts),
+        _reward_model(facts),
+        _training(facts),
+        _answers(facts),
+        _all_numbers(facts),
+        _run(facts),
+    ]
+    return "\n\n".join("\n".join(lines) for lines in sections if lines) + "\n"
+
+
+def escape(text: object) -> str:
+    """Text that Markdown shows as it is, on one line: no tag, link, image, emphasis, table or list comes of it."""
+    line = re.sub(r"\s+", " ", f.clean(str(text))).strip()
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    line = re.sub(r"([\\`*_{}\[\]|~$!])", r"\\\1", line)
+    line = re.sub(r"(?i)(https?|ftp|www)(:|\.)", r"\1&#8203;\2", line)
+    line = re.sub(r"^(#|=|[+-](?=[\s-]|$))", r"\\\1", line)
+    return re.sub(r"^(\d+)(?=[.)](\s|$))", r"\1&#8203;", line)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    def line(cells: Sequence[object]) -> str:
+        return "| " + " | ".join(escape(cell) for cell in cells) + " |"
+
+    return [line(head), "|" + "---|" * len(head), *(line(row) for row in rows)]
+
+
+def _stages(facts: Facts) -> list[str]:
+    rows = [
+        (
+            f.stage_name(stage),
+            f.duration(f.seconds_of(facts.manifests.get(stage))),
+            f.duration(f.seconds_of(facts.evaluations.get(stage))),
+            "; ".join(f"{name} {value}" for name, value in f.key_figures(facts, stage)) or "–",
+            f.gate_summary(facts, stage) or "–",
+        )
+        for stage in facts.stages
+    ]
+    return ["## Stages", "", *_table(("Stage", "Time", "Evaluation", "Key figures", "Gates"), rows)] if rows else []
+
+
+def _gates(facts: Facts) -> list[str]:
+    if not facts.gates:
+        return []
+    rows = []
+    for gate in facts.gates:
+        result = gate.result
+        if result is None:
+            rows.append((gate.name, "–", "–", "–", gate.state))
+            continue
+        value = f.quantity(result.value, result.unit, difference=f.SIGNED in result.metric)
+        rows.append((gate.name, value, f.interval(result) or "–", f.bound(result), gate.state))
+    lines = ["## Gates", "", *_table(("Gate", "Value", "95 % interval", "Bound", "Result"), rows)]
+    lines += [f"\n- {escape(g.result.problem)}" for g in facts.gates if g.state in ("missed", "accepted") and g.result]
+    lines += [f"\n- accepted {escape(g.name)}: {escape(g.why)}" for g in facts.gates if g.state == "accepted"]
+    return lines
+
+
+def _gold(facts: Facts) -> list[str]:
+    policies = [p for p in f.POLICIES if facts.entry(p, "gold")]
+    if not policies:
+        return []
+    parts = dict.fromkeys(part for p in policies for part in facts.parts(p, "gold_"))
+    rows = [("gold score", *(_cell(facts.entry(p, "gold")) for p in policies))]
+    rows += [(part.replace("_", " "), *(_cell(facts.entry(p, f"gold_{part}")) for p in policies)) for part in parts]
+    head = ("Part", *(f.stage_name(p) for p in policies))
+    return ["## Gold score, part by part", "", f.GOLD_NOTE, "", *_table(head, rows)]
+
+
+def _best_of_n(facts: Facts) -> list[str]:
+    rows = f.frontier_points(facts)
+    if not rows:
+        return []
+    table = [(name, f.number(kl), _cell(gold)) for name, _, kl, gold in rows]
+    lines = ["## Beside best-of-n", "", f.BEST_OF_NOTE, ""]
+    lines += _table(("Policy", "KL to SFT, nats", "Gold score"), table)
+    clouds = f.proxy_and_gold(facts)
+    if clouds:
+        means = [
+            (f.stage_name(p), *(f.number(sum(points[k] for points in cloud) / len(cloud)) for k in (0, 1)), len(cloud))
+            for p, cloud in clouds.items()
+        ]
+        lines += ["", "Reward-model score (what PPO saw) and gold score (what it never saw):", ""]
+        lines += _table(("Policy", "Reward-model score", "Gold score", "Prompts"), means)
+    return lines
+
+
+def _reward_model(facts: Facts) -> list[str]:
+    rows = f.accuracy_rows(facts)
+    if not rows:
+        return []
+    return [
+        "## Reward model",
+        "",
+        f.ACCURACY_NOTE,
+        "",
+        *_table(("Pairs", "Accuracy"), [(n, _cell(e)) for n, e in rows]),
+    ]
+
+
+def _training(facts: Facts) -> list[str]:
+    lines: list[str] = []
+    for stage in ("sft", "reward"):
+        for figure in ("loss", "accuracy"):
+            change = f.ends(f.column(facts.logs.get(stage, ()), figure))
+            if change:
+                said = " to ".join(f.number(value) for value in change)
+                steps = len(facts.logs[stage])
+                lines.append(
+                    f"- {f.stage_name(stage)} {figure}: {said} (means of the first and last tenth of {steps} steps)"
+                )
+    updates = facts.logs.get("ppo", [])
+    if updates:
+        chosen = sorted({round(k * (len(updates) - 1) / (CURVE_ROWS - 1)) for k in range(CURVE_ROWS)})
+        known = {key: said for key, said in CURVES.items() if any(f.is_finite(row.get(key)) for row in updates)}
+        head = ["Update", *(f"{name}, {unit}" for name, unit in known.values())]
+        rows = [
+            [
+                updates[k].get("update", k),
+                *(f.quantity(updates[k].get(key), "share" if key == "eos_rate" else "") for key in known),
+            ]
+            for k in chosen
+        ]
+        lines += ["", f"PPO, {len(chosen)} of {len(updates)} updates:", "", *_table(head, rows)]
+    return ["## Training", "", *lines] if lines else []
+
+
+def _answers(facts: Facts) -> list[str]:
+    found = [pair for pair in f.side_by_side(facts) if pair.shown]
+    if not found:
+        return []
+    lines = ["## The same prompts, side by side", "", f.side_by_side_note(facts)]
+    for pair in found:
+        lines += ["", f"**{escape(pair.prompt)}**", ""]
+        lines += [
+            f"- *{f.stage_name(p)}* ({escape(f.answer_note(row))}): {escape(row['answer'])}" for p, row in pair.answers
+        ]
+    return lines
+
+
+def _all_numbers(facts: Facts) -> list[str]:
+    lines: list[str] = []
+    for stage, card in facts.cards.items():
+        rows = [(e.metric, f.figure(e), f.interval(e) or "–", e.n, e.note or "–") for e in card.entries]
+        lines += ["", f"### {escape(f.stage_name(stage))}", ""]
+        lines += _table(("Metric", "Value", "95 % interval", "n", "Note"), rows)
+    return ["## Every number on the cards", *lines] if lines else []
+
+
+def _run(facts: Facts) -> list[str]:
+    lines = ["## How this run was made", "", *_table(("", ""), f.run_facts(facts))]
+    hashes = f.data_hashes(facts)
+    return [*lines, "", *_table(("Data file", "sha256"), hashes)] if hashes else lines
+
+
+def _cell(entry: f.Entry | None) -> str:
+    if entry is None:
+        return "–"
+    around = f.interval(entry)
+    return f"{f.figure(entry)} ({around})" if around else f.figure(entry)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
