@@ -140,7 +140,7 @@ def interval_rows(
 
 
 def frontier(
-    title: str, marks: Sequence[tuple[float, Mark]], *, x_name: str, show: Callable[[float], str], height: int = 240
+    title: str, marks: Sequence[tuple[float, Mark]], *, x_name: str, show: Callable[[float], str], height: int = 280
 ) -> str:
     """Gold score against distance from the reference. Equal steps on the axis are equal steps of √KL.
 
@@ -151,7 +151,7 @@ def frontier(
         return ""
     left, right, top, bottom = 42, 22, 14, 32
     furthest = max(max(kl for kl, _ in marks), 0.25)
-    root = _scale(0.0, math.sqrt(furthest), left, WIDTH - right)
+    root = _scale(0.0, math.sqrt(furthest), left + 10, WIDTH - right)
     numbers = [n for _, m in marks for n in (m.value, m.low, m.high) if n is not None]
     low, high = _range(numbers, (None, None))
     y_at = _scale(low, high, height - bottom, top)
@@ -189,7 +189,7 @@ def scatter(
     *,
     x_name: str,
     show: Callable[[float], str],
-    height: int = 240,
+    height: int = 280,
 ) -> str:
     """Points of several clouds (name, style, points), the mean of each marked and named."""
     points = [point for _, _, cloud in clouds for point in cloud]
@@ -251,7 +251,7 @@ def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
     if span <= 0:
         return [low]
     power = 10 ** math.floor(math.log10(span / about))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= span / about * 0.999)
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= span / about * 0.75)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(k * step, 12) for k in range(first, last + 1)]
 

@@ -62,7 +62,7 @@ class Gate:
 
     name: str
     state: str
-    result: gating.GateResult | None
+    result: gating.GateResult
     why: str = ""
 
 
@@ -262,15 +262,26 @@ def interval(entry: Entry | gating.GateResult) -> str:
     return f"{low} to {high}"
 
 
+def gate_value(gate: Gate) -> str:
+    """The number that the gate looked at, with its unit."""
+    if gate.state == "not reached":
+        return "–"
+    return quantity(gate.result.value, gate.result.unit, difference=SIGNED in gate.result.metric)
+
+
 def bound(result: gating.GateResult) -> str:
-    """The bounds in words: at least 0.65 · at most 15.0 nats · 1.00 to 15.0 nats."""
-    difference = SIGNED in result.metric
-    unit_first = result.unit if result.unit == "share" or result.high is None else ""
-    low = None if result.low is None else quantity(result.low, unit_first, difference=difference)
-    high = None if result.high is None else quantity(result.high, result.unit, difference=difference)
-    if low is not None and high is not None:
-        return f"{low} to {high}"
-    return f"at least {low}" if low is not None else f"at most {high}" if high is not None else "none"
+    """The bounds in words: at least 0.65 · at most 15 nats · 1 to 15 nats."""
+    share = result.unit == "share"
+    unit = (" pp" if SIGNED in result.metric else " %") if share else f" {result.unit}" if result.unit else ""
+
+    def said(limit: float) -> str:
+        return f"{100 * limit if share else limit:.6g}".replace("-", "−")
+
+    if result.low is not None and result.high is not None:
+        return f"{said(result.low)} to {said(result.high)}{unit}"
+    if result.low is not None:
+        return f"at least {said(result.low)}{unit}"
+    return f"at most {said(result.high)}{unit}" if result.high is not None else "none"
 
 
 def label(metric: str) -> str:
@@ -494,9 +505,11 @@ def _gates(run_dir: Path, config: Any, cards: Mapping[str, Card]) -> tuple[Gate,
     for name, bounds in (config.gates or {}).items():
         stage = name.split(".")[0]
         if stage not in cards:
-            out.append(Gate(name, "not reached", None))
+            metric = name.split(".")[1] if "." in name else ""
+            waiting = gating.GateResult(name, metric, None, None, None, "", *gating.bounds_of(bounds), "")
+            out.append(Gate(name, "not reached", waiting))
             continue
-        where = f"{run_dir}/evaluation/{stage}/card.json"
+        where = f"evaluation/{stage}/card.json"
         (result,) = gating.results(cards[stage].to_dict(), {name: bounds}, stage, where)
         state = "passed" if result.passed else "accepted" if name in accepted else "missed"
         out.append(Gate(name, state, result, accepted.get(name, "") if state == "accepted" else ""))

@@ -102,6 +102,13 @@ def results(card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: s
     return [_hold(parsed, gate, bounds, where) for gate, bounds in gates.items() if gate.split(".")[0] == stage]
 
 
+def bounds_of(bounds: Any) -> tuple[float | None, float | None]:
+    """(min, max) of one configured gate, a mapping or an object with these attributes; None where it has no bound."""
+    if isinstance(bounds, Mapping):
+        return bounds.get("min"), bounds.get("max")
+    return bounds.min, bounds.max
+
+
 def unknown_stages(gates: Mapping[str, Any], stages: Iterable[str]) -> list[str]:
     """One line for each gate that names no stage with an evaluation: such a gate would never be held."""
     known = list(stages)
@@ -134,7 +141,7 @@ def accept(run_dir: Path, gate: str, why: str) -> None:
 
 
 def _hold(card: Card, gate: str, bounds: Any, where: str) -> GateResult:
-    low, high = _bound(bounds, "min"), _bound(bounds, "max")
+    low, high = bounds_of(bounds)
     stage, _, rest = gate.partition(".")
     metric, _, end = rest.partition(".")
     entry = card.get(metric)
@@ -165,10 +172,6 @@ def _hold(card: Card, gate: str, bounds: Any, where: str) -> GateResult:
             got, limit = _apart(number, bound)
             return result(f"gate {gate}: {got}{unit} {sign} {limit} ({where}). {_hint(stage, metric, side)}")
     return result("")
-
-
-def _bound(bounds: Any, side: str) -> float | None:
-    return bounds.get(side) if isinstance(bounds, Mapping) else getattr(bounds, side)
 
 
 def _apart(number: float, bound: float) -> tuple[str, str]:

@@ -103,24 +103,24 @@ def _header(facts: Facts) -> str:
         "Mean with 95 % interval over prompts. The rubric stands in for people; PPO never saw it.",
     )
     return (
-        f'<header><p class="eyebrow">Run report · {text(facts.run)}</p><h1>{text(f.verdict(facts))}</h1>'
+        f'<header><p class="eyebrow">Run report · {text(facts.run)}</p><h1>{text(f.verdict(facts)).replace(" %", "&nbsp;%")}</h1>'
         f'<div class="lead">{_tiles(facts)}{figure}</div></header>'
     )
 
 
 def _tiles(facts: Facts) -> str:
     chosen = [
-        ("ppo", "gold_minus_sft", "Gold, PPO minus SFT"),
-        ("ppo", "gold_minus_best_of_2", "Gold, PPO minus best of 2"),
+        ("ppo", "gold_minus_sft", "Gold over SFT"),
+        ("ppo", "gold_minus_best_of_2", "Gold over best of 2"),
         ("ppo", "kl_to_reference", "KL to the reference"),
         ("ppo", "eos_rate", "Finished answers, PPO"),
     ]
     if not facts.entry("ppo", "gold"):
-        chosen = [("sft", "gold_minus_base", "Gold, SFT minus base"), ("sft", "eos_rate", "Finished answers, SFT")]
+        chosen = [("sft", "gold_minus_base", "Gold over base"), ("sft", "eos_rate", "Finished answers, SFT")]
     chosen.append(("reward", "clean_accuracy", "Reward-model accuracy"))
     tiles = [(name, entry) for stage, metric, name in chosen if (entry := facts.entry(stage, metric))]
     cells = "".join(
-        f"<div><dt>{text(name)}</dt><dd><b>{text(f.figure(entry))}</b>"
+        f"<div><dt>{text(name)}</dt><dd><b>{_small_unit(f.figure(entry))}</b>"
         f"<span>{text(f.interval(entry) or 'no interval')}</span></dd></div>"
         for name, entry in tiles
     )
@@ -137,9 +137,9 @@ def _stages(facts: Facts) -> str:
         rows.append(
             f'<tr><th scope="row">{text(f.stage_name(stage))}</th>'
             f'<td class="number">{text(f.duration(spent))}{judging}</td>'
-            f'<td><ul class="figures-list">{figures}</ul></td><td>{text(f.gate_summary(facts, stage) or "–")}</td></tr>'
+            f'<td><ul class="figures-list">{figures}</ul></td><td>{text(f.gate_summary(facts, stage) or "no gate")}</td></tr>'
         )
-    return _table(("Stage", "Time", "Key figures", "Gates"), rows, "The stages of this run") if rows else ""
+    return _table(("Stage", "Time", "Key figures", "Gates"), rows, "The stages of this run", "stages") if rows else ""
 
 
 def _gates(facts: Facts) -> str:
@@ -149,22 +149,20 @@ def _gates(facts: Facts) -> str:
     for gate in facts.gates:
         state = gate.state.replace(" ", "-")
         sign = {"passed": "✓", "missed": "✕", "accepted": "!", "not reached": "·"}[gate.state]
-        value = around = limit = "–"
-        if gate.result:
-            value = f.quantity(gate.result.value, gate.result.unit, difference=f.SIGNED in gate.result.metric)
-            around, limit = f.interval(gate.result), f.bound(gate.result)
         rows.append(
             f'<tr><th scope="row"><code>{_breakable(gate.name)}</code></th>'
-            f'<td class="number"><b>{text(value)}</b><span>{text(around)}</span></td>'
-            f'<td class="number">{text(limit)}</td>'
+            f'<td class="number"><b>{text(f.gate_value(gate))}</b><span>{text(f.interval(gate.result))}</span></td>'
+            f'<td class="number">{text(f.bound(gate.result))}</td>'
             f'<td><span class="state {state}"><i aria-hidden="true">{sign}</i>{text(gate.state)}</span></td></tr>'
         )
     said = "".join(
         f"<li>{text(g.result.problem)}{f' <b>Accepted: {text(g.why)}</b>' if g.why else ''}</li>"
         for g in facts.gates
-        if g.result and g.result.problem
+        if g.result.problem
     )
-    table = _table(("Gate", "Value and 95 % interval", "Bound", "Result"), rows, "Bounds that the run had to hold")
+    table = _table(
+        ("Gate", "Value and 95 % interval", "Bound", "Result"), rows, "Bounds that the run had to hold", "gates"
+    )
     return table + (f'<ul class="problems">{said}</ul>' if said else "")
 
 
@@ -326,18 +324,24 @@ def _run(facts: Facts) -> str:
     return f'<dl class="facts">{rows}</dl>{table}'
 
 
-def _table(head: Sequence[str], rows: Sequence[str], caption: str) -> str:
-    cells = "".join(f'<th scope="col">{text(name)}</th>' for name in head)
+def _table(head: Sequence[str], rows: Sequence[str], caption: str, kind: str = "plain") -> str:
+    """A table; the roles are spelt out because a phone lays the rows of some out as blocks, which would drop them."""
+    cells = "".join(f'<th scope="col" role="columnheader">{text(name)}</th>' for name in head)
+    body = "".join(rows).replace("<tr>", '<tr role="row">').replace("<td", '<td role="cell"')
+    body = body.replace('<th scope="row"', '<th scope="row" role="rowheader"')
     return (
-        f'<div class="scroll" role="region" aria-label="{text(caption)}" tabindex="0"><table>'
-        f"<caption>{text(caption)}</caption><thead><tr>{cells}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="scroll" role="region" aria-label="{text(caption)}" tabindex="0"><table role="table" class="{kind}">'
+        f'<caption>{text(caption)}</caption><thead role="rowgroup"><tr role="row">{cells}</tr></thead>'
+        f'<tbody role="rowgroup">{body}</tbody></table></div>'
     )
 
 
 def _figure(title: str, drawing: str, note: str) -> str:
     if not drawing:
         return ""
-    return f"<figure><figcaption><b>{text(title)}</b> <span>{text(note)}</span></figcaption>{drawing}</figure>"
+    return (
+        f"<figure><figcaption><b>{text(title)}</b> <span>{text(note)}</span></figcaption><div>{drawing}</div></figure>"
+    )
 
 
 def _grid(figures: Sequence[str]) -> str:
@@ -355,6 +359,11 @@ def _share(value: float) -> str:
 
 def _cut(row: dict) -> str:
     return "" if row.get("finished", True) else '<span class="cut" title="cut off before its end">…</span>'
+
+
+def _small_unit(said: str) -> str:
+    value, _, unit = said.partition(" ")
+    return f"{text(value)} <small>{text(unit)}</small>" if unit else text(value)
 
 
 def _breakable(name: str) -> str:

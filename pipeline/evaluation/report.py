@@ -86,16 +86,9 @@ def _stages(facts: Facts) -> list[str]:
 def _gates(facts: Facts) -> list[str]:
     if not facts.gates:
         return []
-    rows = []
-    for gate in facts.gates:
-        result = gate.result
-        if result is None:
-            rows.append((gate.name, "–", "–", "–", gate.state))
-            continue
-        value = f.quantity(result.value, result.unit, difference=f.SIGNED in result.metric)
-        rows.append((gate.name, value, f.interval(result) or "–", f.bound(result), gate.state))
+    rows = [(g.name, f.gate_value(g), f.interval(g.result) or "–", f.bound(g.result), g.state) for g in facts.gates]
     lines = ["## Gates", "", *_table(("Gate", "Value", "95 % interval", "Bound", "Result"), rows)]
-    lines += [f"\n- {escape(g.result.problem)}" for g in facts.gates if g.state in ("missed", "accepted") and g.result]
+    lines += [f"\n- {escape(g.result.problem)}" for g in facts.gates if g.result.problem]
     lines += [f"\n- accepted {escape(g.name)}: {escape(g.why)}" for g in facts.gates if g.state == "accepted"]
     return lines
 

@@ -291,10 +291,16 @@ def test_a_stage_still_being_written_is_left_out(run):
 def test_gates_are_shown_with_value_interval_bound_and_what_to_do(run):
     markdown, html = read(run)
     plain = markdown.replace("\\_", "_")
-    assert "| ppo.kl_to_reference | 6.00 nats/sequence | 5.50 to 6.50 | 1.00 to 5.00 nats/sequence | missed |" in plain
-    assert "| reward.clean_accuracy | 75.0 % | 72.0 % to 78.0 % | at least 65.0 % | passed |" in plain
+    assert "| ppo.kl_to_reference | 6.00 nats/sequence | 5.50 to 6.50 | 1 to 5 nats/sequence | missed |" in plain
+    assert "| reward.clean_accuracy | 75.0 % | 72.0 % to 78.0 % | at least 65 % | passed |" in plain
     assert "The policy drifted; raise ppo.kl_coef." in plain
     assert "The policy drifted; raise ppo.kl_coef." in Document(html).text
+
+
+def test_a_gate_that_was_not_reached_shows_its_bound_and_no_number(tmp_path):
+    markdown, html = read(fabricate_run(tmp_path / "r", "sft"))
+    assert "| ppo.kl_to_reference | – | – | 1 to 5 | not reached |" in markdown.replace("\\_", "_")
+    assert "1 to 5 · not reached" in Document(html).text
 
 
 def test_an_accepted_gate_is_shown_with_its_reason(run):
@@ -523,8 +529,8 @@ def test_the_rolling_mean_looks_back_only_and_skips_holes():
 
 
 def test_ticks_are_round_and_inside():
-    assert charts.nice_ticks(0, 1) == [0, 0.25, 0.5, 0.75, 1]
-    assert charts.nice_ticks(-0.31, 0.92) == [0, 0.5] or charts.nice_ticks(-0.31, 0.92) == [-0.0, 0.5]
+    assert charts.nice_ticks(0, 1) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert charts.nice_ticks(-0.31, 0.92) == [-0.25, 0, 0.25, 0.5, 0.75]
     assert charts.nice_ticks(3, 3) == [3]
 
 
