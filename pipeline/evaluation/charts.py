@@ -10,6 +10,7 @@ import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 WIDTH = 340
 MARKERS = {"base": "ring", "sft": "dot", "best": "diamond-ring", "ppo": "diamond", "ink": "dot", "soft": "ring"}
@@ -268,7 +269,7 @@ def spread(places: Sequence[float], apart: float) -> list[float]:
     """The places moved as little as needed for labels to stand at least `apart`, in the given order."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)
-    for before, after in zip(order, order[1:], strict=False):
+    for before, after in pairwise(order):
         moved[after] = max(moved[after], moved[before] + apart)
     excess = [moved[i] - places[i] for i in order]
     shift = sum(excess) / len(excess) if excess else 0.0
@@ -310,21 +311,23 @@ def _runs(xs: Sequence[float], ys: Sequence[float]) -> list[list[tuple[float, fl
 def _y_axis(
     ticks: Sequence[float], y_at: Callable[[float], float], left: float, right: float, show: Callable[[float], str]
 ) -> str:
-    return "".join(
-        f'<line class="grid" x1="{left}" x2="{right}" y1="{y_at(t):.1f}" y2="{y_at(t):.1f}"/>'
-        f'<text class="tick" x="{left - 6}" y="{y_at(t) + 4:.1f}" text-anchor="end">{_text(_tick(t, ticks, show))}</text>'
-        for t in ticks
-    )
+    parts = []
+    for tick in ticks:
+        y, said = y_at(tick), _text(_tick(tick, ticks, show))
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{said}</text>')
+    return "".join(parts)
 
 
 def _x_axis(
     ticks: Sequence[float], x_at: Callable[[float], float], top: float, bottom: float, show: Callable[[float], str]
 ) -> str:
-    return "".join(
-        f'<line class="grid" x1="{x_at(t):.1f}" x2="{x_at(t):.1f}" y1="{top}" y2="{bottom}"/>'
-        f'<text class="tick" x="{x_at(t):.1f}" y="{bottom + 14}" text-anchor="middle">{_text(_tick(t, ticks, show))}</text>'
-        for t in ticks
-    )
+    parts = []
+    for tick in ticks:
+        x, said = x_at(tick), _text(_tick(tick, ticks, show))
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{bottom}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">{said}</text>')
+    return "".join(parts)
 
 
 def _tick(value: float, ticks: Sequence[float], show: Callable[[float], str]) -> str:
@@ -339,7 +342,7 @@ def _plain(value: float, among: Sequence[float] = ()) -> str:
     """A tick's number, with as many decimals as its neighbours need."""
     if not among:
         return f"{value:.3g}".replace("-", "−")
-    step = min((abs(b - a) for a, b in zip(among, among[1:], strict=False)), default=abs(value) or 1.0)
+    step = min((abs(b - a) for a, b in pairwise(among)), default=abs(value) or 1.0)
     decimals = next((d for d in range(7) if abs(round(step, d) - step) < step * 1e-6), 6)
     return f"{value:.{decimals}f}".replace("-", "−")
 

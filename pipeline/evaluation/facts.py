@@ -43,8 +43,8 @@ LABELS = {
 }
 SIGNED = "_minus_"
 GOLD_NOTE = (
-    "The gold score is a fixed rubric that stands in for people. No stage trains on it directly. "
-    "Answers are to held-out prompts; brackets hold 95 % intervals over prompts."
+    "The gold score is a fixed rubric that stands in for people. Answers are to held-out prompts; "
+    "every interval is a 95 % interval over prompts."
 )
 BEST_OF_NOTE = (
     "Best-of-n: draw n SFT answers, keep the one that the reward model likes best. "
@@ -196,7 +196,11 @@ def _judgement(facts: Facts) -> str:
             return f"{so_far}{new} is worse than {old} by {size} on the gold score ({around})"
         return f"{so_far}{new} cannot be told apart from {old} on the gold score: {figure(entry)} ({around})"
     done = ", ".join(NAMES.get(s, s) for s in facts.stages if s in facts.manifests)
-    return f"Finished so far: {done}; no comparison of answers yet" if done else "Nothing has finished in this run yet"
+    return (
+        f"Finished so far: {done}; no comparison on the gold score yet"
+        if done
+        else "Nothing has finished in this run yet"
+    )
 
 
 def _gate_sentence(gates: Sequence[Gate]) -> str:
@@ -343,6 +347,16 @@ def frontier_points(facts: Facts) -> list[tuple[str, str, float, Entry]]:
     return [*start, *best, ("PPO", "ppo", kl.value, ppo)]
 
 
+def gold_note(facts: Facts) -> str:
+    """What the gold score is, and what PPO was paid by: the comparison means less where that held the rubric."""
+    sources = getattr(getattr(facts.config, "ppo", None), "reward_sources", None)
+    if not sources:
+        return GOLD_NOTE
+    if set(sources) == {"model"}:
+        return f"{GOLD_NOTE} PPO was paid by the reward model alone and never saw the rubric."
+    return f"{GOLD_NOTE} PPO was paid by {', '.join(f'{weight:g} × {name}' for name, weight in sources.items())}."
+
+
 def answer_note(row: Mapping[str, Any]) -> str:
     """What stands beside an answer: gold 4.52, 23 tokens, cut off."""
     said = [f"gold {number(row['gold'])}"] if is_finite(row.get("gold")) else []
@@ -360,8 +374,9 @@ def side_by_side_note(facts: Facts) -> str:
 
 
 def clean(text: str) -> str:
-    """Text that every file and viewer can hold: control characters and lone surrogates become U+FFFD."""
-    return re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]", "\ufffd", text)
+    """Text that every file and viewer can hold: control characters, lone surrogates and bidi overrides become U+FFFD."""
+    odd = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202d\u202e\ud800-\udfff\ufffe\uffff]"
+    return re.sub(odd, "\ufffd", text)
 
 
 @dataclass(frozen=True)

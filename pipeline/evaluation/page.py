@@ -70,7 +70,7 @@ def page(facts: Facts) -> str:
         for name, title, inner in present
     )
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; form-action 'none'"
     style = resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -85,7 +85,7 @@ def page(facts: Facts) -> str:
 
 def text(value: object) -> str:
     """Anything, as text that HTML shows and never runs, in an element or in a quoted attribute."""
-    return html.escape(f.clean(str(value)), quote=True)
+    return html.escape(str(value), quote=True)
 
 
 def _header(facts: Facts) -> str:
@@ -100,10 +100,11 @@ def _header(facts: Facts) -> str:
     figure = _figure(
         "Gold score on held-out prompts",
         charts.interval_rows("Gold score on held-out prompts", marks, show=f.number, label_width=70),
-        "Mean with 95 % interval over prompts. The rubric stands in for people; PPO never saw it.",
+        "Mean with 95 % interval over prompts. The rubric stands in for people.",
     )
+    verdict = text(f.verdict(facts)).replace(" %", "&nbsp;%")
     return (
-        f'<header><p class="eyebrow">Run report · {text(facts.run)}</p><h1>{text(f.verdict(facts)).replace(" %", "&nbsp;%")}</h1>'
+        f'<header><p class="eyebrow">Run report · {text(facts.run)}</p><h1>{verdict}</h1>'
         f'<div class="lead">{_tiles(facts)}{figure}</div></header>'
     )
 
@@ -134,10 +135,11 @@ def _stages(facts: Facts) -> str:
         judged = f.seconds_of(facts.evaluations.get(stage))
         judging = f"<span>+ {text(f.duration(judged))} evaluation</span>" if f.is_finite(judged) else ""
         spent = f.seconds_of(facts.manifests.get(stage))
+        gates = text(f.gate_summary(facts, stage) or "no gate")
         rows.append(
             f'<tr><th scope="row">{text(f.stage_name(stage))}</th>'
             f'<td class="number">{text(f.duration(spent))}{judging}</td>'
-            f'<td><ul class="figures-list">{figures}</ul></td><td>{text(f.gate_summary(facts, stage) or "no gate")}</td></tr>'
+            f'<td><ul class="figures-list">{figures}</ul></td><td>{gates}</td></tr>'
         )
     return _table(("Stage", "Time", "Key figures", "Gates"), rows, "The stages of this run", "stages") if rows else ""
 
@@ -204,9 +206,9 @@ def _gold(facts: Facts) -> str:
         )
         note = "One speck a prompt, means marked. Moving right without moving up would be reward hacking."
         figures.append(
-            _figure("What PPO saw, what it did not", charts.key([(f.stage_name(p), p) for p in clouds]) + chart, note)
+            _figure("Reward-model score against gold", charts.key([(f.stage_name(p), p) for p in clouds]) + chart, note)
         )
-    return f'<p class="intro">{text(f.GOLD_NOTE)}</p>{_grid(figures)}' if figures else ""
+    return f'<p class="intro">{text(f.gold_note(facts))}</p>{_grid(figures)}' if figures else ""
 
 
 def _reward_model(facts: Facts) -> str:
@@ -281,7 +283,8 @@ def _answers(facts: Facts) -> str:
     cards = []
     for pair in found:
         answers = "".join(
-            f'<div class="answer p-{policy}"><h4>{text(f.stage_name(policy))} <small>{text(f.answer_note(row))}</small></h4>'
+            f'<div class="answer p-{policy}"><h4>{text(f.stage_name(policy))} '
+            f"<small>{text(f.answer_note(row))}</small></h4>"
             f'<p dir="auto">{text(row["answer"])}{_cut(row)}</p></div>'
             for policy, row in pair.answers
         )
@@ -330,7 +333,8 @@ def _table(head: Sequence[str], rows: Sequence[str], caption: str, kind: str = "
     body = "".join(rows).replace("<tr>", '<tr role="row">').replace("<td", '<td role="cell"')
     body = body.replace('<th scope="row"', '<th scope="row" role="rowheader"')
     return (
-        f'<div class="scroll" role="region" aria-label="{text(caption)}" tabindex="0"><table role="table" class="{kind}">'
+        f'<div class="scroll" role="region" aria-label="{text(caption)}" tabindex="0">'
+        f'<table role="table" class="{kind}">'
         f'<caption>{text(caption)}</caption><thead role="rowgroup"><tr role="row">{cells}</tr></thead>'
         f'<tbody role="rowgroup">{body}</tbody></table></div>'
     )

@@ -54,7 +54,7 @@ def to_markdown(facts: Facts) -> str:
 
 def escape(text: object) -> str:
     """Text that Markdown shows as it is, on one line: no tag, link, image, emphasis, table or list comes of it."""
-    line = re.sub(r"\s+", " ", f.clean(str(text))).strip()
+    line = re.sub(r"\s+", " ", str(text)).strip()
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = re.sub(r"([\\`*_{}\[\]|~$!])", r"\\\1", line)
     line = re.sub(r"(?i)(https?|ftp|www)(:|\.)", r"\1&#8203;\2", line)
@@ -101,7 +101,7 @@ def _gold(facts: Facts) -> list[str]:
     rows = [("gold score", *(_cell(facts.entry(p, "gold")) for p in policies))]
     rows += [(part.replace("_", " "), *(_cell(facts.entry(p, f"gold_{part}")) for p in policies)) for part in parts]
     head = ("Part", *(f.stage_name(p) for p in policies))
-    return ["## Gold score, part by part", "", f.GOLD_NOTE, "", *_table(head, rows)]
+    return ["## Gold score, part by part", "", escape(f.gold_note(facts)), "", *_table(head, rows)]
 
 
 def _best_of_n(facts: Facts) -> list[str]:
@@ -117,7 +117,7 @@ def _best_of_n(facts: Facts) -> list[str]:
             (f.stage_name(p), *(f.number(sum(points[k] for points in cloud) / len(cloud)) for k in (0, 1)), len(cloud))
             for p, cloud in clouds.items()
         ]
-        lines += ["", "Reward-model score (what PPO saw) and gold score (what it never saw):", ""]
+        lines += ["", "Reward-model score and gold score, means over prompts:", ""]
         lines += _table(("Policy", "Reward-model score", "Gold score", "Prompts"), means)
     return lines
 
@@ -200,7 +200,7 @@ def _cell(entry: f.Entry | None) -> str:
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
+        file.write(f.clean(text))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

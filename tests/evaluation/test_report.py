@@ -262,7 +262,7 @@ def test_the_verdict_does_not_flatter(run, value, spread, said):
     ("upto", "said", "absent"),
     [
         ("base", "Nothing has finished in this run yet", ["Training", "Reward model"]),
-        ("prepare", "Finished so far: Prepare; no comparison of answers yet", ["Training", "Reward model"]),
+        ("prepare", "Finished so far: Prepare; no comparison on the gold score yet", ["Training", "Reward model"]),
         ("sft", "So far: SFT beats the base model by 1.00 points", ["Reward model", "Beside best-of-n"]),
         ("reward", "So far: SFT beats the base model", ["Beside best-of-n"]),
     ],
@@ -285,7 +285,10 @@ def test_an_empty_run_still_has_a_report(tmp_path):
 
 def test_a_stage_still_being_written_is_left_out(run):
     (run / "stages" / "ppo").rename(run / "stages" / "ppo.partial")
-    assert "ppo" not in facts.gather(run, make_config()).manifests
+    (run / "evaluation" / "ppo").rename(run / "evaluation" / "ppo.partial")
+    gathered = facts.gather(run, make_config())
+    assert list(gathered.manifests) == ["prepare", "sft", "reward"]
+    assert list(gathered.cards) == ["base", "sft", "reward"]
 
 
 def test_gates_are_shown_with_value_interval_bound_and_what_to_do(run):
@@ -373,12 +376,12 @@ def test_names_from_cards_and_manifests_cannot_become_markup(run):
     assert not [a for _, attributes in document.elements for a in attributes if a.startswith("on")]
 
 
-@pytest.mark.parametrize("odd", ["\ud800", "\x00", "\x1b[31m", "\u2028", "\ufffe"])
+@pytest.mark.parametrize("odd", ["\ud800", "\x00", "\x1b[31m", "\u2028", "\ufffe", "\u202e"])
 def test_text_that_no_file_could_hold_is_replaced(tmp_path, odd):
     markdown, html = read(fabricate_run(tmp_path / "r", text=f"before{odd}after"))
     assert "before" in markdown
     Document(html)
-    assert not re.search(r"[\x00\x1b\ufffe]", markdown + html)
+    assert not re.search(r"[\x00\x1b\ufffe\u202e]", markdown + html)
 
 
 @pytest.mark.parametrize(
@@ -460,6 +463,20 @@ def test_best_of_n_stands_between_sft_and_ppo(run):
     assert "best of 2 3.50" in html
 
 
+@pytest.mark.parametrize(
+    ("sources", "said"),
+    [
+        ({"model": 1.0}, "never saw the rubric"),
+        ({"model": 1.0, "rubric": 0.5}, "PPO was paid by 1 × model, 0.5 × rubric."),
+    ],
+)
+def test_the_report_says_whether_ppo_saw_the_rubric(run, sources, said):
+    markdown, html = read(run, make_config(ppo=SimpleNamespace(reward_sources=sources)))
+    assert said in markdown
+    assert said in Document(html).text
+    assert "never saw" not in "".join(read(run))
+
+
 def test_differences_are_no_parts_of_the_gold_score(run):
     assert facts.gather(run, make_config()).parts("ppo", "gold_") == list(PARTS)
 
@@ -497,14 +514,23 @@ def test_two_commits_in_one_run_are_both_shown(run):
 def test_a_broken_log_is_named_with_its_row(run, broken):
     path = run / "stages/sft/log.jsonl"
     path.write_text('{"step": 0, "loss": 1.0}\n' + broken + "\n")
-    with pytest.raises(UserError, match="log.jsonl row 2"):
+    with pytest.raises(UserError, match=r"log\.jsonl row 2"):
         write_report(run, make_config())
 
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(0.0, "0.00"), (0.00123, "0.0012"), (0.0996, "0.100"), (0.123456, "0.123"), (0.996, "1.00"), (1.234, "1.23")]
-    + [(-12.34, "−12.3"), (123.4, "123"), (1234.5, "1,234")],
+    [
+        (0.0, "0.00"),
+        (0.00123, "0.0012"),
+        (0.0996, "0.100"),
+        (0.123456, "0.123"),
+        (0.996, "1.00"),
+        (1.234, "1.23"),
+        (-12.34, "−12.3"),
+        (123.4, "123"),
+        (1234.5, "1,234"),
+    ],
 )
 def test_numbers_are_written_with_three_digits(value, said):
     assert facts.number(value) == said
