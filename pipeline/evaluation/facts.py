@@ -374,7 +374,7 @@ def side_by_side_note(facts: Facts) -> str:
 
 
 def clean(text: str) -> str:
-    """Text that every file and viewer can hold: control characters, lone surrogates and bidi overrides become U+FFFD."""
+    """Text that every viewer can hold: control characters, lone surrogates and bidi overrides become U+FFFD."""
     odd = r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202d\u202e\ud800-\udfff\ufffe\uffff]"
     return re.sub(odd, "\ufffd", text)
 
