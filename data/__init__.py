@@ -1,0 +1,1 @@
+"""Records, formats, splits, feedback: what goes into training."""

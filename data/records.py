@@ -1,0 +1,115 @@
+"""What data is made of. Every record is frozen, and raises ValueError with the reason when it cannot be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[str, ...] = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn."""
+
+    role: Role
+    content: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"role {self.role!r} is not one of {', '.join(ROLES)}")
+        check_text("content", self.content)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation that waits for an answer: an optional system turn, then user and assistant in turn, a user turn last."""
+
+    id: str
+    messages: tuple[Message, ...]
+    topic: str | None = None
+
+    def __post_init__(self) -> None:
+        check_turns(self.messages)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and the answer to imitate."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    response: str
+    topic: str | None = None
+
+    def __post_init__(self) -> None:
+        check_turns(self.prompt)
+        check_text("response", self.response)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """K ≥ 2 answers to one prompt, ranked by a rater.
+
+    Attributes:
+        ranks: 0 is best; equal ranks are a tie.
+        finished: False where the answer was cut off before its end-of-sequence token.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    responses: tuple[str, ...]
+    ranks: tuple[int, ...]
+    finished: tuple[bool, ...]
+    topic: str | None = None
+
+    def __post_init__(self) -> None:
+        check_turns(self.prompt)
+        if len(self.responses) < 2:
+            raise ValueError(f"{len(self.responses)} response to rank; at least 2 are needed")
+        for name, column in (("ranks", self.ranks), ("finished", self.finished)):
+            if len(column) != len(self.responses):
+                raise ValueError(f"{len(self.responses)} responses but {len(column)} {name}")
+        for number, response in enumerate(self.responses, start=1):
+            check_text(f"response {number}", response)
+        for i, j in combinations(range(len(self.responses)), 2):
+            same = self.responses[i] == self.responses[j] and self.finished[i] == self.finished[j]
+            if same and self.ranks[i] != self.ranks[j]:
+                raise ValueError(f"responses {i + 1} and {j + 1} are the same text but ranked apart")
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """All (better, worse) index pairs; a tie gives none."""
+        return [
+            (i, j) if self.ranks[i] < self.ranks[j] else (j, i)
+            for i, j in combinations(range(len(self.responses)), 2)
+            if self.ranks[i] != self.ranks[j]
+        ]
+
+
+def check_text(name: str, text: object) -> None:
+    """Raises ValueError for what no tokenizer can take: another type, nothing, a NUL, half a surrogate pair."""
+    if not isinstance(text, str):
+        raise ValueError(f"{name} is {type(text).__name__}, expected text")
+    if not text.strip():
+        raise ValueError(f"{name} is empty")
+    for offset, character in enumerate(text):
+        if character == "\0":
+            raise ValueError(f"{name} holds a NUL character at offset {offset}")
+        if "\ud800" <= character <= "\udfff":
+            raise ValueError(f"{name} holds a lone surrogate at offset {offset}")
+
+
+def check_turns(messages: tuple[Message, ...]) -> None:
+    """Raises ValueError unless user and assistant take turns, user first and last."""
+    turns = messages[1:] if messages and messages[0].role == "system" else messages
+    if not turns:
+        raise ValueError("no user turn")
+    for number, message in enumerate(turns):
+        expected = "assistant" if number % 2 else "user"
+        if message.role != expected:
+            place = number + 1 + (len(messages) - len(turns))
+            raise ValueError(f"turn {place} is {message.role!r}, expected {expected!r}")
+    if turns[-1].role != "user":
+        raise ValueError("the prompt ends with an assistant turn; it must end with the user's")

@@ -1,0 +1,1 @@
+"""The stages, from a base model to a chat, and what they share."""

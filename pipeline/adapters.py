@@ -1,0 +1,262 @@
+"""One base, four roles: policy, reference, reward and value are adapters on a single copy of the weights.
+
+With adapters on the last N layers only (`lora.last_layers`), everything below is the same for every role. That part is the
+*trunk*: it runs once per batch, and its states serve all roles and every PPO epoch.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from data.errors import UserError
+
+BASE, POLICY, REFERENCE, REWARD, VALUE = "base", "policy", "reference", "reward", "value"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Right-padded token ids.
+
+    Attributes:
+        ids: (b, t) int64.
+        mask: (b, t) bool, True on real tokens.
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+    @staticmethod
+    def of(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> Batch:
+        """Right padding: positions then count from 0 in every row, and no real token attends to a pad."""
+        width = max(len(s) for s in sequences)
+        ids = torch.tensor([list(s) + [pad_id] * (width - len(s)) for s in sequences], device=device)
+        lengths = torch.tensor([len(s) for s in sequences], device=device)
+        return Batch(ids, torch.arange(width, device=device) < lengths[:, None])
+
+
+class SharedBase:
+    """A frozen causal LM with LoRA adapters by role, split into trunk and upper layers."""
+
+    def __init__(self, model, tokenizer, lora):
+        """Wraps `model` in place. `lora` is the `lora` section of the config."""
+        self.tokenizer = tokenizer
+        self.device = model.device
+        self._lora = lora
+        self._model = model
+        decoder = model.get_decoder()
+        self.layers = len(decoder.layers)
+        if lora.last_layers is not None and lora.last_layers > self.layers:
+            raise UserError(f"lora.last_layers: {lora.last_layers}, but the model has {self.layers} layers.")
+        self.trunk_layers = self.layers - lora.last_layers if lora.last_layers is not None else 0
+        self._trunk = _slice(decoder, 0, self.trunk_layers)
+        self._upper = _slice(decoder, self.trunk_layers, self.layers)
+        self._peft = None
+        self.active = BASE
+
+    # -- roles ---------------------------------------------------------------------------------------------------------
+
+    def add(self, role: str, *, trainable: bool, like: str | None = None) -> None:
+        """A fresh adapter (the identity: its B is zero), or one that starts as a copy of the role `like`."""
+        from peft import get_peft_model
+
+        # PEFT makes the adapter that it adds the only trainable one, so what was trainable is put back afterwards.
+        before = {r: self._is_trainable(r) for r in self.roles}
+        if self._peft is None:
+            self._peft = get_peft_model(self._model, self._lora_config(), adapter_name=role)
+        else:
+            self._peft.add_adapter(role, self._lora_config())
+        if like is not None:
+            self.load_state(role, self.state(like))
+        for name, state in {**before, role: trainable}.items():
+            for parameter in self._parameters(name):
+                parameter.requires_grad_(state)
+        self._activate(self.active)
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        return tuple(self._peft.peft_config) if self._peft is not None else ()
+
+    @contextmanager
+    def acting_as(self, role: str) -> Iterator[None]:
+        """Within the block the model is `role`; BASE is the model without adapters. The only place that switches adapters.
+
+        Which adapters are trainable does not change, unlike with PEFT's own `set_adapter`.
+        """
+        if role != BASE and role not in self.roles:
+            raise ValueError(f"no adapter for role '{role}'; there are {', '.join(self.roles) or 'none'}")
+        previous = self.active
+        self._activate(role)
+        try:
+            yield
+        finally:
+            self._activate(previous)
+
+    def parameters(self, role: str) -> list[nn.Parameter]:
+        return list(self._parameters(role))
+
+    def state(self, role: str) -> dict[str, Tensor]:
+        """Copies of the adapter's tensors, by name without the role."""
+        return {name: p.detach().clone() for name, p in self._named(role)}
+
+    def load_state(self, role: str, state: dict[str, Tensor]) -> None:
+        """Puts tensors into the adapter of `role`.
+
+        Raises:
+            ValueError: a tensor is missing, unknown, or of another shape.
+        """
+        own = dict(self._named(role))
+        missing, unknown = own.keys() - state.keys(), state.keys() - own.keys()
+        shapes = [n for n in own.keys() & state.keys() if own[n].shape != state[n].shape]
+        if missing or unknown or shapes:
+            raise ValueError(
+                f"adapter for '{role}' does not fit: {len(missing)} tensors missing, {len(unknown)} unknown, {len(shapes)} of another shape"
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+    def save(self, role: str, directory: Path) -> None:
+        """Writes the adapter as PEFT does, so that `PeftModel.from_pretrained` and serving engines read it."""
+        directory.mkdir(parents=True, exist_ok=True)
+        tensors = {f"base_model.model.{name}": t.contiguous().cpu() for name, t in self.state(role).items()}
+        save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        self._lora_config().save_pretrained(directory)
+
+    def load(self, role: str, directory: Path, *, trainable: bool) -> None:
+        """Adds the adapter saved in `directory` under `role`.
+
+        Raises:
+            UserError: the file does not fit this base and these LoRA settings.
+        """
+        file = directory / "adapter_model.safetensors"
+        tensors = {name.removeprefix("base_model.model."): t for name, t in load_file(file).items()}
+        if role not in self.roles:
+            self.add(role, trainable=trainable)
+        try:
+            self.load_state(role, tensors)
+        except ValueError as error:
+            raise UserError(f"{file}: {error}. It was made for another base model or other lora settings.") from None
+
+    # -- forward passes --------------------------------------------------------------------------------------------------
+
+    @property
+    def causal_lm(self):
+        """The whole model for generation, in the role that is active."""
+        return self._model
+
+    @property
+    def peft_model(self):
+        return self._peft
+
+    @property
+    def head_weight(self) -> Tensor:
+        """(v, d) output embedding, frozen in every role."""
+        return self._model.get_output_embeddings().weight
+
+    @property
+    def hidden_size(self) -> int:
+        return self._model.config.hidden_size
+
+    @torch.no_grad()
+    def trunk(self, batch: Batch) -> Tensor:
+        """(b, t, d) states below the first adapted layer: the same for all roles, so no role is needed and nothing is learnt."""
+        embedded = self._model.get_input_embeddings()(batch.ids)
+        return self._run(self._trunk, embedded, batch.mask) if self.trunk_layers else embedded
+
+    def states(self, trunk: Tensor, mask: Tensor, role: str) -> Tensor:
+        """(b, t, d) final states of `role` from the trunk's states. Differentiable with respect to the role's adapter."""
+        with self.acting_as(role):
+            return self._run(self._upper, trunk, mask)
+
+    def encode(self, sequences: Sequence[Sequence[int]], role: str) -> tuple[Tensor, Tensor]:
+        """Final states (b, t, d) of `role`, right-padded, and the lengths (b,) of the sequences."""
+        batch = Batch.of(sequences, self.tokenizer.pad_token_id, self.device)
+        return self.states(self.trunk(batch), batch.mask, role), batch.mask.sum(1)
+
+    def _run(self, part: nn.Module, states: Tensor, mask: Tensor) -> Tensor:
+        positions = torch.arange(states.shape[1], device=states.device)[None]
+        return part(
+            inputs_embeds=states, attention_mask=mask.long(), position_ids=positions, use_cache=False
+        ).last_hidden_state
+
+    # -- inside PEFT -----------------------------------------------------------------------------------------------------
+
+    def _lora_config(self):
+        from peft import LoraConfig
+
+        targets = self._lora.target_modules
+        if targets == "all-linear":
+            targets = sorted(
+                {
+                    name.rsplit(".", 1)[-1]
+                    for name, module in self._model.get_decoder().named_modules()
+                    if isinstance(module, nn.Linear) and "lora_" not in name and "base_layer" not in name
+                }
+                | {name.rsplit(".", 1)[-1] for name, module in self._model.named_modules() if hasattr(module, "lora_A")}
+            )
+        layers = list(range(self.trunk_layers, self.layers)) if self.trunk_layers else None
+        return LoraConfig(
+            r=self._lora.rank,
+            lora_alpha=self._lora.alpha,
+            lora_dropout=self._lora.dropout,
+            target_modules=list(targets),
+            layers_to_transform=layers,
+            task_type="CAUSAL_LM",
+        )
+
+    def _tuner_layers(self):
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        return [m for m in self._model.modules() if isinstance(m, BaseTunerLayer)]
+
+    def _activate(self, role: str) -> None:
+        # Through PEFT, `set_adapter` would also make the adapter trainable and freeze the others, and costs a walk over all
+        # modules. What decides the forward pass are these two fields of each adapted layer.
+        self.active = role
+        if self._peft is None:
+            return
+        for layer in self._layers_of_peft():
+            layer._disable_adapters = role == BASE
+            if role != BASE:
+                layer._active_adapter = [role]
+
+    def _layers_of_peft(self):
+        if getattr(self, "_cached_count", None) != len(self.roles):
+            self._cached_layers, self._cached_count = self._tuner_layers(), len(self.roles)
+        return self._cached_layers
+
+    def _named(self, role: str) -> Iterator[tuple[str, nn.Parameter]]:
+        mark = f".{role}."
+        for name, parameter in self._model.named_parameters():
+            if "lora_" in name and mark in name:
+                yield name.replace(mark, "."), parameter
+
+    def _parameters(self, role: str) -> Iterator[nn.Parameter]:
+        return (parameter for _, parameter in self._named(role))
+
+    def _is_trainable(self, role: str) -> bool:
+        return any(p.requires_grad for p in self._parameters(role))
+
+
+def _slice(decoder: nn.Module, first: int, end: int) -> nn.Module:
+    """A view of the decoder that runs layers `first` to `end` on given states; it shares every weight with the original.
+
+    A shallow copy with its own list of layers, so that the architecture's own forward (masks, rotary embedding) is used as it
+    is. The final norm belongs to the upper part alone.
+    """
+    part = copy.copy(decoder)
+    part._modules = dict(decoder._modules)
+    part.config = copy.copy(decoder.config)
+    part.config.num_hidden_layers = end - first
+    part.layers = nn.ModuleList(decoder.layers[first:end])
+    if end < len(decoder.layers):
+        part.norm = nn.Identity()
+    return part

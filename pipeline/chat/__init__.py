@@ -1,0 +1,1 @@
+"""Talking to a run, and keeping what people thought of the answers."""

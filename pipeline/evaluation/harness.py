@@ -1,0 +1,341 @@
+"""The judge between the stages: each function looks at one finished stage and writes its card.
+
+Answers are compared on held-out prompts, whose topics occur nowhere in training; every interval resamples prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data.formats import load as load_records
+from data.records import Demonstration, Prompt, Ranking
+from pipeline.adapters import BASE, POLICY, REFERENCE, SharedBase
+from pipeline.evaluation.answers import AnswerRow, answer_prompts, read_answers, with_proxy, write_answers
+from pipeline.evaluation.cards import Card, Entry, write_card
+from pipeline.evaluation.metrics import Answer, measure
+from pipeline.evaluation.statistics import (
+    best_of_n_expectation,
+    best_of_n_kl,
+    cluster_bootstrap,
+    pair_ece,
+    fit_temperature,
+    paired_difference,
+    win_rate,
+)
+from pipeline.roles import ADAPTER, RewardModel, open_base
+from pipeline.template import prompt_ids, response_ids
+from reward.metrics import margins, pair_outcomes, pairs_by
+from reward.rubric import gold, rubric_parts
+
+ANSWERS = "answers.jsonl"
+
+
+def evaluate_base(ctx) -> dict[str, float]:
+    """What the model says before any training: the later comparison."""
+    base = open_base(ctx.config)
+    rows = answer_prompts(
+        base, BASE, _heldout(ctx), ctx.config, samples=1, progress=ctx.progress, label="base answers"
+    )
+    return _finish(ctx, "base", rows, _answer_entries(rows, ctx.config))
+
+
+def evaluate_sft(ctx) -> dict[str, float]:
+    """Answers of the SFT policy, and its loss on demonstrations that it has not seen."""
+    base = open_base(ctx.config)
+    base.load(POLICY, ctx.inputs["sft"] / ADAPTER, trainable=False)
+    rows = answer_prompts(
+        base,
+        POLICY,
+        _heldout(ctx),
+        ctx.config,
+        samples=ctx.config.evaluation.samples_per_prompt,
+        progress=ctx.progress,
+        label="SFT answers",
+    )
+    entries = _answer_entries(rows, ctx.config)
+    demonstrations = load_records(ctx.inputs["prepare"] / "demonstrations.test.jsonl", "messages")
+    before, clusters = _nll(base, BASE, demonstrations, ctx.config)
+    after, _ = _nll(base, POLICY, demonstrations, ctx.config)
+    entries += [
+        _entry("base_heldout_nll", cluster_bootstrap(before, clusters), len(demonstrations), "nats/token"),
+        _entry("heldout_nll", cluster_bootstrap(after, clusters), len(demonstrations), "nats/token"),
+        _entry(
+            "heldout_nll_change",
+            paired_difference(after, before, clusters),
+            len(demonstrations),
+            "nats/token",
+            "SFT minus base on demonstrations kept out of training",
+        ),
+    ]
+    reference = read_answers(ctx.inputs["evaluate-base"] / ANSWERS)
+    entries += _compare(rows, reference, "base")
+    return _finish(ctx, "sft", rows, entries)
+
+
+def evaluate_reward(ctx) -> dict[str, float]:
+    """Does the reward model prefer what raters prefer, on prompts and topics that it has not seen?"""
+    config = ctx.config
+    base = open_base(config)
+    model = RewardModel.open(base, ctx.inputs["reward"])
+    observed = load_records(ctx.inputs["prepare"] / "rankings.test.jsonl", "ranked")
+    scores = _score_rankings(model, observed, config, ctx.progress, "scoring test rankings")
+    entries = _accuracy_entries("observed", observed, scores, [r.pairs() for r in observed])
+    heldout_file = ctx.inputs["prepare"] / "heldout_rankings.jsonl"
+    heldout = load_records(heldout_file, "ranked") if heldout_file.exists() else []
+    if heldout and config.evaluation.gold == "rubric":
+        scores = _score_rankings(model, heldout, config, ctx.progress, "scoring held-out topics")
+        parts = [[rubric_parts(r.prompt[-1].content, a, f) for a, f in zip(r.responses, r.finished, strict=True)] for r in heldout]
+        golds = [[gold(p) for p in row] for row in parts]
+        entries += _accuracy_entries("clean", heldout, scores, [pairs_by(g) for g in golds])
+        for name in parts[0][0]:
+            pairs = [pairs_by([p[name] for p in row], margin=0.2) for row in parts]
+            entries += _accuracy_entries(f"clean_accuracy_{name}", heldout, scores, pairs, short=True)
+        length = [[-len(a.split()) for a in r.responses] for r in heldout]
+        entries += _accuracy_entries("length_rule_accuracy", heldout, length, [pairs_by(g) for g in golds], short=True)
+        entries.append(_mismatch_entry(model, heldout, golds, config))
+    write_card(ctx.out / "card.json", card := Card("reward", tuple(entries)))
+    return card.values()
+
+
+def evaluate_ppo(ctx) -> dict[str, float]:
+    """Is the PPO policy better than SFT, better than picking the best of n SFT answers, and at what distance?"""
+    config = ctx.config
+    base = open_base(config)
+    base.load(POLICY, ctx.inputs["ppo"] / ADAPTER, trainable=False)
+    base.load(REFERENCE, ctx.inputs["sft"] / ADAPTER, trainable=False)
+    model = RewardModel.open(base, ctx.inputs["reward"])
+    prompts = _heldout(ctx)
+    rows = answer_prompts(
+        base,
+        POLICY,
+        prompts,
+        config,
+        samples=config.evaluation.samples_per_prompt,
+        progress=ctx.progress,
+        label="PPO answers",
+    )
+    sft = read_answers(ctx.inputs["evaluate-sft"] / ANSWERS)
+    rows = with_proxy(rows, _score_answers(model, rows, prompts, config, ctx.progress, "scoring PPO answers"))
+    sft = with_proxy(sft, _score_answers(model, sft, prompts, config, ctx.progress, "scoring SFT answers"))
+    write_answers(ctx.out / "sft_answers.jsonl", sft)
+    entries = _answer_entries(rows, config)
+    entries += _compare(rows, sft, "sft")
+    entries += _best_of_entries(rows, sft, config)
+    kl, clusters = _kl_to_reference(base, rows, prompts, config)
+    entries.append(_entry("kl_to_reference", cluster_bootstrap(kl, clusters), len(prompts), "nats/sequence", "k1, on its own answers"))
+    entries.append(Entry("kl_at_start", _first_kl(ctx.inputs["ppo"]), 1, unit="nats/sequence", note="in the first update, before any step"))
+    return _finish(ctx, "ppo", rows, entries)
+
+
+# -- parts of a card -------------------------------------------------------------------------------------------------------
+
+
+def _answer_entries(rows: Sequence[AnswerRow], config) -> list[Entry]:
+    """Figures of a policy's answers by themselves."""
+    clusters = [r.prompt_id for r in rows]
+    prompts = len(set(clusters))
+    entries = []
+    if rows[0].gold is not None:
+        entries.append(_entry("gold", cluster_bootstrap([r.gold for r in rows], clusters), prompts, "points"))
+        for name in rows[0].parts:
+            entries.append(_entry(f"gold_{name}", cluster_bootstrap([r.parts[name] for r in rows], clusters), prompts, "share"))
+    if rows[0].proxy is not None:
+        entries.append(_entry("proxy", cluster_bootstrap([r.proxy for r in rows], clusters), prompts, "reward"))
+    entries.append(_entry("eos_rate", cluster_bootstrap([float(r.finished) for r in rows], clusters), prompts, "share"))
+    entries.append(_entry("answer_tokens", cluster_bootstrap([float(r.tokens) for r in rows], clusters), prompts, "tokens"))
+    done = {e.metric for e in entries}
+    for name, value in measure([Answer(r.answer, r.finished, r.tokens) for r in rows]).items():
+        if name not in done:
+            entries.append(Entry(name, value, len(rows)))
+    return entries
+
+
+def _compare(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name: str) -> list[Entry]:
+    """Differences per prompt; each side's samples are averaged first."""
+    entries = []
+    own, theirs = _by_prompt(rows), _by_prompt(other)
+    prompts = [p for p in own if p in theirs]
+    if rows[0].gold is not None:
+        a = [float(np.mean([r.gold for r in own[p]])) for p in prompts]
+        b = [float(np.mean([r.gold for r in theirs[p]])) for p in prompts]
+        entries.append(_entry(f"gold_minus_{name}", paired_difference(a, b, prompts), len(prompts), "points"))
+        for part in rows[0].parts:
+            a = [float(np.mean([r.parts[part] for r in own[p]])) for p in prompts]
+            b = [float(np.mean([r.parts[part] for r in theirs[p]])) for p in prompts]
+            entries.append(_entry(f"gold_{part}_minus_{name}", paired_difference(a, b, prompts), len(prompts), "share"))
+        pairs = [(x.gold, y.gold, p) for p in prompts for x in own[p] for y in theirs[p]]
+        a, b, clusters = (list(column) for column in zip(*pairs, strict=True))
+        entries.append(_entry(f"win_rate_vs_{name}", win_rate(a, b, clusters), len(prompts), "share", "by the rubric; a tie counts half"))
+    a = [float(np.mean([r.finished for r in own[p]])) for p in prompts]
+    b = [float(np.mean([r.finished for r in theirs[p]])) for p in prompts]
+    entries.append(_entry(f"eos_rate_minus_{name}", paired_difference(a, b, prompts), len(prompts), "share"))
+    d = [measure([Answer(r.answer, r.finished, r.tokens) for r in _same_count(side, prompts)], ["distinct_2"])["distinct_2"] for side in (own, theirs)]
+    entries.append(Entry(f"distinct_2_ratio_{name}" if name != "sft" else "distinct_2_ratio", d[0] / d[1] if d[1] else math.nan, len(prompts), note=f"over {name}'s, one answer a prompt on both sides"))
+    return entries
+
+
+def _same_count(side: dict[str, list[AnswerRow]], prompts: Sequence[str]) -> list[AnswerRow]:
+    """One answer a prompt: distinct-n falls with the amount of text, so both sides must hold as much."""
+    return [side[p][0] for p in prompts]
+
+
+def _best_of_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], config) -> list[Entry]:
+    """Best-of-n by the same reward model: what one gets without any training, at n times the cost of an answer."""
+    entries = []
+    own, pool = _by_prompt(rows), _by_prompt(sft)
+    for n in config.evaluation.best_of:
+        prompts = [p for p, answers in pool.items() if len(answers) >= n and p in own]
+        if not prompts or rows[0].gold is None:
+            continue
+        best = [best_of_n_expectation([r.proxy for r in pool[p]], [r.gold for r in pool[p]], n) for p in prompts]
+        proxy = [best_of_n_expectation([r.proxy for r in pool[p]], [r.proxy for r in pool[p]], n) for p in prompts]
+        mine = [float(np.mean([r.gold for r in own[p]])) for p in prompts]
+        entries += [
+            _entry(f"best_of_{n}_gold", cluster_bootstrap(best, prompts), len(prompts), "points", "of SFT answers, chosen by the reward model"),
+            _entry(f"best_of_{n}_proxy", cluster_bootstrap(proxy, prompts), len(prompts), "reward"),
+            Entry(f"best_of_{n}_kl", best_of_n_kl(n), len(prompts), unit="nats/sequence", note="ln n − (n−1)/n"),
+            _entry(f"gold_minus_best_of_{n}", paired_difference(mine, best, prompts), len(prompts), "points"),
+        ]
+    before = [float(np.mean([r.proxy for r in pool[p]])) for p in own]
+    entries.append(_entry("sft_proxy", cluster_bootstrap(before, list(own)), len(own), "reward"))
+    return entries
+
+
+def _accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *, short: bool = False) -> list[Entry]:
+    """Pair accuracy with an interval over prompts; calibration and margin too unless `short`."""
+    outcomes = [(o, r.id) for r, s, p in zip(rankings, scores, pairs, strict=True) for o in pair_outcomes(s, p)]
+    name = label if short else f"{label}_accuracy"
+    if not outcomes:
+        return [Entry(name, math.nan, 0, unit="share", note="no pair to compare")]
+    values, clusters = zip(*outcomes, strict=True)
+    entry = _entry(name, cluster_bootstrap(values, clusters), len(set(clusters)), "share", f"{len(values)} pairs")
+    if short:
+        return [entry]
+    gaps = [m for s, p in zip(scores, pairs, strict=True) for m in margins(s, p)]
+    prefix = "" if label == "clean" else f"{label}_"
+    return [
+        entry,
+        Entry(f"{prefix}pairs", len(values), len(set(clusters))),
+        Entry(f"{prefix}mean_margin", float(np.mean(gaps)), len(set(clusters)), unit="reward"),
+        Entry(f"{prefix}ece", pair_ece(gaps), len(set(clusters)), unit="share", note="10 equal-mass bins of |margin|"),
+        Entry(f"{prefix}temperature", fit_temperature(gaps), len(set(clusters)), note="margins divided by it are calibrated"),
+    ]
+
+
+def _mismatch_entry(model: RewardModel, rankings: Sequence[Ranking], golds, config) -> Entry:
+    """How often the best answer to a prompt beats the best answer to another prompt: does the model read the question?"""
+    best = [r.responses[int(np.argmax(g))] for r, g in zip(rankings, golds, strict=True)]
+    shift = max(1, len(rankings) // 2)
+    swapped = best[shift:] + best[:shift]
+    own = model.score_all([_conversation(model.base, r.prompt, a, True, config) for r, a in zip(rankings, best, strict=True)])
+    other = model.score_all([_conversation(model.base, r.prompt, a, True, config) for r, a in zip(rankings, swapped, strict=True)])
+    values = [(a > b) + 0.5 * (a == b) for a, b in zip(own, other, strict=True)]
+    return _entry("wrong_prompt_accuracy", cluster_bootstrap(values, [r.id for r in rankings]), len(rankings), "share", "own best answer against another prompt's best")
+
+
+# -- measuring -------------------------------------------------------------------------------------------------------------
+
+
+def _heldout(ctx) -> list[Prompt]:
+    prompts = load_records(ctx.inputs["prepare"] / "heldout_prompts.jsonl", "prompts")
+    return prompts[: ctx.config.evaluation.limit] if ctx.config.evaluation.limit else prompts
+
+
+def _conversation(base: SharedBase, prompt, answer: str, finished: bool, config) -> list[int]:
+    ids = prompt_ids(base.tokenizer, prompt, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens)
+    return ids + response_ids(base.tokenizer, answer, finished=finished)
+
+
+def _score_rankings(model: RewardModel, rankings: Sequence[Ranking], config, progress, label: str) -> list[list[float]]:
+    flat = [
+        _conversation(model.base, r.prompt, a, f, config) for r in rankings for a, f in zip(r.responses, r.finished, strict=True)
+    ]
+    with progress(len(flat), label, unit="answers") as bar:
+        scores = iter(model.score_all(flat, on_batch=bar.advance))
+    return [[next(scores) for _ in r.responses] for r in rankings]
+
+
+def _score_answers(model: RewardModel, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config, progress, label: str) -> list[float]:
+    ids = _prompt_ids_by_id(model.base, prompts, config)
+    with progress(len(rows), label, unit="answers") as bar:
+        return model.score_all([[*ids[r.prompt_id], *r.ids] for r in rows], on_batch=bar.advance)
+
+
+def _prompt_ids_by_id(base: SharedBase, prompts: Sequence[Prompt], config) -> dict[str, list[int]]:
+    return {
+        p.id: prompt_ids(base.tokenizer, p.messages, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens)
+        for p in prompts
+    }
+
+
+def _token_logprobs(base: SharedBase, role: str, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float):
+    """Per row: log-probabilities of the response's tokens in nats, in batches of like length, without gradients."""
+    import torch
+
+    from pipeline.ppo.logprobs import token_logprobs
+
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(responses[i]))
+    found: list[list[float]] = [[] for _ in prompts]
+    with torch.no_grad():
+        for start in range(0, len(order), 32):
+            rows = order[start : start + 32]
+            states, _ = base.encode([[*prompts[i], *responses[i]] for i in rows], role)
+            for j, i in enumerate(rows):
+                first = len(prompts[i]) - 1
+                logprobs, _ = token_logprobs(
+                    states[j, first : first + len(responses[i])],
+                    base.head_weight,
+                    torch.tensor(responses[i], device=states.device),
+                    temperature=temperature,
+                )
+                found[i] = logprobs.tolist()
+    return found
+
+
+def _nll(base: SharedBase, role: str, demonstrations: Sequence[Demonstration], config) -> tuple[list[float], list[str]]:
+    """Negative log-likelihood of every response token, and the demonstration that it belongs to."""
+    tokenizer = base.tokenizer
+    prompts = [prompt_ids(tokenizer, d.prompt, system_prompt=config.model.system_prompt) for d in demonstrations]
+    responses = [response_ids(tokenizer, d.response) for d in demonstrations]
+    found = _token_logprobs(base, role, prompts, responses, 1.0)
+    return [-x for row in found for x in row], [d.id for d, row in zip(demonstrations, found, strict=True) for _ in row]
+
+
+def _kl_to_reference(base: SharedBase, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config) -> tuple[list[float], list[str]]:
+    """KL(policy ‖ reference) of each answer in nats a sequence, at the sampling temperature (k1: unbiased, may be negative)."""
+    ids = _prompt_ids_by_id(base, prompts, config)
+    asked, said = [ids[r.prompt_id] for r in rows], [r.ids for r in rows]
+    temperature = config.evaluation.temperature
+    own = _token_logprobs(base, POLICY, asked, said, temperature)
+    reference = _token_logprobs(base, REFERENCE, asked, said, temperature)
+    return [sum(a) - sum(b) for a, b in zip(own, reference, strict=True)], [r.prompt_id for r in rows]
+
+
+def _first_kl(stage: Path) -> float:
+    import json
+
+    with (stage / "log.jsonl").open(encoding="utf-8") as file:
+        return float(json.loads(file.readline())["kl"])
+
+
+def _by_prompt(rows: Sequence[AnswerRow]) -> dict[str, list[AnswerRow]]:
+    grouped: dict[str, list[AnswerRow]] = defaultdict(list)
+    for row in rows:
+        grouped[row.prompt_id].append(row)
+    return grouped
+
+
+def _entry(metric: str, estimate, n: int, unit: str = "", note: str = "") -> Entry:
+    value, low, high = estimate
+    return Entry(metric, value, n, low, high, unit, note)
+
+
+def _finish(ctx, stage: str, rows: Sequence[AnswerRow], entries: Sequence[Entry]) -> dict[str, float]:
+    write_answers(ctx.out / ANSWERS, rows)
+    write_card(ctx.out / "card.json", card := Card(stage, tuple(entries)))
+    return card.values()

@@ -1,0 +1,1 @@
+"""Proximal policy optimisation: pure arithmetic, rollouts, trainer."""

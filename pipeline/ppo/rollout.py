@@ -1,0 +1,198 @@
+"""One batch of experience: answers of the current policy with everything the update needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from data.records import Prompt
+from pipeline.adapters import POLICY, REFERENCE, VALUE, Batch, SharedBase
+from pipeline.generation import Sample, Sampling, sample
+from pipeline.ppo.logprobs import token_logprobs
+from reward.model import ScalarHead
+from reward.sources import Answered
+
+
+@dataclass(frozen=True)
+class PromptIds:
+    """A prompt and its token ids, rendered once for the whole run."""
+
+    prompt: Prompt
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """b answers of at most t tokens.
+
+    Attributes:
+        batch: prompts and answers, right-padded, (b, p+t).
+        trunk: (b, p+t, d) states below the adapters; the same for every role and every epoch.
+        starts: (b,) position of the first answer token.
+        tokens: (b, t) answer ids, anything where the mask is False.
+        mask: (b, t) bool, True on answer tokens up to and including EOS.
+        finished: (b,) bool, True where the answer ended with EOS.
+        logprobs, ref_logprobs: (b, t) nats, log π and log π_ref of the tokens at the sampling temperature.
+        values: (b, t) V of the state before each token, in reward units.
+        scores: (b,) what the reward source said, in reward units.
+        entropy: mean over answer tokens, nats.
+        sampler_gap: largest |log π while generating − log π when read again|, nats.
+    """
+
+    batch: Batch
+    trunk: Tensor
+    starts: Tensor
+    tokens: Tensor
+    mask: Tensor
+    finished: Tensor
+    logprobs: Tensor
+    ref_logprobs: Tensor
+    values: Tensor
+    scores: Tensor
+    entropy: float
+    sampler_gap: float
+    answers: tuple[Answered, ...]
+
+
+Scorer = Callable[[Sequence[Answered], Callable], Tensor]
+
+
+def collect(
+    base: SharedBase,
+    value_head: ScalarHead,
+    prompts: Sequence[PromptIds],
+    settings,
+    scorer: Scorer,
+    *,
+    generator: torch.Generator,
+    micro_batch: int,
+) -> Rollout:
+    """Samples one answer a prompt with the policy and reads it with all four roles.
+
+    Args:
+        settings: the `ppo` section of the config.
+        scorer: (answers, encode) → (b,) scores, where `encode` gives the reward role's states from the rollout's own trunk.
+        generator: the only source of chance in here.
+    """
+    tokenizer = base.tokenizer
+    with base.acting_as(POLICY):
+        samples = sample(
+            base.causal_lm,
+            [p.ids for p in prompts],
+            Sampling(settings.max_new_tokens, settings.temperature),
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            batch_size=len(prompts),
+            generator=generator,
+        )
+    answers = tuple(_answered(tokenizer, p, s) for p, s in zip(prompts, samples, strict=True))
+    batch = Batch.of([a.ids for a in answers], tokenizer.pad_token_id, base.device)
+    starts = torch.tensor([len(p.ids) for p in prompts])
+    lengths = torch.tensor([len(s.ids) for s in samples])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    tokens = _padded([s.ids for s in samples], mask).long()
+    generated = _padded([s.logprobs for s in samples], mask)
+
+    trunk = torch.cat([base.trunk(Batch(batch.ids[r], batch.mask[r])) for r in _chunks(len(samples), micro_batch)])
+    scores = scorer(answers, lambda sequences: _encode_reward(base, batch, trunk, sequences, answers, micro_batch))
+    shape = mask.shape
+    logprobs, ref_logprobs, values = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
+    entropy = 0.0
+    with torch.no_grad():
+        for rows in _chunks(len(samples), micro_batch):
+            view = View.of(batch, trunk, starts, tokens, mask, rows)
+            logprobs[rows, : view.width], seen = view.policy_logprobs(base, POLICY, settings.temperature, entropy=True)
+            ref_logprobs[rows, : view.width], _ = view.policy_logprobs(base, REFERENCE, settings.temperature)
+            values[rows, : view.width] = view.values(base, value_head)
+            entropy += float(seen[view.mask].sum())
+    gap = float((generated - logprobs)[mask].abs().max())
+    return Rollout(
+        batch=batch,
+        trunk=trunk,
+        starts=starts,
+        tokens=tokens,
+        mask=mask,
+        finished=torch.tensor([s.finished for s in samples]),
+        logprobs=generated if settings.old_logprobs == "generation" else logprobs,
+        ref_logprobs=ref_logprobs,
+        values=values,
+        scores=scores,
+        entropy=entropy / int(mask.sum()),
+        sampler_gap=gap,
+        answers=answers,
+    )
+
+
+@dataclass(frozen=True)
+class View:
+    """Some rows of a rollout, cut to the longest of them: what one forward pass reads."""
+
+    trunk: Tensor
+    mask_all: Tensor
+    before: Tensor
+    tokens: Tensor
+    mask: Tensor
+
+    @staticmethod
+    def of(batch: Batch, trunk: Tensor, starts: Tensor, tokens: Tensor, mask: Tensor, rows) -> View:
+        width = int(mask[rows].sum(1).max())
+        length = int(batch.mask[rows].sum(1).max())
+        # The state at position i gives the distribution of token i+1: hence one before the answer's first token.
+        before = (starts[rows][:, None] - 1 + torch.arange(width)).clamp(max=length - 1)
+        return View(
+            trunk[rows, :length], batch.mask[rows, :length], before, tokens[rows, :width], mask[rows, :width]
+        )
+
+    @property
+    def width(self) -> int:
+        return self.mask.shape[1]
+
+    def policy_logprobs(
+        self, base: SharedBase, role: str, temperature: float, *, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """(b, t) log-probabilities in nats and, if asked, entropies; 0 where the mask is False.
+
+        Only states that predict an answer token meet the vocabulary: the logits, not the weights, fill the memory.
+        """
+        states = self._states(base, role)
+        found, seen = token_logprobs(
+            states[self.mask], base.head_weight, self.tokens[self.mask], temperature=temperature, with_entropy=entropy
+        )
+        logprobs = found.new_zeros(self.mask.shape).masked_scatter(self.mask, found)
+        return logprobs, seen.new_zeros(self.mask.shape).masked_scatter(self.mask, seen) if entropy else None
+
+    def values(self, base: SharedBase, head: ScalarHead) -> Tensor:
+        """(b, t) V of the state before each token; 0 where the mask is False."""
+        return head(self._states(base, VALUE)).masked_fill(~self.mask, 0.0)
+
+    def _states(self, base: SharedBase, role: str) -> Tensor:
+        states = base.states(self.trunk, self.mask_all, role)
+        return states.gather(1, self.before[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def _answered(tokenizer, prompt: PromptIds, answer: Sample) -> Answered:
+    text = tokenizer.decode(answer.ids[:-1] if answer.finished else answer.ids, skip_special_tokens=True)
+    return Answered(prompt.prompt.messages, text, answer.finished, (*prompt.ids, *answer.ids))
+
+
+def _encode_reward(base: SharedBase, batch: Batch, trunk: Tensor, sequences, answers, micro_batch: int):
+    from pipeline.adapters import REWARD
+
+    known = {a.ids: i for i, a in enumerate(answers)}
+    rows = torch.tensor([known[tuple(s)] for s in sequences])
+    states = torch.cat([base.states(trunk[rows[r]], batch.mask[rows[r]], REWARD) for r in _chunks(len(rows), micro_batch)])
+    return states, batch.mask[rows].sum(1)
+
+
+def _chunks(n: int, size: int) -> list[Tensor]:
+    return [torch.arange(start, min(n, start + size)) for start in range(0, n, size)]
+
+
+def _padded(rows: Sequence[Sequence[float]], mask: Tensor) -> Tensor:
+    out = torch.zeros(mask.shape)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.tensor(row, dtype=torch.float32)
+    return out

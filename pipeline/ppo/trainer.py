@@ -1,0 +1,270 @@
+"""Proximal policy optimisation with a critic: rollout, shape, estimate, update (Schulman et al. 2017; Ouyang et al. 2022).
+
+Everything that carries over from one update to the next is in `PPO.state()`; all chance follows from (seed, update). So a run
+that was killed and resumed is the same run.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.adapters import POLICY, REFERENCE, VALUE, SharedBase
+from pipeline.ppo.advantages import gae
+from pipeline.ppo.ema import EMA
+from pipeline.ppo.kl import AdaptiveKLController, FixedKLController, sequence_kl, shape_rewards
+from pipeline.ppo.losses import explained_variance, policy_loss, value_loss
+from pipeline.ppo.masking import masked_mean, masked_whiten
+from pipeline.ppo.rollout import PromptIds, Rollout, Scorer, View, collect
+from pipeline.ppo.scores import RunningMoments, clip_scores, missing_eos
+from reward.model import ScalarHead
+
+
+class PPO:
+    """The state of a run and its one verb, `update`."""
+
+    def __init__(
+        self,
+        base: SharedBase,
+        value_head: ScalarHead,
+        prompts: Sequence[PromptIds],
+        settings,
+        scorer: Scorer,
+        *,
+        seed: int,
+        demonstrations: Sequence[tuple[tuple[int, ...], int]] = (),
+    ):
+        """
+        Args:
+            base: with the roles policy (trainable), reference, reward and value (trainable).
+            settings: the `ppo` section of the config.
+            demonstrations: (ids, prompt length) of texts for the pretraining mix, needed when `ptx_coef` > 0.
+
+        Raises:
+            ValueError: no prompts, or a pretraining mix without texts.
+        """
+        if not prompts:
+            raise ValueError("PPO needs at least one prompt")
+        if settings.ptx_coef > 0 and not demonstrations:
+            raise ValueError("ppo.ptx_coef > 0 needs demonstrations to mix in")
+        self.base, self.value_head, self.prompts, self.settings = base, value_head, list(prompts), settings
+        self.scorer, self.seed, self.demonstrations = scorer, seed, list(demonstrations)
+        self.policy = base.parameters(POLICY)
+        self.value = [*base.parameters(VALUE), *value_head.parameters()]
+        self.policy_optimizer = torch.optim.AdamW(
+            self.policy, lr=settings.learning_rate, eps=settings.adam_eps, weight_decay=0.0
+        )
+        self.value_optimizer = torch.optim.AdamW(
+            self.value, lr=settings.value_learning_rate, eps=settings.adam_eps, weight_decay=0.0
+        )
+        self.controller = (
+            FixedKLController(settings.kl_coef)
+            if settings.kl_target is None
+            else AdaptiveKLController(settings.kl_coef, settings.kl_target, settings.kl_horizon)
+        )
+        self.moments = RunningMoments()
+        self.ema = EMA(base.state(POLICY), settings.ema_decay) if settings.ema_decay is not None else None
+        self.done = 0
+
+    # -- one update ------------------------------------------------------------------------------------------------------
+
+    def update(self) -> tuple[dict[str, float], Rollout]:
+        """Collects a rollout and learns from it. Returns the figures of the update, and the rollout for looking at.
+
+        Raises:
+            FloatingPointError: a score, loss or gradient is not finite; the adapters are then as before the step.
+        """
+        started = time.monotonic()
+        settings = self.settings
+        generator = torch.Generator(device=self.base.device).manual_seed(_mix(self.seed, self.done))
+        self._set_learning_rate()
+        rollout = collect(
+            self.base,
+            self.value_head,
+            self._next_prompts(),
+            settings,
+            self.scorer,
+            generator=generator,
+            micro_batch=settings.micro_batch,
+        )
+        collected = time.monotonic()
+        rewards, kl = self._rewards(rollout)
+        if settings.whiten_rewards:
+            rewards = masked_whiten(rewards, rollout.mask, shift_mean=False)
+        advantages, returns = gae(rewards, rollout.values, rollout.mask, gamma=settings.gamma, lam=settings.lam)
+        # Whitened once, over the tokens of the whole rollout; the returns keep their unit.
+        if settings.whiten_advantages:
+            advantages = masked_whiten(advantages, rollout.mask)
+        learnt = self._learn(rollout, advantages, returns)
+        beta = self.controller.value
+        self.controller.update(float(kl.mean()), len(rollout.answers))
+        if self.ema is not None:
+            self.ema.update(self.base.state(POLICY))
+        lengths = rollout.mask.sum(1).float()
+        figures = {
+            "update": self.done,
+            "score": float(rollout.scores.mean()),
+            "score_std": float(rollout.scores.std(correction=0)),
+            "kl": float(kl.mean()),
+            "entropy": rollout.entropy,
+            "response_tokens": float(lengths.mean()),
+            "eos_rate": float(rollout.finished.float().mean()),
+            "reward_total": float(rewards.sum(1).mean()),
+            "kl_coef": beta,
+            "learning_rate": self.policy_optimizer.param_groups[0]["lr"],
+            "explained_variance": float(explained_variance(rollout.values, returns, rollout.mask)),
+            "sampler_gap": rollout.sampler_gap,
+            "episodes": len(rollout.answers) * (self.done + 1),
+            **learnt,
+            "rollout_seconds": collected - started,
+            "seconds": time.monotonic() - started,
+        }
+        self.done += 1
+        return figures, rollout
+
+    def _rewards(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """(b, t) rewards: −β·KL on every token and the treated score on the last; and the KL (b,) in nats a sequence."""
+        settings = self.settings
+        scores = rollout.scores
+        if settings.score_scaling:
+            self.moments.update(scores)
+            scores = self.moments.scale(scores)
+        scores = clip_scores(scores, settings.score_clip)
+        scores = missing_eos(scores, rollout.finished, settings.missing_eos_penalty)
+        rewards = shape_rewards(
+            scores,
+            rollout.logprobs,
+            rollout.ref_logprobs,
+            rollout.mask,
+            kl_coef=self.controller.value,
+            estimator=settings.kl_estimator,
+        )
+        return rewards, sequence_kl(rollout.logprobs, rollout.ref_logprobs, rollout.mask, estimator="k1")
+
+    def _learn(self, rollout: Rollout, advantages: Tensor, returns: Tensor) -> dict[str, float]:
+        """`epochs` passes over the rollout in shuffled minibatches. Figures are means over the minibatches taken."""
+        settings = self.settings
+        rng = random.Random(_mix(self.seed, self.done) ^ 0x5EED)
+        taken: list[dict[str, float]] = []
+        for _ in range(settings.epochs):
+            order = list(range(len(rollout.answers)))
+            rng.shuffle(order)
+            for start in range(0, len(order), settings.minibatch):
+                rows = order[start : start + settings.minibatch]
+                taken.append(self._minibatch(rollout, advantages, returns, rows, rng))
+                if settings.early_stop_kl is not None and taken[-1]["sequence_kl_step"] > settings.early_stop_kl:
+                    return _summary(taken)
+        return _summary(taken)
+
+    def _minibatch(self, rollout, advantages, returns, rows: list[int], rng: random.Random) -> dict[str, float]:
+        """One optimiser step for policy and value. Micro-batches add up to the gradient of the whole minibatch."""
+        settings = self.settings
+        # Rows of like length share a micro-batch, so that little of a forward pass is padding.
+        rows = sorted(rows, key=lambda i: int(rollout.batch.mask[i].sum()))
+        tokens = int(rollout.mask[rows].sum())
+        sums: dict[str, float] = {"ratio_max": 0.0}
+        for start in range(0, len(rows), settings.micro_batch):
+            part = torch.tensor(rows[start : start + settings.micro_batch])
+            view = View.of(rollout.batch, rollout.trunk, rollout.starts, rollout.tokens, rollout.mask, part)
+            share = int(view.mask.sum()) / tokens
+            wide = slice(0, view.width)
+            logprobs, entropy = view.policy_logprobs(
+                self.base, POLICY, settings.temperature, entropy=settings.entropy_coef > 0
+            )
+            loss, stats = policy_loss(
+                logprobs, rollout.logprobs[part, wide], advantages[part, wide], view.mask, clip_range=settings.clip_range
+            )
+            total = loss
+            if settings.entropy_coef > 0:
+                total = total - settings.entropy_coef * masked_mean(entropy, view.mask)
+            (total * share).backward()
+            values = view.values(self.base, self.value_head)
+            critic = value_loss(
+                values,
+                rollout.values[part, wide],
+                returns[part, wide],
+                view.mask,
+                clip_range=settings.value_clip_range,
+            )
+            (settings.value_coef * critic * share).backward()
+            figures = {"policy_loss": float(loss), "value_loss": float(critic), **{k: float(v) for k, v in stats.items()}}
+            sums["ratio_max"] = max(sums["ratio_max"], figures.pop("ratio_max"))
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + value * share
+        if settings.ptx_coef > 0:
+            sums["ptx_loss"] = self._pretraining_mix(rng, len(rows))
+        sums["grad_norm"] = float(nn.utils.clip_grad_norm_(self.policy, settings.max_grad_norm))
+        sums["value_grad_norm"] = float(nn.utils.clip_grad_norm_(self.value, settings.max_grad_norm))
+        for name in ("policy_loss", "value_loss", "grad_norm", "value_grad_norm"):
+            if not math.isfinite(sums[name]):
+                raise FloatingPointError(
+                    f"ppo: {name} is {sums[name]} in update {self.done}, answers {sorted(rows)}. "
+                    "The adapters were not changed by it; lower ppo.learning_rate or raise ppo.kl_coef."
+                )
+        for optimizer in (self.policy_optimizer, self.value_optimizer):
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        sums["sequence_kl_step"] = sums["approx_kl"] * tokens / len(rows)
+        return sums
+
+    def _pretraining_mix(self, rng: random.Random, count: int) -> float:
+        """Adds γ · LM loss on demonstrations to the gradient (PPO-ptx; Ouyang et al. 2022, eq. 2). Returns the loss, nats a token."""
+        from pipeline.ppo.logprobs import token_logprobs
+
+        chosen = [self.demonstrations[rng.randrange(len(self.demonstrations))] for _ in range(count)]
+        states, _ = self.base.encode([ids for ids, _ in chosen], POLICY)
+        mask = torch.zeros(states.shape[:2], dtype=torch.bool)
+        target = torch.zeros(states.shape[:2], dtype=torch.long)
+        for i, (ids, prompt) in enumerate(chosen):
+            mask[i, prompt - 1 : len(ids) - 1] = True
+            target[i, : len(ids) - 1] = torch.tensor(ids[1:])
+        logprobs, _ = token_logprobs(states[mask], self.base.head_weight, target[mask], temperature=1.0)
+        loss = -logprobs.mean()
+        (self.settings.ptx_coef * loss).backward()
+        return float(loss)
+
+    # -- what is next ----------------------------------------------------------------------------------------------------
+
+    def _next_prompts(self) -> list[PromptIds]:
+        """The prompts in shuffled order, each once before any comes again."""
+        first, count = self.done * self.settings.episodes, self.settings.episodes
+        return [self._prompt_at(i) for i in range(first, first + count)]
+
+    def _prompt_at(self, position: int) -> PromptIds:
+        epoch, index = divmod(position, len(self.prompts))
+        if getattr(self, "_order_epoch", None) != epoch:
+            self._order = list(range(len(self.prompts)))
+            random.Random(_mix(self.seed, epoch) ^ 0xFACE).shuffle(self._order)
+            self._order_epoch = epoch
+        return self.prompts[self._order[index]]
+
+    def _set_learning_rate(self) -> None:
+        """Falls linearly to zero over the run when `lr_decay` is on."""
+        settings = self.settings
+        left = 1.0 - self.done / settings.updates if settings.lr_decay else 1.0
+        for optimizer, rate in (
+            (self.policy_optimizer, settings.learning_rate),
+            (self.value_optimizer, settings.value_learning_rate),
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * left
+
+
+def _mix(seed: int, counter: int) -> int:
+    """A seed for each counter, far from its neighbours' (SplitMix64's constant)."""
+    return ((seed + 1) * 0x9E3779B97F4A7C15 + counter * 0xBF58476D1CE4E5B9) & 0x7FFFFFFFFFFFFFFF
+
+
+def _summary(taken: list[dict[str, float]]) -> dict[str, float]:
+    names = taken[0].keys()
+    figures = {name: sum(t[name] for t in taken) / len(taken) for name in names if name != "ratio_max"}
+    # Before the first step nothing has moved: this is 0 up to the arithmetic, and says so.
+    return {**figures, "ratio_max": max(t["ratio_max"] for t in taken), "first_ratio_max": taken[0]["ratio_max"], "minibatches": len(taken)}
+
+
+__all__ = ["PPO", "REFERENCE"]

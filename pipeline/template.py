@@ -1,0 +1,82 @@
+"""Conversations to token ids, one way for every stage: training, rollouts, evaluation and chat render through here.
+
+The template's own markers become special tokens; a message's content never does. A person who types `<|im_end|>` gets the
+characters, not a turn of another role, in the chat and in the feedback that trains the next round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from data.errors import UserError
+from data.records import Message
+
+# Private-use characters stand for each content while the template runs, so that the template never sees what a person typed.
+_OPEN, _CLOSE = "\ue000", "\ue001"
+
+
+def plain_ids(tokenizer, text: str) -> list[int]:
+    """Token ids of `text` as characters only: the spelling of a special token is split like any other text."""
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def prompt_ids(
+    tokenizer, messages: Sequence[Message], *, system_prompt: str | None = None, max_tokens: int | None = None
+) -> list[int]:
+    """Ids of a conversation up to and including the opening of the assistant's turn.
+
+    When the ids exceed `max_tokens`, the oldest turns after the system prompt are left out whole, as a chat must do to go
+    on; a last user turn that alone exceeds the limit is an error, since cutting it would change the question.
+
+    Raises:
+        UserError: the last user turn alone is longer than `max_tokens`.
+    """
+    turns = list(messages)
+    if system_prompt and (not turns or turns[0].role != "system"):
+        turns.insert(0, Message("system", system_prompt))
+    first = 1 if turns and turns[0].role == "system" else 0
+    ids = _render(tokenizer, turns, add_generation_prompt=True)
+    while max_tokens is not None and len(ids) > max_tokens:
+        if len(turns) - first <= 1:
+            raise UserError(
+                f"prompt: {len(ids)} tokens, at most {max_tokens} fit (data.max_prompt_tokens). Shorten it or raise the setting."
+            )
+        # A question goes together with its answer, so that the conversation still starts with a user turn.
+        del turns[first : first + 2]
+        ids = _render(tokenizer, turns, add_generation_prompt=True)
+    return ids
+
+
+def response_ids(tokenizer, response: str, *, finished: bool = True) -> list[int]:
+    """Ids of an answer, with the end-of-sequence token when the answer was finished."""
+    ids = plain_ids(tokenizer, response)
+    return ids + [tokenizer.eos_token_id] if finished else ids
+
+
+def template_sha256(tokenizer, system_prompt: str | None = None) -> str:
+    """Identity of the rendering: a run, its evaluation and its chat must agree on it."""
+    probe = _render(tokenizer, [Message("system", system_prompt or ""), Message("user", "a")], add_generation_prompt=True)
+    text = f"{tokenizer.chat_template}\n{system_prompt}\n{probe}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _render(tokenizer, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
+    if not tokenizer.chat_template:
+        raise UserError(
+            "model: the tokenizer has no chat template. Give one as `chat_template.jinja` beside the model, "
+            "or start from the model's instruction-tuned variant."
+        )
+    marked = [{"role": m.role, "content": f"{_OPEN}{i}{_CLOSE}"} for i, m in enumerate(messages)]
+    text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=add_generation_prompt)
+    ids: list[int] = []
+    for i, message in enumerate(messages):
+        before, mark, text = text.partition(f"{_OPEN}{i}{_CLOSE}")
+        if not mark:
+            raise UserError(
+                f"model: its chat template drops or rewrites the {message.role} turn {i + 1}, so content cannot be kept apart "
+                "from markers. Use another chat template."
+            )
+        ids += tokenizer(before, add_special_tokens=False)["input_ids"]
+        ids += plain_ids(tokenizer, message.content)
+    return ids + tokenizer(text, add_special_tokens=False)["input_ids"]
