@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.adapters import POLICY, REFERENCE, VALUE, SharedBase
+from pipeline.adapters import POLICY, VALUE, SharedBase
 from pipeline.ppo.advantages import gae
 from pipeline.ppo.ema import EMA
 from pipeline.ppo.kl import AdaptiveKLController, FixedKLController, sequence_kl, shape_rewards
@@ -228,6 +228,42 @@ class PPO:
         (self.settings.ptx_coef * loss).backward()
         return float(loss)
 
+    # -- carrying over ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Tensor], dict]:
+        """Everything the next update depends on: tensors by name, and facts that JSON can hold."""
+        tensors = {f"policy/{n}": t for n, t in self.base.state(POLICY).items()}
+        tensors |= {f"value/{n}": t for n, t in self.base.state(VALUE).items()}
+        tensors |= {f"head/{n}": t.detach().clone() for n, t in self.value_head.state_dict().items()}
+        for name, optimizer in (("policy", self.policy_optimizer), ("value", self.value_optimizer)):
+            for index, slots in optimizer.state_dict()["state"].items():
+                tensors |= {f"adam/{name}/{index}/{slot}": value for slot, value in slots.items()}
+        if self.ema is not None:
+            tensors |= {f"ema/{n}": t for n, t in self.ema.state_dict()["state"].items()}
+        facts = {"done": self.done, "controller": self.controller.state_dict(), "moments": self.moments.state_dict()}
+        return tensors, facts
+
+    def load_state(self, tensors: dict[str, Tensor], facts: dict) -> None:
+        """Takes up where `state` left off."""
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+        self.base.load_state(POLICY, part("policy/"))
+        self.base.load_state(VALUE, part("value/"))
+        self.value_head.load_state_dict(part("head/"))
+        for name, optimizer in (("policy", self.policy_optimizer), ("value", self.value_optimizer)):
+            slots: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in part(f"adam/{name}/").items():
+                index, slot = key.split("/")
+                slots.setdefault(int(index), {})[slot] = tensor
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+        if self.ema is not None:
+            self.ema.load_state_dict({**self.ema.state_dict(), "state": part("ema/")})
+        self.controller.load_state_dict(facts["controller"])
+        self.moments.load_state_dict(facts["moments"])
+        self.done = facts["done"]
+
     # -- what is next ----------------------------------------------------------------------------------------------------
 
     def _next_prompts(self) -> list[PromptIds]:
@@ -266,5 +302,3 @@ def _summary(taken: list[dict[str, float]]) -> dict[str, float]:
     # Before the first step nothing has moved: this is 0 up to the arithmetic, and says so.
     return {**figures, "ratio_max": max(t["ratio_max"] for t in taken), "first_ratio_max": taken[0]["ratio_max"], "minibatches": len(taken)}
 
-
-__all__ = ["PPO", "REFERENCE"]

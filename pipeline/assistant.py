@@ -1,0 +1,95 @@
+"""A finished run to talk to: one base in memory, its checkpoints as adapters."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.errors import UserError
+from data.records import Message
+from pipeline.adapters import BASE, POLICY, REFERENCE, SharedBase
+from pipeline.generation import Sampling, stream
+from pipeline.roles import ADAPTER, open_base
+from pipeline.template import prompt_ids, template_sha256
+
+# Which adapter role speaks for a checkpoint: in PPO the reference is the SFT policy, and so it is here.
+_ROLES = {"base": BASE, "sft": REFERENCE, "ppo": POLICY}
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What came since the last one. `finish` is set on the last: stop, length or stopped (by the person)."""
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    finish: str | None = None
+
+
+class Assistant:
+    """Answers as any checkpoint of one run."""
+
+    def __init__(self, base: SharedBase, run_dir: Path, config, weights: dict[str, str]):
+        self.base, self.run_dir, self.config, self._weights = base, run_dir, config, weights
+
+    @staticmethod
+    def open(run_dir: Path, config) -> Assistant:
+        """Loads the base and every policy that the run has finished.
+
+        Raises:
+            UserError: no stage of the run has left a policy yet.
+        """
+        found = {name: run_dir / "stages" / name / ADAPTER for name in ("sft", "ppo")}
+        found = {name: path for name, path in found.items() if (path.parent / "manifest.json").exists()}
+        if not found:
+            raise UserError(f"{run_dir}: no trained model yet. Run `python run_pipeline.py run` first.")
+        base = open_base(config)
+        weights = {"base": ""}
+        for name, path in found.items():
+            base.load(_ROLES[name], path, trainable=False)
+            weights[name] = hashlib.sha256((path / "adapter_model.safetensors").read_bytes()).hexdigest()
+        return Assistant(base, run_dir, config, weights)
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """From the untrained to the most trained."""
+        return tuple(self._weights)
+
+    def describe(self, checkpoint: str) -> dict[str, str]:
+        """Identity of a checkpoint, for the record of what a vote was about."""
+        return {
+            "weights_sha256": self._weights[checkpoint],
+            "template_sha256": template_sha256(self.base.tokenizer, self.config.model.system_prompt),
+            "stage": checkpoint,
+            "run": self.run_dir.name,
+        }
+
+    def stream(
+        self, messages: Sequence[Message], *, checkpoint: str, sampling: Sampling, stop: threading.Event | None = None
+    ) -> Iterator[Delta]:
+        """The answer as it is drawn. Oldest turns are left out when the conversation outgrows the model's context."""
+        tokenizer = self.base.tokenizer
+        limit = self.base.causal_lm.config.max_position_embeddings - sampling.max_new_tokens
+        ids = prompt_ids(tokenizer, messages, system_prompt=self.config.model.system_prompt, max_tokens=limit)
+        role = _ROLES[checkpoint]
+        said: list[int] = []
+        shown = ""
+        finish = "stopped"
+        with self.base.acting_as(role):
+            for step in stream(
+                self.base.causal_lm, [ids], sampling, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id, stop=stop
+            ):
+                ended = step.token == tokenizer.eos_token_id
+                if step.last:
+                    finish = "stop" if ended else "length"
+                if not ended:
+                    said.append(step.token)
+                text = tokenizer.decode(said, skip_special_tokens=True)
+                # A character may span tokens; it is shown when it is whole.
+                new = "" if text.endswith("\ufffd") and not step.last else text[len(shown) :]
+                shown += new
+                yield Delta(new, (step.token,), (step.logprob,))
+        yield Delta("", finish=finish)

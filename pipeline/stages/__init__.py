@@ -1,0 +1,84 @@
+"""The stages in their order, and the evaluation that follows each. Read this file to know what a run does.
+
+A step is keyed by the settings it names, the data files it reads and the manifests of the steps it needs; its version is raised
+when its code changes what it leaves behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.run import Step
+
+_COMMON = ("seed", "model", "lora")
+_ANSWERING = (*_COMMON, "evaluation", "data.max_prompt_tokens")
+
+
+def _data_files(config) -> list[Path]:
+    data = config.data
+    named = (data.demonstrations, data.rankings, data.prompts, data.heldout_prompts, data.heldout_rankings)
+    return [Path(p) for p in named if p]
+
+
+STAGES: tuple[Step, ...] = (
+    Step(
+        name="prepare",
+        needs=(),
+        settings=("model", "data", "sft.max_tokens"),
+        version=1,
+        body="pipeline.stages.prepare:run",
+        files=_data_files,
+    ),
+    Step(
+        name="sft",
+        needs=("prepare",),
+        settings=(*_COMMON, "sft"),
+        version=1,
+        body="pipeline.stages.sft:run",
+    ),
+    Step(
+        name="reward",
+        needs=("prepare", "sft"),
+        settings=(*_COMMON, "reward", "data.max_prompt_tokens"),
+        version=1,
+        body="pipeline.stages.reward:run",
+    ),
+    Step(
+        name="ppo",
+        needs=("prepare", "sft", "reward"),
+        settings=(*_COMMON, "ppo", "data.max_prompt_tokens"),
+        version=1,
+        body="pipeline.stages.ppo:run",
+    ),
+)
+
+EVALUATIONS: dict[str, Step] = {
+    "prepare": Step(
+        name="evaluate-base",
+        needs=("prepare",),
+        settings=_ANSWERING,
+        version=1,
+        body="pipeline.evaluation.harness:evaluate_base",
+    ),
+    "sft": Step(
+        name="evaluate-sft",
+        needs=("prepare", "sft", "evaluate-base"),
+        settings=_ANSWERING,
+        version=1,
+        body="pipeline.evaluation.harness:evaluate_sft",
+    ),
+    "reward": Step(
+        name="evaluate-reward",
+        needs=("prepare", "reward"),
+        settings=_ANSWERING,
+        version=1,
+        body="pipeline.evaluation.harness:evaluate_reward",
+    ),
+    "ppo": Step(
+        name="evaluate-ppo",
+        needs=("prepare", "sft", "reward", "ppo", "evaluate-sft"),
+        settings=_ANSWERING,
+        version=1,
+        body="pipeline.evaluation.harness:evaluate_ppo",
+    ),
+}
