@@ -181,11 +181,56 @@ class SharedBase:
         batch = Batch.of(sequences, self.tokenizer.pad_token_id, self.device)
         return self.states(self.trunk(batch), batch.mask, role), batch.mask.sum(1)
 
-    def _run(self, part: nn.Module, states: Tensor, mask: Tensor) -> Tensor:
-        positions = torch.arange(states.shape[1], device=states.device)[None]
-        return part(
-            inputs_embeds=states, attention_mask=mask.long(), position_ids=positions, use_cache=False
-        ).last_hidden_state
+    def encode_lists(self, lists: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], role: str) -> Tensor:
+        """(Σ K, d) state of `role` at the last token of every answer, list by list.
+
+        A list is one row: its prompt once, then its K answers side by side. An answer attends to the prompt and to itself,
+        at the positions that it would have alone, so the states are those of K separate rows, for one reading of the prompt
+        and without padding between answers.
+
+        Args:
+            lists: (prompt ids, K answers' ids), each answer at least one token.
+        """
+        rows = [[*prompt, *(token for answer in answers for token in answer)] for prompt, answers in lists]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
+        positions = torch.zeros((len(rows), width), dtype=torch.long)
+        # 0 is the prompt, 1…K the answers, −1 padding (which attends to itself alone, so that its softmax is defined).
+        segment = torch.full((len(rows), width), -1)
+        ends: list[tuple[int, int]] = []
+        for i, (row, (prompt, answers)) in enumerate(zip(rows, lists, strict=True)):
+            ids[i, : len(row)] = torch.tensor(row)
+            positions[i, : len(prompt)] = torch.arange(len(prompt))
+            segment[i, : len(prompt)] = 0
+            at = len(prompt)
+            for k, answer in enumerate(answers, start=1):
+                span = slice(at, at + len(answer))
+                positions[i, span] = torch.arange(len(prompt), len(prompt) + len(answer))
+                segment[i, span] = k
+                at += len(answer)
+                ends.append((i, at - 1))
+        causal = torch.ones(width, width, dtype=torch.bool).tril()
+        own = segment[:, :, None] == segment[:, None, :]
+        allowed = causal & (own | (segment[:, None, :] == 0)) & (segment[:, :, None] >= 0) | torch.eye(width, dtype=torch.bool)
+        mask, positions = allowed[:, None].to(self.device), positions.to(self.device)
+        with torch.no_grad():
+            trunk = self._model.get_input_embeddings()(ids.to(self.device))
+            if self.trunk_layers:
+                trunk = self._run(self._trunk, trunk, mask, positions)
+        with self.acting_as(role):
+            states = self._run(self._upper, trunk, mask, positions)
+        where = torch.tensor(ends, device=self.device).T
+        return states[where[0], where[1]]
+
+    def _run(self, part: nn.Module, states: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
+        """`mask` is (b, t), True on real tokens, or (b, 1, t, t), True where a query may look."""
+        if positions is None:
+            positions = torch.arange(states.shape[1], device=states.device)[None]
+        if mask.dim() == 2:
+            mask = mask.long()
+        else:
+            mask = torch.zeros(mask.shape, dtype=states.dtype, device=states.device).masked_fill(~mask, torch.finfo(states.dtype).min)
+        return part(inputs_embeds=states, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
 
     # -- inside PEFT -----------------------------------------------------------------------------------------------------
 

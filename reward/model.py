@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 # Token ids of conversations → final states (b, t, d), right-padded, and lengths (b,).
 Encoder = Callable[[Sequence[Sequence[int]]], tuple[Tensor, Tensor]]
+# Lists of (prompt ids, K answers' ids) → the final state at every answer's last token, (Σ K, d), list by list.
+ListEncoder = Callable[[Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]]], Tensor]
 
 
 class ScalarHead(nn.Linear):

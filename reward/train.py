@@ -5,28 +5,27 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from reward.model import Encoder, ScalarHead, score
+from reward.model import ListEncoder, ScalarHead
 
 
 @dataclass(frozen=True)
 class EncodedRanking:
-    """One prompt's answers as token ids.
+    """One prompt and its K answers as token ids.
 
     Attributes:
-        sequences: prompt and answer, for each of the K answers.
+        answers: each with its end-of-sequence token where it was finished.
         pairs: (better, worse) indices, at least one; ties give no pair.
-        prompt: how many ids of each sequence are the prompt.
         best: index of the answer ranked first.
     """
 
-    sequences: tuple[tuple[int, ...], ...]
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
     pairs: tuple[tuple[int, int], ...]
-    prompt: int
     best: int
 
 
@@ -54,15 +53,14 @@ def with_mismatched(rankings: Sequence[EncodedRanking], rng: random.Random) -> l
     for i, ranking in enumerate(rankings):
         j = rng.randrange(len(rankings) - 1)
         other = rankings[j if j < i else j + 1]
-        best, borrowed = ranking.best, other.best
-        sequence = ranking.sequences[best][: ranking.prompt] + other.sequences[borrowed][other.prompt :]
-        pair = (best, len(ranking.sequences))
-        out.append(EncodedRanking((*ranking.sequences, sequence), (*ranking.pairs, pair), ranking.prompt, best))
+        pair = (ranking.best, len(ranking.answers))
+        answers = (*ranking.answers, other.answers[other.best])
+        out.append(replace(ranking, answers=answers, pairs=(*ranking.pairs, pair)))
     return out
 
 
 def train(
-    encode: Encoder,
+    encode: ListEncoder,
     head: ScalarHead,
     adapter: Sequence[nn.Parameter],
     rankings: Sequence[EncodedRanking],
@@ -99,13 +97,12 @@ def train(
     )
     for step, batch in enumerate(_batches(rankings, settings, steps, rng)):
         started = time.monotonic()
-        sequences = [s for ranking in batch for s in ranking.sequences]
-        scores = score(encode, head, sequences)
+        scores = head(encode([(ranking.prompt, ranking.answers) for ranking in batch]))
         loss, centre = scores.new_zeros(()), scores.new_zeros(())
         right = pairs = start = 0
         for ranking in batch:
-            own = scores[start : start + len(ranking.sequences)]
-            start += len(ranking.sequences)
+            own = scores[start : start + len(ranking.answers)]
+            start += len(ranking.answers)
             loss = loss + ranking_loss(own, ranking.pairs) / len(batch)
             # Pairs leave the level of the scores undetermined. (r_c + r_r)² for a pair, generalised to K answers
             # (Eisenstein et al. 2023), holds it near zero and leaves the differences alone.

@@ -42,7 +42,7 @@ def run(ctx) -> dict[str, float]:
 
         try:
             train(
-                lambda sequences: base.encode(sequences, REWARD),
+                lambda lists: base.encode_lists(lists, REWARD),
                 head,
                 base.parameters(REWARD),
                 encoded,
@@ -52,7 +52,7 @@ def run(ctx) -> dict[str, float]:
             )
         except FloatingPointError as error:
             raise UserError(str(error)) from None
-    reference = [s for r in encoded[: settings.scale_lists] for s in r.sequences]
+    reference = [r.prompt + answer for r in encoded[: settings.scale_lists] for answer in r.answers]
     with ctx.progress(len(reference), "reward scale", unit="answers") as bar:
         raw = score_all(lambda sequences: base.encode(sequences, REWARD), head, reference, on_batch=bar.advance)
     try:
@@ -78,15 +78,15 @@ def encode_rankings(base: SharedBase, rankings: Sequence[Ranking], config) -> tu
         prompt = prompt_ids(
             tokenizer, ranking.prompt, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens
         )
-        sequences = tuple(
-            tuple(prompt + response_ids(tokenizer, answer, finished=finished))
+        answers = tuple(
+            tuple(response_ids(tokenizer, answer, finished=finished))
             for answer, finished in zip(ranking.responses, ranking.finished, strict=True)
         )
         pairs = tuple(ranking.pairs())
         if not pairs:
             unused["tied"] += 1
-        elif max(map(len, sequences)) > config.reward.max_tokens:
+        elif len(prompt) + max(map(len, answers)) > config.reward.max_tokens:
             unused["too_long"] += 1
         else:
-            encoded.append(EncodedRanking(sequences, pairs, len(prompt), best=ranking.ranks.index(min(ranking.ranks))))
+            encoded.append(EncodedRanking(tuple(prompt), answers, pairs, best=ranking.ranks.index(min(ranking.ranks))))
     return encoded, unused

@@ -1,0 +1,26 @@
+"""An exponential moving average of an adapter (Ouyang et al. 2022, appendix C.4: decay 0.992)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+class EMA:
+    """average ← decay · average + (1 − decay) · current, tensor by tensor."""
+
+    def __init__(self, state: dict[str, Tensor], decay: float):
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay}, must be in [0, 1)")
+        self.decay = decay
+        self.state = {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def update(self, state: dict[str, Tensor]) -> None:
+        for name, average in self.state.items():
+            average.lerp_(state[name], 1 - self.decay)
+
+    def state_dict(self) -> dict:
+        return {"decay": self.decay, "state": self.state}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.decay = state["decay"]
+        self.state = {name: tensor.clone() for name, tensor in state["state"].items()}

@@ -1,0 +1,71 @@
+"""What happens to a score between the reward model and the last token."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def missing_eos(scores: Tensor, finished: Tensor, penalty: float) -> Tensor:
+    """Subtracts `penalty` (reward units) where the answer was cut off before its end.
+
+    Subtracted, as TRL did, and not put in the score's place, as in Huang et al. 2024 (detail 23): among answers that are all cut off,
+    which is where a base model starts, the better one must still be paid more.
+
+    Args:
+        scores: (b,); finished: (b,) bool.
+    """
+    return torch.where(finished, scores, scores - penalty)
+
+
+def clip_scores(scores: Tensor, limit: float | None) -> Tensor:
+    """Into ±limit, or as they are when limit is None."""
+    return scores if limit is None else scores.clamp(-limit, limit)
+
+
+class RunningMoments:
+    """Mean and variance of everything seen so far (Chan et al. 1979), to scale scores as PPO-max does."""
+
+    def __init__(self) -> None:
+        self.count, self.mean, self._squares = 0, 0.0, 0.0
+
+    def update(self, scores: Tensor) -> None:
+        batch = scores.detach().double()
+        n, mean = batch.numel(), float(batch.mean())
+        total, gap = self.count + n, mean - self.mean
+        self._squares += float((batch - mean).square().sum()) + gap * gap * self.count * n / total
+        self.mean += gap * n / total
+        self.count = total
+
+    @property
+    def std(self) -> float:
+        """Biased standard deviation; 1 before two scores were seen."""
+        return math.sqrt(self._squares / self.count) if self.count > 1 and self._squares > 0 else 1.0
+
+    def scale(self, scores: Tensor) -> Tensor:
+        """(scores − mean) / std."""
+        return (scores - self.mean) / self.std
+
+    def state_dict(self) -> dict[str, float]:
+        return {"count": self.count, "mean": self.mean, "squares": self._squares}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.count, self.mean, self._squares = int(state["count"]), state["mean"], state["squares"]
+
+
+def combine_ensemble(member_scores: Tensor, *, how: str, coef: float = 1.0) -> Tensor:
+    """(m, b) → (b,): one score from m reward models, each in its own frozen scale (Coste et al. 2023).
+
+    mean: the average.  worst: the lowest member (WCO).  uncertainty: mean − coef · variance between members (UWO).
+    """
+    if member_scores.dim() != 2:
+        raise ValueError(f"expected (members, answers), got shape {tuple(member_scores.shape)}")
+    if how == "mean":
+        return member_scores.mean(0)
+    if how == "worst":
+        return member_scores.min(0).values
+    if how == "uncertainty":
+        return member_scores.mean(0) - coef * member_scores.var(0, correction=0)
+    raise ValueError(f"unknown way to combine {how!r}; there are mean, worst, uncertainty")
