@@ -1,0 +1,370 @@
+"""Every knob, typed, one line each with its unit; and the loader that finds all mistakes of a file at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from data.errors import UserError
+
+STAGE_NAMES = ("base", "sft", "reward", "ppo")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModelConfig(_Section):
+    name: str = Field("smollm2-135m-instruct", description="the embedded model, 'tiny-random', a directory, or a Hub id")
+    revision: str | None = Field(None, description="branch, tag or commit of a Hub id")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the frozen weights; adapters are float32")
+    quantization: Literal["none", "8bit", "4bit"] = Field("none", description="of the frozen weights")
+    allow_cpu_quantization: bool = Field(False, description="quantize without a GPU, many times slower")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
+    system_prompt: str | None = Field(None, description="put before every conversation that has none")
+    cache_dir: str | None = Field(None, description="where the embedded model is converted to; None is the user's cache")
+
+
+class LoraConfig(_Section):
+    rank: int = Field(16, ge=1, le=1024, description="r, columns of A and rows of B")
+    alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of adapter inputs dropped, in SFT only")
+    target_modules: Literal["all-linear"] | list[str] = Field("all-linear", description="which linear layers are adapted")
+    last_layers: int | None = Field(None, ge=1, description="adapt the last N layers only; those below are the shared trunk")
+
+
+class DataConfig(_Section):
+    demonstrations: str = Field(description="file of prompts with answers to imitate")
+    demonstrations_format: str = Field("messages", description="a name in data/formats.py")
+    rankings: str = Field(description="file of prompts with ranked answers")
+    rankings_format: str = Field("ranked", description="a name in data/formats.py")
+    prompts: str | None = Field(None, description="file of prompts for PPO; None takes those of the training rankings")
+    prompts_format: str = Field("prompts", description="a name in data/formats.py")
+    heldout_prompts: str = Field(description="file of prompts for evaluation, asked nowhere in training")
+    heldout_prompts_format: str = Field("prompts", description="a name in data/formats.py")
+    heldout_rankings: str | None = Field(None, description="file of ranked answers to held-out prompts, for the reward model")
+    test_share: float = Field(0.1, gt=0, le=0.5, description="share of questions kept out of training")
+    max_prompt_tokens: int = Field(64, ge=4, description="tokens; longer training prompts are left out and counted")
+    limit: int | None = Field(None, ge=1, description="first N rows of every file")
+
+
+class SftConfig(_Section):
+    epochs: float = Field(1.0, gt=0, description="passes over the demonstrations")
+    learning_rate: float = Field(2e-4, gt=0, lt=1, description="peak, per step")
+    batch_size: int = Field(8, ge=1, description="demonstrations a step")
+    micro_batch_size: int = Field(8, ge=1, description="demonstrations a forward pass")
+    max_tokens: int = Field(128, ge=8, description="tokens; longer demonstrations are left out and counted")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+
+    @model_validator(mode="after")
+    def _batches(self) -> SftConfig:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(f"'micro_batch_size' should divide batch_size {self.batch_size} (got {self.micro_batch_size})")
+        return self
+
+
+class RewardConfig(_Section):
+    epochs: float = Field(1.0, gt=0, description="passes over the rankings; more do not replace data")
+    learning_rate: float = Field(5e-4, gt=0, lt=1, description="peak of the adapter's, per step")
+    head_learning_rate: float = Field(1e-3, gt=0, lt=1, description="peak of the scalar head's, per step")
+    lists_per_step: int = Field(4, ge=1, description="rankings a step")
+    max_tokens: int = Field(128, ge=8, description="tokens of prompt and answer; longer rankings are left out and counted")
+    warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's, per step")
+    center_coef: float = Field(0.01, ge=0, description="weight of the term that holds scores near zero")
+    mismatched_negatives: bool = Field(True, description="also rank the best answer above a good one to another prompt")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    start_from_sft: bool = Field(True, description="the adapter starts as the SFT adapter, else as the identity")
+    scale_lists: int = Field(64, ge=2, description="rankings on which the score's mean and spread are measured")
+
+
+class PpoConfig(_Section):
+    updates: int = Field(20, ge=1, description="rollouts with their optimisation")
+    episodes: int = Field(32, ge=2, description="answers an update")
+    minibatch: int = Field(16, ge=1, description="answers an optimiser step")
+    micro_batch: int = Field(16, ge=1, description="answers a forward pass")
+    epochs: int = Field(2, ge=1, description="passes over a rollout")
+    learning_rate: float = Field(2e-4, gt=0, lt=1, description="the policy's, per step")
+    value_learning_rate: float = Field(2e-4, gt=0, lt=1, description="the value model's, per step")
+    lr_decay: bool = Field(True, description="both rates fall linearly to zero over the run")
+    adam_eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
+    kl_coef: float = Field(0.05, ge=0, description="reward units a nat of KL(policy || reference)")
+    kl_target: float | None = Field(None, gt=0, description="nats a sequence; makes the coefficient adaptive")
+    kl_horizon: int = Field(10000, ge=1, description="episodes over which the adaptive coefficient moves")
+    kl_estimator: Literal["k1", "k3"] = Field("k1", description="per-token estimate that is charged")
+    gamma: float = Field(1.0, gt=0, le=1, description="discount a token")
+    lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
+    clip_range: float = Field(0.2, gt=0, lt=1, description="epsilon of the policy's probability ratio")
+    value_clip_range: float | None = Field(0.2, gt=0, description="epsilon of the value, reward units; None is off")
+    value_coef: float = Field(0.1, gt=0, description="weight of the value loss before clipping")
+    whiten_advantages: bool = Field(True, description="mean 0 and variance 1 over the tokens of a rollout")
+    whiten_rewards: bool = Field(False, description="variance 1, the mean kept")
+    score_clip: float | None = Field(None, gt=0, description="scores are clipped to plus or minus this, reward units")
+    score_scaling: bool = Field(False, description="scores are scaled by their running mean and spread")
+    missing_eos_penalty: float = Field(1.0, ge=0, description="subtracted from the score of an answer that was cut off")
+    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus, per nat")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    early_stop_kl: float | None = Field(None, gt=0, description="nats a sequence from the old policy; ends the epochs of an update")
+    ptx_coef: float = Field(0.0, ge=0, description="weight of the language-model loss on demonstrations (PPO-ptx)")
+    ema_decay: float | None = Field(None, ge=0, lt=1, description="per update; also keeps an averaged adapter")
+    max_new_tokens: int = Field(32, ge=1, description="tokens an answer")
+    temperature: float = Field(0.7, gt=0, description="of sampling, and of every log-probability")
+    old_logprobs: Literal["recompute", "generation"] = Field("recompute", description="where the old policy's log-probabilities come from")
+    checkpoint_every: int = Field(5, ge=0, description="updates; 0 is never")
+    reward_sources: dict[str, float] = Field({"model": 1.0}, description="weights of sources in reward/sources.py")
+
+    @model_validator(mode="after")
+    def _batches(self) -> PpoConfig:
+        if self.episodes % self.minibatch:
+            raise ValueError(f"'minibatch' should divide episodes {self.episodes} (got {self.minibatch})")
+        if self.micro_batch > self.minibatch:
+            raise ValueError(f"'micro_batch' should be at most minibatch {self.minibatch} (got {self.micro_batch})")
+        if not self.reward_sources:
+            raise ValueError("'reward_sources' should name at least one source (got none)")
+        return self
+
+
+class EvaluationConfig(_Section):
+    max_new_tokens: int = Field(40, ge=1, description="tokens an answer")
+    temperature: float = Field(0.7, ge=0, description="of sampling; 0 is greedy")
+    batch_size: int = Field(64, ge=1, description="answers drawn at a time")
+    samples_per_prompt: int = Field(2, ge=1, description="answers of SFT and PPO to each held-out prompt")
+    limit: int | None = Field(None, ge=1, description="first N held-out prompts")
+    best_of: list[int] = Field([2], description="n of the best-of-n baselines, at most samples_per_prompt")
+    bootstrap_draws: int = Field(10000, ge=100, description="resamples of an interval")
+    side_by_side: int = Field(10, ge=0, description="prompts shown in the report")
+    gold: Literal["rubric", "none"] = Field("none", description="what stands in for people in synthetic runs")
+
+    @model_validator(mode="after")
+    def _pools(self) -> EvaluationConfig:
+        wrong = [n for n in self.best_of if not 2 <= n <= self.samples_per_prompt]
+        if wrong:
+            raise ValueError(f"'best_of' should lie between 2 and samples_per_prompt {self.samples_per_prompt} (got {wrong[0]})")
+        return self
+
+
+class Gate(_Section):
+    min: float | None = Field(None, description="the number must not be below")
+    max: float | None = Field(None, description="the number must not be above")
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Gate:
+        if self.min is None and self.max is None:
+            raise ValueError("should have min, max or both (got neither)")
+        return self
+
+
+class ChatConfig(_Section):
+    max_new_tokens: int = Field(256, ge=1, description="tokens an answer")
+    temperature: float = Field(0.7, ge=0, description="of sampling; 0 is greedy")
+    feedback_db: str = Field("runs/feedback.sqlite", description="where votes are kept")
+    rater: str = Field("local", min_length=1, description="pseudonym of whoever votes")
+
+
+class Config(_Section):
+    seed: int = Field(0, ge=0, description="all chance follows from it")
+    threads: int | None = Field(None, ge=1, description="CPU threads; None is one for each core")
+    runs_dir: str = Field("runs", description="where runs are kept")
+    run_name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="None is the config file's name")
+    model: ModelConfig = ModelConfig()
+    lora: LoraConfig = LoraConfig()
+    data: DataConfig
+    sft: SftConfig = SftConfig()
+    reward: RewardConfig = RewardConfig()
+    ppo: PpoConfig = PpoConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gates: dict[str, Gate] = Field({}, description="'stage.metric' to bounds; '.ci_low' or '.ci_high' holds an interval's end")
+    chat: ChatConfig = ChatConfig()
+
+    @model_validator(mode="after")
+    def _gates_name_a_metric(self) -> Config:
+        for name in self.gates:
+            if not re.fullmatch(rf"({'|'.join(STAGE_NAMES)})\.\w+(\.ci_low|\.ci_high)?", name):
+                raise ValueError(f"'gates.{name}' should read stage.metric, stage one of {', '.join(STAGE_NAMES)} (got '{name}')")
+        return self
+
+    def subset(self, keys: Sequence[str]) -> dict[str, Any]:
+        """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of."""
+        flat = dict(_flatten(self.model_dump(mode="json")))
+        return {name: value for name, value in flat.items() if any(name == k or name.startswith(k + ".") for k in keys)}
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a YAML file with dotted overrides (`ppo.kl_coef=0.1`) on top.
+
+    Raises:
+        UserError: every mistake of the file and the command line, each with its place.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = sorted(str(p) for p in Path("configs").glob("*.yaml"))
+        raise UserError(f"{path}: no such file. Configs at hand: {', '.join(near) or 'none'}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from None
+    try:
+        node = yaml.compose(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f":{mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{place}: not YAML: {getattr(error, 'problem', error)}.") from None
+    if node is not None and not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{path}:1: should hold 'key: value' lines (got something else).")
+    lines: dict[str, str] = {}
+    problems: list[str] = []
+    raw = _plain(node, "", lines, problems, path) if node is not None else {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            problems.append(f"command line: '{override}' should read key=value, for example ppo.kl_coef=0.1")
+            continue
+        try:
+            _put(raw, key.split("."), yaml.safe_load(value))
+        except (yaml.YAMLError, TypeError) as error:
+            problems.append(f"command line: '{override}' cannot be used ({str(error).splitlines()[0]})")
+        lines = {k: v for k, v in lines.items() if k != key and not k.startswith(key + ".")}
+        lines[key] = "command line"
+    raw = _numbers(raw, Config)
+    try:
+        config = Config.model_validate(raw)
+    except ValidationError as error:
+        problems += [_explain(e, lines, path) for e in error.errors()]
+    if problems:
+        raise UserError(list(dict.fromkeys(problems)))
+    return config.model_copy(update={"run_name": config.run_name or path.stem})
+
+
+def check_files(config: Config) -> list[str]:
+    """One problem for each file that the config names and that is not there."""
+    fields = ("demonstrations", "rankings", "prompts", "heldout_prompts", "heldout_rankings")
+    named = ((f"data.{f}", getattr(config.data, f)) for f in fields)
+    return [
+        f"{key}: no file {value}. Check the path; it is taken from where the command runs."
+        for key, value in named
+        if value is not None and not Path(value).is_file()
+    ]
+
+
+def dump(config: Config) -> str:
+    """The whole config as YAML, every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+# -- from text to values, with places ----------------------------------------------------------------------------------------
+
+
+def _plain(node: yaml.Node, prefix: str, lines: dict[str, str], problems: list[str], path: Path) -> Any:
+    """A node's value, noting the line of every key and complaining about keys that stand twice."""
+    if not isinstance(node, yaml.MappingNode):
+        return yaml.SafeLoader("").construct_object(node, deep=True)
+    out: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = str(key_node.value)
+        name = f"{prefix}{key}"
+        place = f"{path}:{key_node.start_mark.line + 1}"
+        if key in out:
+            problems.append(f"{place}: '{name}' stands here twice; keep one")
+        lines[name] = place
+        out[key] = _plain(value_node, f"{name}.", lines, problems, path)
+    return out
+
+
+def _put(raw: dict[str, Any], keys: list[str], value: Any) -> None:
+    # A gate's own name holds dots: gates.sft.gold.min=1 sets 'min' of the gate 'sft.gold'.
+    if keys[0] == "gates" and len(keys) > 2:
+        keys = ["gates", ".".join(keys[1:-1]), keys[-1]] if keys[-1] in ("min", "max") else ["gates", ".".join(keys[1:])]
+    for key in keys[:-1]:
+        raw = raw.setdefault(key, {})
+        if not isinstance(raw, dict):
+            raise TypeError(f"'{key}' holds a value, not a section")
+    raw[keys[-1]] = value
+
+
+def _numbers(value: Any, model: Any) -> Any:
+    """YAML reads 1e-5 as text and 1 as an integer; where a float is wanted, both are one."""
+    if not isinstance(value, dict):
+        return value
+    if isinstance(model, type) and issubclass(model, BaseModel):
+        fields = model.model_fields
+        return {k: _number(v, fields[k].annotation) if k in fields else v for k, v in value.items()}
+    return value
+
+
+def _number(value: Any, kind: Any) -> Any:
+    if isinstance(value, dict):
+        if kind == dict[str, Gate]:
+            return {k: _numbers(v, Gate) for k, v in value.items()}
+        if kind == dict[str, float]:
+            return {k: _number(v, float) for k, v in value.items()}
+        return _numbers(value, kind)
+    if "float" not in str(kind):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", value):
+        return float(value)
+    return float(value) if type(value) is int else value
+
+
+def _explain(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> str:
+    location = [str(part) for part in error["loc"] if not str(part).startswith(("literal[", "list["))]
+    name = ".".join(location)
+    place = next((lines[".".join(location[:n])] for n in range(len(location), 0, -1) if ".".join(location[:n]) in lines), str(path))
+    got = error.get("input")
+    kind = error["type"]
+    if kind == "extra_forbidden":
+        known = list(_known_names())
+        siblings = [k for k in known if k.rsplit(".", 1)[0] == name.rsplit(".", 1)[0]] if "." in name else [k for k in known if "." not in k]
+        close = difflib.get_close_matches(name, siblings, n=1) or difflib.get_close_matches(name, known, n=1)
+        return f"{place}: unknown key '{name}'" + (f"; did you mean '{close[0]}'?" if close else "")
+    if kind == "missing":
+        return f"{place}: '{name}' is missing; it has no default"
+    if kind == "value_error":
+        text = str(error["ctx"]["error"])
+        return f"{place}: " + (re.sub(r"^'", f"'{name}.", text) if name and text.startswith("'") else f"'{name}' {text}" if name else text)
+    wants = {
+        "int_type": "an integer",
+        "float_type": "a number",
+        "bool_type": "true or false",
+        "string_type": "text",
+        "list_type": "a list",
+        "dict_type": "a section of 'key: value' lines",
+        "model_type": "a section of 'key: value' lines",
+        "model_attributes_type": "a section of 'key: value' lines",
+    }
+    context = error.get("ctx", {})
+    ranges = {
+        "greater_than": "above {gt}",
+        "greater_than_equal": "at least {ge}",
+        "less_than": "below {lt}",
+        "less_than_equal": "at most {le}",
+    }
+    if kind in wants:
+        want = wants[kind]
+    elif kind == "literal_error":
+        want = context["expected"]
+    elif kind in ranges:
+        want = ranges[kind].format(**context)
+    else:
+        want = error["msg"].removeprefix("Input should be ").lower()
+    return f"{place}: '{name}' should be {want} (got {got!r:.80})"
+
+
+def _known_names() -> Iterator[str]:
+    for name, field in Config.model_fields.items():
+        yield name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from (f"{name}.{inner}" for inner in field.annotation.model_fields)
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, inner in value.items():
+        if isinstance(inner, dict) and inner and prefix != "gates.":
+            yield from _flatten(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner
