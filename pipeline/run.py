@@ -1,0 +1,361 @@
+"""A run is a directory. A step reads finished steps and leaves one manifest, written last.
+
+    runs/<run>/config.yaml            the whole config, frozen
+               run.lock               held while a process works on the run
+               stages/<name>/         manifest.json, log.jsonl, artifacts
+               evaluation/<name>/     manifest.json, card.json, answers.jsonl
+               report.md  report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline import progress
+from pipeline.config import Config, dump, load_config
+from pipeline.errors import RunBusy, UserError
+
+MANIFEST, LOG, CONFIG = "manifest.json", "log.jsonl", "config.yaml"
+_EVALUATION = "evaluate-"
+_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage, or the evaluation of one.
+
+    Attributes:
+        name: "sft", or "evaluate-sft".
+        needs: names of the steps whose results it reads.
+        settings: dotted config keys or sections that its result depends on.
+        version: raised when the code changes what it leaves behind.
+        body: "module:function", imported when it runs; takes a StepContext, returns the manifest's metrics.
+        files: data files that it reads beside finished steps.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    settings: tuple[str, ...]
+    version: int
+    body: str
+    files: Callable[[Config], Sequence[Path]] = field(default=lambda config: ())
+
+    @property
+    def folder(self) -> str:
+        """Where its result lies within the run."""
+        if self.name.startswith(_EVALUATION):
+            return f"evaluation/{self.name.removeprefix(_EVALUATION)}"
+        return f"stages/{self.name}"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    path: str
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class StageManifest:
+    """What a finished step says of itself."""
+
+    stage: str
+    key: str
+    version: int
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+    files: list[dict[str, str]]
+    artifacts: list[Artifact]
+    metrics: dict[str, float]
+    environment: dict[str, Any]
+
+    @staticmethod
+    def read(file: Path) -> StageManifest:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        return StageManifest(**{**raw, "artifacts": [Artifact(**a) for a in raw["artifacts"]]})
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step's body is given.
+
+    Attributes:
+        out: directory to write into; it becomes the step's own when the body returns.
+        inputs: finished directories of the steps it needs, by name.
+        resume_dir: what an earlier, killed attempt with the same key left behind, or None.
+        progress: `pipeline.progress.track`.
+    """
+
+    config: Config
+    run: Run
+    out: Path
+    inputs: dict[str, Path]
+    resume_dir: Path | None
+    progress: Callable[..., Any] = progress.track
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Appends one JSON line to the step's log."""
+        with (self.out / LOG).open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+class Run:
+    """A run directory with its frozen config."""
+
+    def __init__(self, path: Path, config: Config):
+        self.path, self.config = path, config
+
+    @staticmethod
+    def open(config: Config) -> Run:
+        """The run that the config names, made if it is not there yet. An existing one takes the config's new settings:
+        which of its steps they touch is for each step's key to say."""
+        path = Path(config.runs_dir) / config.run_name
+        return Run(path, config)
+
+    @staticmethod
+    def load(path: Path, overrides: Sequence[str] = ()) -> Run:
+        """An existing run with the config that was frozen into it."""
+        if not (path / CONFIG).is_file():
+            raise UserError(f"{path}: no run there. `python run_pipeline.py run --config configs/quickstart.yaml` makes one.")
+        config = load_config(path / CONFIG, overrides)
+        return Run(path, config.model_copy(update={"runs_dir": str(path.parent), "run_name": path.name}))
+
+    def freeze(self) -> None:
+        """Writes the config into the run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        partial = self.path / f"{CONFIG}.partial"
+        partial.write_text(dump(self.config), encoding="utf-8")
+        partial.replace(self.path / CONFIG)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by one process at a time; freed by the system when the process dies.
+
+        Raises:
+            RunBusy: another process works on the run; the message names it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "run.lock").open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise RunBusy(f"{self.path}: {holder} is working on this run. Wait for it, or use --run NEW.") from None
+            file.seek(0)
+            file.truncate()
+            file.write(f"process {os.getpid()} (since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)\n")
+            file.flush()
+            yield
+
+    # -- steps -----------------------------------------------------------------------------------------------------------
+
+    def manifest(self, step: Step) -> StageManifest | None:
+        """The manifest of a finished step."""
+        file = self.path / step.folder / MANIFEST
+        return StageManifest.read(file) if file.is_file() else None
+
+    def differences(self, step: Step, steps: dict[str, Step]) -> list[str]:
+        """Why a finished step is not what the config asks for now, a phrase each; empty when it is."""
+        done = self.manifest(step)
+        if done is None:
+            return []
+        now = self._identity(step, steps)
+        found = [] if done.version == step.version else [f"code version {done.version}, now {step.version}"]
+        for name in sorted(done.settings.keys() | now["settings"].keys()):
+            before, after = done.settings.get(name, "unset"), now["settings"].get(name, "unset")
+            if before != after:
+                found.append(f"{name} {before}, now {after}")
+        before = {f["path"]: f["sha256"] for f in done.files}
+        after = {f["path"]: f["sha256"] for f in now["files"]}
+        found += [f"another {path}" for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)]
+        found += [f"an earlier result of '{name}'" for name, digest in now["inputs"].items() if done.inputs.get(name) != digest]
+        return found
+
+    def execute(self, step: Step, steps: dict[str, Step]) -> tuple[StageManifest, bool]:
+        """The step's manifest, and whether it had to run. `steps` holds all steps by name.
+
+        Raises:
+            UserError: a step it needs is missing, or the step was made with other settings; the message names them.
+        """
+        missing = [name for name in step.needs if self.manifest(steps[name]) is None]
+        if missing:
+            raise UserError(f"{self.path}: '{step.name}' needs {', '.join(missing)}, not finished here. Run `run` or that stage first.")
+        done = self.manifest(step)
+        if done is not None:
+            changed = self.differences(step, steps)
+            if changed:
+                redo = step.name.removeprefix(_EVALUATION) if step.name.startswith(_EVALUATION) else step.name
+                raise UserError(
+                    f"{self.path}: '{step.name}' was made with {'; '.join(changed[:3])}. "
+                    f"Use --run NEW, or --redo {redo} to replace it and what follows."
+                )
+            return done, False
+        return self._make(step, steps), True
+
+    def remove(self, step: Step) -> bool:
+        """Forgets a finished step; returns whether there was one."""
+        target = self.path / step.folder
+        found = target.exists()
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.rmtree(_partial(target), ignore_errors=True)
+        return found
+
+    def verify(self, step: Step) -> list[str]:
+        """One problem for each artifact of a finished step that is not what its manifest says."""
+        done = self.manifest(step)
+        folder = self.path / step.folder
+        problems = []
+        for artifact in done.artifacts if done else ():
+            file = folder / artifact.path
+            if not file.is_file():
+                problems.append(f"{file}: missing, though the manifest names it. Use --redo {step.name}.")
+            elif _sha256(file) != artifact.sha256:
+                problems.append(f"{file}: its hash differs from the manifest; it was changed or damaged. Use --redo {step.name}.")
+        return problems
+
+    def _make(self, step: Step, steps: dict[str, Step]) -> StageManifest:
+        problems = [p for name in step.needs for p in self.verify(steps[name])]
+        if problems:
+            raise UserError(problems)
+        target = self.path / step.folder
+        partial = _partial(target)
+        identity = self._identity(step, steps)
+        key = _key(step, identity)
+        old = self._leftover(partial, key)
+        partial.mkdir(parents=True)
+        (partial / ".key").write_text(key, encoding="utf-8")
+        started, utc = time.monotonic(), datetime.now(UTC)
+        _settle(self.config)
+        module, _, function = step.body.partition(":")
+        context = StepContext(
+            config=self.config,
+            run=self,
+            out=partial,
+            inputs={name: self.path / steps[name].folder for name in step.needs},
+            resume_dir=old,
+        )
+        if old is not None and (old / "checkpoints").exists():
+            # Moved, not copied, so that a second kill finds it again.
+            (old / "checkpoints").rename(partial / "checkpoints")
+        metrics = getattr(importlib.import_module(module), function)(context)
+        (partial / ".key").unlink()
+        manifest = StageManifest(
+            stage=step.name,
+            key=key,
+            version=step.version,
+            **identity,
+            artifacts=[
+                Artifact(str(f.relative_to(partial)), _sha256(f), f.stat().st_size)
+                for f in sorted(partial.rglob("*"))
+                if f.is_file()
+            ],
+            metrics=metrics,
+            environment=_environment(self.config, utc, time.monotonic() - started),
+        )
+        (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+        for file in partial.rglob("*"):
+            _sync(file)
+        _sync(partial)
+        partial.rename(target)
+        _sync(target.parent)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+        return manifest
+
+    def _leftover(self, partial: Path, key: str) -> Path | None:
+        """Puts a killed attempt aside, if it was for the same key; removes it otherwise."""
+        aside = partial.with_name(partial.name + ".old")
+        if partial.exists():
+            mark = partial / ".key"
+            if mark.is_file() and mark.read_text(encoding="utf-8") == key:
+                shutil.rmtree(aside, ignore_errors=True)
+                partial.rename(aside)
+                return aside
+            shutil.rmtree(partial)
+        shutil.rmtree(aside, ignore_errors=True)
+        return None
+
+    def _identity(self, step: Step, steps: dict[str, Step]) -> dict[str, Any]:
+        return {
+            "inputs": {name: _sha256(self.path / steps[name].folder / MANIFEST) for name in step.needs if self.manifest(steps[name])},
+            "settings": self.config.subset(step.settings),
+            "files": [{"path": str(p), "sha256": _sha256(p)} for p in step.files(self.config)],
+        }
+
+
+def _key(step: Step, identity: dict[str, Any]) -> str:
+    text = json.dumps({"stage": step.name, "version": step.version, **identity}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _partial(target: Path) -> Path:
+    return target.with_name(target.name + ".partial")
+
+
+def _settle(config: Config) -> None:
+    """Threads and seeds, before every step, so that a step does not depend on which steps ran before it in this process."""
+    import random
+
+    import numpy
+    import torch
+
+    torch.set_num_threads(config.threads or os.cpu_count() or 1)
+    random.seed(config.seed)
+    numpy.random.seed(config.seed % 2**32)
+    torch.manual_seed(config.seed)
+
+
+def _environment(config: Config, started: datetime, seconds: float) -> dict[str, Any]:
+    import resource
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from pipeline.models import choose_dtype
+
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    return {
+        "commit": commit.stdout.strip() or None,
+        "versions": versions,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "dtype": str(choose_dtype(config.model.dtype)).removeprefix("torch."),
+        "seed": config.seed,
+        "started_utc": started.isoformat(timespec="seconds"),
+        "seconds": round(seconds, 2),
+        # The process's peak so far, all steps before this one included.
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
