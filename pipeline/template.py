@@ -56,8 +56,8 @@ def response_ids(tokenizer, response: str, *, finished: bool = True) -> list[int
 
 def template_sha256(tokenizer, system_prompt: str | None = None) -> str:
     """Identity of the rendering: a run, its evaluation and its chat must agree on it."""
-    probe = _render(tokenizer, [Message("system", system_prompt or ""), Message("user", "a")], add_generation_prompt=True)
-    text = f"{tokenizer.chat_template}\n{system_prompt}\n{probe}"
+    probe = prompt_ids(tokenizer, [Message("user", "a")], system_prompt=system_prompt)
+    text = f"{tokenizer.chat_template}\n{probe}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 

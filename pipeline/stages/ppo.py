@@ -121,7 +121,7 @@ def _demonstrations(ctx, base) -> list[tuple[tuple[int, ...], int]]:
 
 def _resume(ctx, ppo: PPO) -> list[dict]:
     """Takes up the newest whole checkpoint of a run that was stopped; returns the log lines up to it."""
-    found = checkpoint.newest(ctx.resume_dir / CHECKPOINTS) if ctx.resume_dir else None
+    found = checkpoint.newest(ctx.out / CHECKPOINTS) if ctx.resume_dir else None
     if found is None:
         return []
     tensors, facts = found

@@ -1,0 +1,273 @@
+"""The command line. Nothing heavy is imported before a step runs, so that help and mistakes answer at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import UserError
+
+_SHOWN_PROBLEMS = 20
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Turn a pretrained language model into your chat assistant: SFT, reward model, PPO, with a judge in between.",
+)
+
+ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; default: that of the run, else configs/quickstart.yaml")]
+RunOption = Annotated[str | None, typer.Option("--run", "-r", help="name or directory of the run; default: the config file's name")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="settings as key=value, for example ppo.kl_coef=0.1")]
+DEFAULT_CONFIG = Path("configs/quickstart.yaml")
+
+
+@app.command()
+def run(
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    run_name: RunOption = None,
+    only: Annotated[str | None, typer.Option(help="this stage alone")] = None,
+    first: Annotated[str | None, typer.Option("--from", help="this stage and those after it")] = None,
+    until: Annotated[str | None, typer.Option(help="the stages up to this one")] = None,
+    redo: Annotated[str | None, typer.Option(help="make this stage anew, and what follows it")] = None,
+    accept: Annotated[str | None, typer.Option(help="go on although this gate is missed; needs --why")] = None,
+    why: Annotated[str | None, typer.Option(help="the reason for --accept, kept in the run")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the whole config and what would run")] = False,
+) -> None:
+    """Run all stages, or some; what is done already is not done again."""
+    if bool(accept) != bool(why):
+        raise UserError("--accept and --why belong together: --accept ppo.kl_to_reference --why 'looked at the answers'.")
+    if only and (first or until):
+        raise UserError("--only excludes --from and --until.")
+    _conduct(config, run_name, overrides, _chosen(only, first, until), redo=redo, accept={accept: why} if accept else None, dry_run=dry_run)
+
+
+@app.command()
+def prepare(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
+    """Check and split the data."""
+    _conduct(config, run_name, overrides, ("prepare",))
+
+
+@app.command()
+def sft(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
+    """Supervised fine-tuning alone."""
+    _conduct(config, run_name, overrides, ("sft",))
+
+
+@app.command()
+def reward(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
+    """The reward model alone."""
+    _conduct(config, run_name, overrides, ("reward",))
+
+
+@app.command()
+def ppo(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
+    """PPO alone."""
+    _conduct(config, run_name, overrides, ("ppo",))
+
+
+@app.command()
+def evaluate(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
+    """Judge every finished stage and write the report."""
+    from pipeline.conductor import registry
+
+    opened = _open(config, run_name, overrides)
+    finished = tuple(s.name for s in registry()[0] if opened.manifest(s) is not None)
+    if not finished:
+        raise UserError(f"{opened.path}: no finished stage to judge. `python run_pipeline.py run` makes them.")
+    _go(opened, finished, evaluate_only=True)
+
+
+@app.command()
+def status(
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    run_name: RunOption = None,
+    verify: Annotated[bool, typer.Option("--verify", help="hash every artifact again")] = False,
+) -> None:
+    """What of a run is done, with its key figures."""
+    from pipeline.conductor import all_steps, summary
+
+    opened = _open(config, run_name, overrides)
+    steps = all_steps()
+    print(f"{opened.path}")
+    problems = []
+    for name, step in steps.items():
+        manifest = opened.manifest(step)
+        if manifest is None:
+            left = (opened.path / f"{step.folder}.partial").exists()
+            print(f"  {name:<16} {'stopped half-way' if left else 'not yet'}")
+            continue
+        changed = opened.differences(step, steps)
+        state = f"made with {changed[0]}" if changed else f"done {manifest.environment['seconds']:6.0f} s"
+        print(f"  {name:<16} {state}  {summary(manifest)}".rstrip())
+        if verify:
+            problems += opened.verify(step)
+    if problems:
+        raise UserError(problems)
+
+
+@app.command()
+def chat(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
+    """Talk to a run's models in the terminal; /good and /bad are kept."""
+    opened = _open(config, run_name, overrides)
+    from pipeline.chat.terminal import chat as talk
+
+    talk(opened.path, opened.config)
+
+
+def main() -> None:
+    """Entry: quiet libraries, one line a mistake, and the exit status that belongs to it."""
+    _quieten()
+    signal.signal(signal.SIGTERM, _on_terminate)
+    try:
+        app(standalone_mode=False)
+    except UserError as error:
+        shown = error.problems[:_SHOWN_PROBLEMS]
+        print("\n".join(shown), file=sys.stderr)
+        if len(error.problems) > len(shown):
+            print(f"… and {len(error.problems) - len(shown)} more", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("\nstopped; the same command goes on from what is finished", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        # typer's own complaints (an unknown option, a missing value) are a user's slip like any other.
+        if hasattr(error, "format_message"):
+            print(f"{error.format_message()} See `python run_pipeline.py --help`.", file=sys.stderr)
+            sys.exit(2)
+        raise
+
+
+def _on_terminate(signum, frame) -> None:
+    print("\nterminated; the same command goes on from what is finished", file=sys.stderr)
+    sys.exit(128 + signum)
+
+
+def _quieten() -> None:
+    """Libraries say much that is not for the user of this program; our own lines are the interface."""
+    for name, value in (
+        ("TOKENIZERS_PARALLELISM", "false"),
+        ("HF_HUB_DISABLE_TELEMETRY", "1"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TRANSFORMERS_VERBOSITY", "error"),
+        ("TRL_EXPERIMENTAL_SILENCE", "1"),
+    ):
+        os.environ.setdefault(name, value)
+    if not os.environ.get("THUMBLOOP_DEBUG"):
+        warnings.filterwarnings("ignore")
+
+
+def _chosen(only: str | None, first: str | None, until: str | None) -> tuple[str, ...]:
+    from pipeline.conductor import registry
+
+    names = tuple(s.name for s in registry()[0])
+    for option, value in (("--only", only), ("--from", first), ("--until", until)):
+        if value is not None and value not in names:
+            raise UserError(f"{option} {value}: no such stage; there are {', '.join(names)}.")
+    if only:
+        return (only,)
+    start = names.index(first) if first else 0
+    end = names.index(until) if until else len(names) - 1
+    if start > end:
+        raise UserError(f"--from {first} --until {until}: nothing lies between; the order is {', '.join(names)}.")
+    return names[start : end + 1]
+
+
+def _open(config: Path | None, run_name: str | None, overrides: list[str] | None):
+    """The run meant: an existing one by name with its frozen config, or the one that a config file names."""
+    from pipeline.config import load_config
+    from pipeline.run import CONFIG, Run
+
+    overrides = overrides or []
+    if run_name is not None and config is None:
+        path = Path(run_name) if "/" in run_name else Path("runs") / run_name
+        if (path / CONFIG).is_file():
+            return Run.load(path, overrides)
+        if path.exists() or "/" in run_name:
+            return Run.load(path, overrides)
+    loaded = load_config(config or DEFAULT_CONFIG, overrides)
+    if run_name is not None:
+        path = Path(run_name)
+        update = {"run_name": path.name}
+        if "/" in run_name:
+            update["runs_dir"] = str(path.parent)
+        loaded = loaded.model_copy(update=update)
+    return Run.open(loaded)
+
+
+def _conduct(config, run_name, overrides, chosen, *, redo=None, accept=None, dry_run=False) -> None:
+    opened = _open(config, run_name, overrides)
+    if dry_run:
+        _show_plan(opened, chosen)
+        return
+    if redo is not None:
+        from pipeline.conductor import redo as remove
+
+        if redo not in _chosen(None, None, None):
+            raise UserError(f"--redo {redo}: no such stage; there are {', '.join(_chosen(None, None, None))}.")
+        remove(opened, redo, print)
+    _go(opened, chosen, accept=accept)
+
+
+def _go(opened, chosen, **options) -> None:
+    from pipeline.conductor import conduct
+    from pipeline.errors import GateFailure
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    report = opened.path / "report.html"
+    try:
+        ran = conduct(opened, chosen, say, **options)
+    except GateFailure as error:
+        raise GateFailure([*error.problems, f"The report so far: {report}"]) from None
+    if not ran:
+        print(f"Nothing to do: {', '.join(chosen)} done already, nothing changed.")
+    if report.exists():
+        print(f"Report: {report}")
+    if (opened.path / "stages" / "sft" / "manifest.json").exists():
+        print(f"Chat:   {_python()} run_pipeline.py chat --run {_run_argument(opened)}")
+
+
+def _python() -> str:
+    """How this program was started, as the user would type it."""
+    executable = Path(sys.executable)
+    try:
+        return str(executable.relative_to(Path.cwd()))
+    except ValueError:
+        return "python"
+
+
+def _run_argument(opened) -> str:
+    return opened.path.name if opened.path.parent == Path("runs") else str(opened.path)
+
+
+def _show_plan(opened, chosen) -> None:
+    from pipeline.conductor import all_steps, registry
+    from pipeline.config import check_files, dump
+
+    print(dump(opened.config))
+    stages, evaluations = registry()
+    steps = all_steps()
+    for stage in stages:
+        for step in (stage, evaluations.get(stage.name)):
+            if step is None:
+                continue
+            if stage.name not in chosen:
+                plan = "left out"
+            elif opened.manifest(step) is None:
+                plan = "would run"
+            else:
+                changed = opened.differences(step, steps)
+                plan = f"refused: made with {changed[0]}" if changed else "done already"
+            print(f"{step.name:<16} {plan}")
+    if problems := check_files(opened.config):
+        raise UserError(problems)

@@ -1,0 +1,167 @@
+"""Stage, evaluation, gate, next: the order of a run, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pipeline.config import check_files
+from pipeline.errors import GateFailure, UserError
+from pipeline.run import Run, StageManifest, Step
+
+Say = Callable[[str], None]
+# What a step's line shows of its metrics: the first few of these that it has.
+_KEY_FIGURES = (
+    "gold_minus_sft",
+    "gold_minus_best_of_2",
+    "kl_to_reference",
+    "clean_accuracy",
+    "observed_accuracy",
+    "gold",
+    "eos_rate",
+    "heldout_nll",
+    "score",
+    "loss",
+    "pairs",
+    "demonstrations",
+    "rankings",
+    "heldout_prompts",
+)
+
+
+def registry() -> tuple[tuple[Step, ...], dict[str, Step]]:
+    """The stages in order, and the evaluation of each."""
+    from pipeline.stages import EVALUATIONS, STAGES
+
+    return STAGES, EVALUATIONS
+
+
+def all_steps() -> dict[str, Step]:
+    """Every step by name, in the order in which a run takes them."""
+    stages, evaluations = registry()
+    ordered: dict[str, Step] = {}
+    for stage in stages:
+        ordered[stage.name] = stage
+        if stage.name in evaluations:
+            ordered[evaluations[stage.name].name] = evaluations[stage.name]
+    return ordered
+
+
+def conduct(
+    run: Run,
+    chosen: Sequence[str],
+    say: Say,
+    *,
+    accept: dict[str, str] | None = None,
+    evaluate_only: bool = False,
+) -> int:
+    """Runs the chosen stages, each with its evaluation and gates. Returns how many steps had to run.
+
+    Args:
+        chosen: names of stages, in any order; they run in theirs.
+        accept: gates that may be missed, with the reason, kept in the run.
+        evaluate_only: leaves the stages as they are and only judges them.
+
+    Raises:
+        UserError: a data file is missing, or a step cannot run.
+        GateFailure: a number missed its bound; the report is written all the same.
+    """
+    if problems := check_files(run.config):
+        raise UserError(problems)
+    stages, evaluations = registry()
+    steps = all_steps()
+    with run.lock():
+        _refuse_other_settings(run, [s for s in stages if s.name in chosen], evaluations, steps, evaluate_only)
+        run.freeze()
+        for gate, why in (accept or {}).items():
+            _accept(run, gate, why)
+        ran = 0
+        try:
+            for stage in stages:
+                if stage.name not in chosen:
+                    continue
+                if not evaluate_only:
+                    ran += _step(run, stage, steps, say)
+                evaluation = evaluations.get(stage.name)
+                if evaluation is not None:
+                    ran += _step(run, evaluation, steps, say)
+                    _hold_gates(run, evaluation, say)
+        finally:
+            _report(run, ran)
+    return ran
+
+
+def redo(run: Run, stage: str, say: Say) -> None:
+    """Removes a stage and every step that builds on it, so that the next run makes them anew."""
+    steps = all_steps()
+    _, evaluations = registry()
+    gone = {stage} | ({evaluations[stage].name} if stage in evaluations else set())
+    for step in steps.values():
+        if gone & set(step.needs):
+            gone.add(step.name)
+    with run.lock():
+        for name, step in steps.items():
+            if name in gone and run.remove(step):
+                say(f"{name}: removed")
+
+
+def _refuse_other_settings(run: Run, stages: Sequence[Step], evaluations: dict[str, Step], steps: dict[str, Step], evaluate_only: bool) -> None:
+    """Before anything is written: a finished step that the config now asks otherwise stops the run."""
+    for stage in stages:
+        for step in ([] if evaluate_only else [stage]) + ([evaluations[stage.name]] if stage.name in evaluations else []):
+            if run.manifest(step) is not None:
+                run.execute(step, steps)
+
+
+def _step(run: Run, step: Step, steps: dict[str, Step], say: Say) -> int:
+    if run.manifest(step) is None:
+        say(f"{step.name} …")
+    manifest, fresh = run.execute(step, steps)
+    say(f"{step.name}: {_took(manifest) if fresh else 'done already'}  {summary(manifest)}".rstrip())
+    return int(fresh)
+
+
+def summary(manifest: StageManifest, count: int = 4) -> str:
+    """The few figures of a step that a person wants to see on one line."""
+    shown = [name for name in _KEY_FIGURES if name in manifest.metrics][:count]
+    return "  ".join(f"{name} {manifest.metrics[name]:.4g}" for name in shown)
+
+
+def _took(manifest: StageManifest) -> str:
+    return f"{manifest.environment['seconds']:.0f} s"
+
+
+def _hold_gates(run: Run, evaluation: Step, say: Say) -> None:
+    from pipeline.evaluation import gates
+
+    stage = evaluation.folder.split("/")[-1]
+    file = run.path / evaluation.folder / "card.json"
+    card = json.loads(file.read_text(encoding="utf-8"))
+    accepted = gates.read_accepted(run.path)
+    missed = [r for r in gates.results(card, run.config.gates, stage, str(file)) if not r.passed]
+    for result in missed:
+        if result.gate in accepted:
+            say(f"{result.problem} Accepted: {accepted[result.gate]}")
+    problems = [r.problem for r in missed if r.gate not in accepted]
+    if problems:
+        raise GateFailure(problems)
+
+
+def _accept(run: Run, gate: str, why: str) -> None:
+    from pipeline.evaluation import gates
+
+    if gate not in run.config.gates:
+        raise UserError(f"--accept {gate}: no such gate; there are {', '.join(run.config.gates) or 'none'}.")
+    gates.accept(run.path, gate, why)
+
+
+def _report(run: Run, ran: int) -> tuple[Path, Path] | None:
+    """Written after every run that did something, also when a gate stopped it: that is when one wants to look."""
+    if not ran and (run.path / "report.html").exists():
+        return None
+    if not any((run.path / s.folder / "manifest.json").exists() for s in all_steps().values()):
+        return None
+    from pipeline.evaluation.report import write_report
+
+    return write_report(run.path, run.config)
