@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -93,7 +94,8 @@ def draw_samples() -> list[dict]:
 def write_rankings(samples: list[dict]) -> None:
     rng = random.Random(1)
     spread = mallows_spread(len(WAYS), FLIPPED)
-    rankings, heldout, pairs, flipped = [], [], 0, 0
+    forbidden = heldout_topics()
+    rankings, heldout, pairs, flipped, named = [], [], 0, 0, 0
     for number, row in enumerate(samples):
         usable = [i for i, a in enumerate(row["answers"]) if a.strip()]
         # Which way an answer was drawn must not show in its place.
@@ -116,12 +118,23 @@ def write_rankings(samples: list[dict]) -> None:
             "ranks": ranks,
             "finished": finished,
         }
-        if len(set(zip(answers, finished, strict=True))) == len(answers) >= 2:
+        if row["split"] == "train" and forbidden.search(" ".join(answers)):
+            named += 1
+        elif len(set(zip(answers, finished, strict=True))) == len(answers) >= 2:
             (rankings if row["split"] == "train" else heldout).append(entry)
     _write("rankings.jsonl", rankings)
     _write("heldout_rankings.jsonl", heldout)
     _write("heldout_prompts.jsonl", [{k: e[k] for k in ("id", "topic", "prompt")} for e in heldout])
     print(f"{len(rankings)} rankings with {pairs} pairs, {flipped / pairs:.1%} of them flipped; {len(heldout)} held out")
+    print(f"{named} rankings left out because an answer names a held-out topic")
+
+
+def heldout_topics() -> re.Pattern[str]:
+    """Finds a held-out topic in a text, singular or plural, without its article."""
+    categories = json.loads((SEED_DIR / "topics.json").read_text(encoding="utf-8"))["categories"]
+    stems = [re.sub(r"^an? ", "", t) for c in categories.values() for t in c["heldout"]]
+    stems = [re.sub(r"(ies|es|s|y)$", "", t) for t in stems]
+    return re.compile(rf"\b({'|'.join(map(re.escape, stems))})", re.IGNORECASE)
 
 
 def ranks_of(values: list[float]) -> list[int]:
