@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -157,12 +158,14 @@ def _quieten() -> None:
         ("TOKENIZERS_PARALLELISM", "false"),
         ("HF_HUB_DISABLE_TELEMETRY", "1"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("HF_DATASETS_DISABLE_PROGRESS_BARS", "1"),
         ("TRANSFORMERS_VERBOSITY", "error"),
         ("TRL_EXPERIMENTAL_SILENCE", "1"),
     ):
         os.environ.setdefault(name, value)
     if not os.environ.get("THUMBLOOP_DEBUG"):
         warnings.filterwarnings("ignore")
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def _chosen(only: str | None, first: str | None, until: str | None) -> tuple[str, ...]:

@@ -312,7 +312,10 @@ def _settle(config: Config) -> None:
 
     import numpy
     import torch
+    from transformers.utils import logging
 
+    # Their bars would tear ours.
+    logging.disable_progress_bar()
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     random.seed(config.seed)
     numpy.random.seed(config.seed % 2**32)
