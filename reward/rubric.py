@@ -14,6 +14,8 @@ Six parts, each in [0, 1], weighted and summed to at most 6. Each is capped, so 
 | varied    | no word pair comes back                                                  | a third of the word pairs repeat  |
 | plain     | one paragraph of prose                                                   | lists, headings, markup, quotes   |
 
+An answer of fewer than four words shows nothing of the last three and earns none of them.
+
 What is left open on purpose: fluent nonsense about the topic scores as well as sense. A 135M model cannot be judged on truth
 by rules, and a policy under pressure will find such a hole; the report shows every part so that a reader can see it happen.
 """
@@ -25,6 +27,7 @@ from collections import Counter
 
 PART_WEIGHTS = {"finished": 1.5, "concise": 1.5, "relevant": 1.0, "direct": 0.75, "varied": 0.75, "plain": 0.5}
 MAXIMUM = sum(PART_WEIGHTS.values())
+_FEWEST_WORDS = 4
 
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 _END = re.compile(r"[.!?][\"')\]]*$")
@@ -58,13 +61,14 @@ def rubric_parts(prompt: str, answer: str, finished: bool) -> dict[str, float]:
     words = _WORD.findall(text.lower().replace("’", "'"))
     if not words:
         return dict.fromkeys(PART_WEIGHTS, 0.0)
+    shown = float(len(words) >= _FEWEST_WORDS)
     return {
         "finished": float(finished and bool(_END.search(text))),
         "concise": _trapezoid(len(words), 2, 6, 20, 40),
         "relevant": _relevance(prompt, text),
-        "direct": _directness(prompt, text),
-        "varied": _variety(words),
-        "plain": 1.0 - min(1.0, len(_MARKUP.findall(text)) / 2),
+        "direct": shown * _directness(prompt, text),
+        "varied": shown * _variety(words),
+        "plain": shown * (1.0 - min(1.0, len(_MARKUP.findall(text)) / 2)),
     }
 
 

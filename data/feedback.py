@@ -1,0 +1,212 @@
+"""What people said of answers, in SQLite: append-only, so that nothing anyone pressed is ever lost.
+
+Messages form a tree; siblings are versions of one answer. A rating is never changed: the newest of a rater on a message counts,
+and 0 withdraws.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from data.errors import UserError
+
+# Each entry takes the schema one version up; entries are only ever appended.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE model (
+        id TEXT PRIMARY KEY, run TEXT NOT NULL, stage TEXT NOT NULL,
+        weights_sha256 TEXT NOT NULL, template_sha256 TEXT NOT NULL, created_ms INTEGER NOT NULL,
+        UNIQUE (run, stage, weights_sha256, template_sha256));
+    CREATE TABLE rater (
+        id TEXT PRIMARY KEY, consent TEXT NOT NULL DEFAULT 'local' CHECK (consent IN ('local', 'train', 'publish')),
+        created_ms INTEGER NOT NULL);
+    CREATE TABLE conversation (
+        id TEXT PRIMARY KEY, rater TEXT NOT NULL REFERENCES rater (id), system_prompt TEXT, created_ms INTEGER NOT NULL);
+    CREATE TABLE message (
+        id TEXT PRIMARY KEY, conversation TEXT NOT NULL REFERENCES conversation (id), parent TEXT REFERENCES message (id),
+        author TEXT NOT NULL CHECK (author IN ('human', 'model', 'human-edit')), content TEXT NOT NULL,
+        model TEXT REFERENCES model (id), sampling TEXT, token_ids TEXT, logprobs TEXT,
+        first_token_ms INTEGER, total_ms INTEGER,
+        finish TEXT CHECK (finish IN ('stop', 'length', 'stopped', 'error')), created_ms INTEGER NOT NULL);
+    CREATE INDEX message_of_conversation ON message (conversation);
+    CREATE TABLE rating (
+        id INTEGER PRIMARY KEY, message TEXT NOT NULL REFERENCES message (id), rater TEXT NOT NULL REFERENCES rater (id),
+        value INTEGER NOT NULL CHECK (value IN (-1, 0, 1)), tags TEXT NOT NULL DEFAULT '[]', comment TEXT,
+        created_ms INTEGER NOT NULL);
+    CREATE INDEX rating_of_message ON rating (message, rater);
+    CREATE TABLE comparison (
+        id INTEGER PRIMARY KEY, left_message TEXT NOT NULL REFERENCES message (id),
+        right_message TEXT NOT NULL REFERENCES message (id), rater TEXT NOT NULL REFERENCES rater (id),
+        winner TEXT NOT NULL CHECK (winner IN ('left', 'right', 'tie', 'both_bad', 'skip')),
+        blind INTEGER NOT NULL CHECK (blind IN (0, 1)), shown_ms INTEGER NOT NULL, withdrawn_ms INTEGER,
+        created_ms INTEGER NOT NULL);
+    CREATE TABLE export_log (id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, rows TEXT NOT NULL, created_ms INTEGER NOT NULL);
+    """,
+)
+
+
+class FeedbackStore:
+    """One connection to the database; safe to open from several processes at once."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path):
+        self._db, self.path = connection, path
+
+    @staticmethod
+    def open(path: Path) -> FeedbackStore:
+        """Opens or makes the database, readable by its owner only.
+
+        Raises:
+            UserError: the file is no feedback database, or was made by a newer version.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        try:
+            db = sqlite3.connect(path, timeout=10.0, isolation_level=None)
+            db.execute("PRAGMA journal_mode = WAL")
+            # A vote that was acknowledged survives a loss of power too.
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA foreign_keys = ON")
+            store = FeedbackStore(db, path)
+            store._migrate()
+        except sqlite3.DatabaseError as error:
+            raise UserError(f"{path}: no usable feedback database ({error}). Move it away or name another in chat.feedback_db.") from None
+        return store
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- writing -----------------------------------------------------------------------------------------------------------
+
+    def add_model(self, *, run: str, stage: str, weights_sha256: str, template_sha256: str) -> str:
+        """The id of this checkpoint, the same each time it is named."""
+        with self._write():
+            found = self._db.execute(
+                "SELECT id FROM model WHERE run = ? AND stage = ? AND weights_sha256 = ? AND template_sha256 = ?",
+                (run, stage, weights_sha256, template_sha256),
+            ).fetchone()
+            if found:
+                return found[0]
+            return self._insert("model", run=run, stage=stage, weights_sha256=weights_sha256, template_sha256=template_sha256)
+
+    def start_conversation(self, *, rater: str, system_prompt: str | None = None) -> str:
+        with self._write():
+            self._know(rater)
+            return self._insert("conversation", rater=rater, system_prompt=system_prompt)
+
+    def add_message(
+        self,
+        conversation: str,
+        *,
+        parent: str | None,
+        author: str,
+        content: str,
+        model: str | None = None,
+        sampling: dict | None = None,
+        token_ids: Sequence[int] | None = None,
+        logprobs: Sequence[float] | None = None,
+        first_token_ms: int | None = None,
+        total_ms: int | None = None,
+        finish: str | None = None,
+    ) -> str:
+        """Adds a turn under `parent`; a second child of one parent is another version."""
+        with self._write():
+            return self._insert(
+                "message",
+                conversation=conversation,
+                parent=parent,
+                author=author,
+                content=content,
+                model=model,
+                sampling=json.dumps(sampling) if sampling is not None else None,
+                token_ids=json.dumps(list(token_ids)) if token_ids is not None else None,
+                logprobs=json.dumps([round(x, 5) for x in logprobs]) if logprobs is not None else None,
+                first_token_ms=first_token_ms,
+                total_ms=total_ms,
+                finish=finish,
+            )
+
+    def rate(self, message: str, *, rater: str, value: int, tags: Sequence[str] = (), comment: str | None = None) -> None:
+        """1 is 👍, −1 is 👎, 0 takes an earlier one back. Returns after the vote is on disk."""
+        if value not in (-1, 0, 1):
+            raise ValueError(f"a rating is −1, 0 or 1, got {value!r}")
+        with self._write():
+            self._know(rater)
+            self._db.execute(
+                "INSERT INTO rating (message, rater, value, tags, comment, created_ms) VALUES (?, ?, ?, ?, ?, ?)",
+                (message, rater, value, json.dumps(list(tags)), comment, _now()),
+            )
+
+    def compare(self, left: str, right: str, *, rater: str, winner: str, blind: bool, shown_ms: int) -> None:
+        """A choice between two answers, sides as they were shown."""
+        with self._write():
+            self._know(rater)
+            self._db.execute(
+                "INSERT INTO comparison (left_message, right_message, rater, winner, blind, shown_ms, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (left, right, rater, winner, int(blind), shown_ms, _now()),
+            )
+
+    # -- reading -----------------------------------------------------------------------------------------------------------
+
+    def rating(self, message: str, rater: str) -> int:
+        """The newest rating of a rater on a message; 0 when there is none or it was withdrawn."""
+        row = self._db.execute(
+            "SELECT value FROM rating WHERE message = ? AND rater = ? ORDER BY id DESC LIMIT 1", (message, rater)
+        ).fetchone()
+        return row[0] if row else 0
+
+    def stats(self) -> dict[str, int]:
+        """Counts of conversations, answers, ratings that stand, and comparisons."""
+        one = lambda sql: self._db.execute(sql).fetchone()[0]  # noqa: E731
+        standing = "SELECT value FROM rating WHERE id IN (SELECT max(id) FROM rating GROUP BY message, rater)"
+        return {
+            "conversations": one("SELECT count(*) FROM conversation"),
+            "answers": one("SELECT count(*) FROM message WHERE author = 'model'"),
+            "up": one(f"SELECT count(*) FROM ({standing}) WHERE value = 1"),
+            "down": one(f"SELECT count(*) FROM ({standing}) WHERE value = -1"),
+            "comparisons": one("SELECT count(*) FROM comparison WHERE withdrawn_ms IS NULL"),
+        }
+
+    # -- inside ------------------------------------------------------------------------------------------------------------
+
+    def _migrate(self) -> None:
+        with self._write():
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(MIGRATIONS):
+                raise UserError(f"{self.path}: made by a newer version of this program (schema {version}). Update first.")
+            for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
+                for statement in script.split(";"):
+                    if statement.strip():
+                        self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {number}")
+
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        # IMMEDIATE: a writer waits for its turn here, not half-way through.
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _insert(self, table: str, **columns) -> str:
+        row = {"id": str(uuid.uuid4()), **columns, "created_ms": _now()}
+        names = ", ".join(row)
+        self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
+        return row["id"]
+
+    def _know(self, rater: str) -> None:
+        self._db.execute("INSERT OR IGNORE INTO rater (id, created_ms) VALUES (?, ?)", (rater, _now()))
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

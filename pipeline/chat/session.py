@@ -1,0 +1,196 @@
+"""A conversation and its commands, without any screen: what the terminal and later the web page share."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+from data.feedback import FeedbackStore
+from data.records import Message
+from pipeline.generation import Sampling
+
+COMMANDS: dict[str, str] = {
+    "/good": "the last answer was good",
+    "/bad": "the last answer was bad; words after it are kept as a comment",
+    "/undo": "take the last vote back",
+    "/retry": "another answer to the same question; the old one is kept",
+    "/new": "start a new conversation",
+    "/model": "who answers: /model sft|ppo|base",
+    "/system": "a system prompt for the next conversation: /system TEXT",
+    "/set": "sampling: /set temperature=0.5 or /set max_new_tokens=100",
+    "/stats": "how many votes there are",
+    "/help": "this list",
+    "/quit": "leave",
+}
+
+
+@dataclass
+class _Turn:
+    """A question with the answer shown, and their ids in the store."""
+
+    question: str
+    question_id: str
+    parent: str | None
+    answer: str = ""
+    answer_id: str | None = None
+
+
+class Session:
+    """One person's talk with one run's checkpoints. Everything said and voted goes into the store at once."""
+
+    def __init__(self, assistant, store: FeedbackStore, chat):
+        """`chat` is the `chat` section of the config; `assistant` is a `pipeline.assistant.Assistant`."""
+        self.assistant, self.store, self.rater = assistant, store, chat.rater
+        self.checkpoint = assistant.checkpoints[-1]
+        self.temperature, self.max_new_tokens = chat.temperature, chat.max_new_tokens
+        self.system_prompt: str | None = None
+        self.turns: list[_Turn] = []
+        self._conversation: str | None = None
+        self._models: dict[str, str] = {}
+        self._votes: list[tuple[str, int]] = []
+
+    # -- talking -----------------------------------------------------------------------------------------------------------
+
+    def ask(self, question: str, stop: threading.Event) -> Iterator[str]:
+        """Pieces of the answer as they are drawn. What was drawn before `stop` or a closed iterator is kept, marked stopped."""
+        if self._conversation is None:
+            self._conversation = self.store.start_conversation(rater=self.rater, system_prompt=self.system_prompt)
+        parent = self.turns[-1].answer_id if self.turns else None
+        question_id = self.store.add_message(self._conversation, parent=parent, author="human", content=question)
+        self.turns.append(_Turn(question, question_id, parent))
+        yield from self._answer(stop)
+
+    def retry(self, stop: threading.Event) -> Iterator[str]:
+        """Another answer to the last question, beside the old one."""
+        if self.turns:
+            yield from self._answer(stop)
+
+    def _answer(self, stop: threading.Event) -> Iterator[str]:
+        turn = self.turns[-1]
+        messages = [Message("system", self.system_prompt)] if self.system_prompt else []
+        for earlier in self.turns[:-1]:
+            # An answer that was stopped before its first word leaves nothing to show the model.
+            messages += [Message("user", earlier.question), Message("assistant", earlier.answer.strip() or "…")]
+        messages.append(Message("user", turn.question))
+        # A new seed each time, and noted: a retry must differ, and any answer can be drawn again.
+        sampling = Sampling(self.max_new_tokens, self.temperature, seed=time.time_ns() % 2**31)
+        text, ids, logprobs, finish, first_ms = "", [], [], "stopped", None
+        started = time.monotonic()
+        try:
+            for delta in self.assistant.stream(messages, checkpoint=self.checkpoint, sampling=sampling, stop=stop):
+                if first_ms is None:
+                    first_ms = _ms(started)
+                text += delta.text
+                ids += delta.token_ids
+                logprobs += delta.logprobs
+                finish = delta.finish or finish
+                if delta.text:
+                    yield delta.text
+        except Exception:
+            finish = "error"
+            raise
+        finally:
+            turn.answer = text
+            turn.answer_id = self.store.add_message(
+                self._conversation,
+                parent=turn.question_id,
+                author="model",
+                content=text,
+                model=self._model_id(),
+                sampling=asdict(sampling),
+                token_ids=ids,
+                logprobs=logprobs,
+                first_token_ms=first_ms,
+                total_ms=_ms(started),
+                finish=finish,
+            )
+
+    def _model_id(self) -> str:
+        if self.checkpoint not in self._models:
+            self._models[self.checkpoint] = self.store.add_model(**self.assistant.describe(self.checkpoint))
+        return self._models[self.checkpoint]
+
+    # -- commands ----------------------------------------------------------------------------------------------------------
+
+    def command(self, line: str) -> str:
+        """Does what a line that starts with "/" asks for, and returns what to tell the person.
+
+        /retry and /quit belong to the screen, which must stream and leave.
+        """
+        name, _, rest = line.strip().partition(" ")
+        actions: dict[str, Callable[[str], str]] = {
+            "/good": lambda text: self._vote(1, text),
+            "/bad": lambda text: self._vote(-1, text),
+            "/undo": lambda text: self._undo(),
+            "/new": lambda text: self._new(),
+            "/model": self._choose,
+            "/system": self._system,
+            "/set": self._set,
+            "/stats": lambda text: self._stats(),
+            "/help": lambda text: "\n".join(f"{c:<9} {what}" for c, what in COMMANDS.items()),
+        }
+        if name in actions:
+            return actions[name](rest.strip())
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        return f"unknown command {name}" + (f"; did you mean {close[0]}?" if close else "; /help lists them")
+
+    def _vote(self, value: int, comment: str) -> str:
+        answer = self.turns[-1].answer_id if self.turns else None
+        if answer is None:
+            return "nothing to vote on yet: ask something first"
+        self.store.rate(answer, rater=self.rater, value=value, comment=comment or None)
+        self._votes.append((answer, value))
+        return f"kept: {'good' if value > 0 else 'bad'}" + ("" if value > 0 else ". /retry gives another answer to compare")
+
+    def _undo(self) -> str:
+        if not self._votes:
+            return "no vote of this session to take back"
+        answer, _ = self._votes.pop()
+        before = next((v for a, v in reversed(self._votes) if a == answer), 0)
+        self.store.rate(answer, rater=self.rater, value=before)
+        return "vote taken back"
+
+    def _new(self) -> str:
+        self.turns, self._conversation = [], None
+        return "new conversation"
+
+    def _choose(self, name: str) -> str:
+        known = self.assistant.checkpoints
+        if name not in known:
+            return f"there are {', '.join(known)}; {self.checkpoint} answers now"
+        self.checkpoint = name
+        return f"{name} answers from now on"
+
+    def _system(self, text: str) -> str:
+        self.system_prompt = text or None
+        self._new()
+        return "new conversation " + (f"with the system prompt: {text}" if text else "without a system prompt")
+
+    def _set(self, text: str) -> str:
+        name, _, value = text.partition("=")
+        limits = {"temperature": (float, 0.0, 5.0), "max_new_tokens": (int, 1, 4096)}
+        if name not in limits:
+            return f"/set knows {' and '.join(limits)}, as in /set temperature=0.5"
+        kind, low, high = limits[name]
+        try:
+            number = kind(value)
+        except ValueError:
+            number = None
+        if number is None or not low <= number <= high:
+            return f"{name} should be {'a number' if kind is float else 'an integer'} from {low} to {high} (got '{value}')"
+        setattr(self, name, number)
+        return f"{name} is {number}"
+
+    def _stats(self) -> str:
+        stats = self.store.stats()
+        return (
+            f"{stats['up']} good and {stats['down']} bad of {stats['answers']} answers in {stats['conversations']} conversations, "
+            f"kept in {self.store.path}"
+        )
+
+
+def _ms(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

@@ -1,0 +1,149 @@
+"""The reward model: the loss is the paper's, the score is read at the right place, training learns what is there."""
+
+import itertools
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline.adapters import REWARD
+from pipeline.roles import RewardModel
+from reward.metrics import pair_outcomes, pairs_by
+from reward.model import ScalarHead, last_states, score, score_all
+from reward.scale import Scale
+from reward.train import EncodedRanking, ranking_loss, total_steps, train, with_mismatched
+
+
+def test_the_loss_of_equal_scores_is_ln_2():
+    assert ranking_loss(torch.zeros(4), list(itertools.combinations(range(4), 2))).item() == pytest.approx(math.log(2))
+
+
+def test_the_loss_is_the_mean_over_all_pairs_by_hand():
+    scores = [1.5, -0.5, 0.25, 0.0]
+    pairs = [(0, 1), (0, 2), (0, 3), (2, 1), (3, 1), (2, 3)]
+    by_hand = sum(math.log(1 + math.exp(-(scores[b] - scores[w]))) for b, w in pairs) / 6
+    assert ranking_loss(torch.tensor(scores), pairs).item() == pytest.approx(by_hand)
+
+
+def test_the_loss_survives_margins_of_200():
+    assert ranking_loss(torch.tensor([200.0, 0.0]), [(1, 0)]).item() == pytest.approx(200.0)
+    assert ranking_loss(torch.tensor([200.0, 0.0]), [(0, 1)]).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_head_starts_with_the_stated_spread():
+    torch.manual_seed(0)
+    head = ScalarHead(4096)
+    assert head.weight.std().item() == pytest.approx(4097**-0.5, rel=0.1) and head.bias.item() == 0.0
+    assert head.weight.dtype == torch.float32
+
+
+def test_the_score_is_read_at_the_last_real_token():
+    states = torch.arange(24.0).reshape(2, 4, 3)
+    assert last_states(states, torch.tensor([2, 4])).tolist() == [[3.0, 4.0, 5.0], [21.0, 22.0, 23.0]]
+
+
+def test_company_and_padding_leave_a_score_alone(make_base):
+    base, texts = make_base(REWARD), [[5, 6, 7], [8, 9, 10, 11, 12, 13], [14]]
+    head = ScalarHead(base.hidden_size)
+    encode = lambda s: base.encode(s, REWARD)  # noqa: E731
+    together = score(encode, head, texts)
+    alone = torch.cat([score(encode, head, [t]) for t in texts])
+    assert torch.allclose(together, alone, atol=1e-5)
+    assert torch.allclose(score_all(encode, head, texts, batch_size=2), alone, atol=1e-5)
+
+
+def test_the_score_sees_the_prompt_and_the_end(make_base):
+    base = make_base(REWARD)
+    head = ScalarHead(base.hidden_size)
+    eos = base.tokenizer.eos_token_id
+    scores = score(lambda s: base.encode(s, REWARD), head, [[5, 9, 9], [6, 9, 9], [5, 9, 9, eos]])
+    assert len({round(x, 4) for x in scores.tolist()}) == 3
+
+
+def settings(**changes):
+    base = {
+        "epochs": 1.0, "learning_rate": 5e-3, "head_learning_rate": 1e-2, "lists_per_step": 4, "warmup_share": 0.1,
+        "weight_decay": 0.0, "center_coef": 0.01, "mismatched_negatives": False, "max_grad_norm": 1.0,
+    }  # fmt: skip
+    return SimpleNamespace(**{**base, **changes})
+
+
+def lists_about_a_token(count: int, seed: int) -> list[EncodedRanking]:
+    """The better an answer, the more often it holds the token 100."""
+    rng = random.Random(seed)
+    out = []
+    for _ in range(count):
+        answers = tuple(tuple(rng.sample([100] * k + [rng.randrange(20, 90) for _ in range(6 - k)], 6)) for k in (3, 2, 1, 0))
+        out.append(EncodedRanking((rng.randrange(20, 90),) * 3, answers, ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)), 0))
+    return out
+
+
+def accuracy(base, head, rankings):
+    outcomes = []
+    for r in rankings:
+        with torch.no_grad():
+            found = head(base.encode_lists([(r.prompt, r.answers)], REWARD)).tolist()
+        outcomes += pair_outcomes(found, r.pairs)
+    return sum(outcomes) / len(outcomes)
+
+
+def test_training_learns_a_visible_rule_and_leaves_the_base_alone(make_base):
+    torch.manual_seed(0)
+    base = make_base()
+    base.add(REWARD, trainable=True)
+    head = ScalarHead(base.hidden_size)
+    frozen = {n: p.clone() for n, p in base.causal_lm.named_parameters() if "lora_" not in n}
+    held = lists_about_a_token(40, seed=9)
+    before = accuracy(base, head, held)
+    steps = []
+    train(
+        lambda lists: base.encode_lists(lists, REWARD), head, base.parameters(REWARD), lists_about_a_token(160, seed=1), settings(), seed=0,
+        on_step=steps.append,
+    )  # fmt: skip
+    after = accuracy(base, head, held)
+    assert after > 0.9 > before, (before, after)
+    assert len(steps) == 40 == total_steps(160, settings())
+    assert steps[-1]["learning_rate"] <= 0.1 * max(s["learning_rate"] for s in steps)
+    assert all(torch.equal(p, frozen[n]) for n, p in base.causal_lm.named_parameters() if n in frozen)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(make_base):
+    base = make_base()
+    base.add(REWARD, trainable=True)
+    head = ScalarHead(base.hidden_size)
+    head.weight.data.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="step 0"):
+        train(lambda x: base.encode_lists(x, REWARD), head, base.parameters(REWARD), lists_about_a_token(4, 0), settings(), seed=0)
+
+
+def test_a_borrowed_answer_stands_under_another_prompt_and_loses_to_the_best_alone():
+    rankings = [EncodedRanking((i,), ((10 + i,), (20 + i,)), ((1, 0),), best=1) for i in range(5)]
+    mixed = with_mismatched(rankings, random.Random(0))
+    for i, ranking in enumerate(mixed):
+        assert ranking.prompt == (i,) and ranking.answers[:2] == rankings[i].answers
+        assert ranking.answers[2] in {(20 + j,) for j in range(5) if j != i}
+        assert ranking.pairs == ((1, 0), (1, 2))
+
+
+def test_the_scale_makes_reference_scores_standard_and_keeps_the_order():
+    raw = torch.tensor([3.0, 5.0, 4.0, 9.0])
+    scaled = Scale.of(raw)(raw)
+    assert scaled.mean().item() == pytest.approx(0.0, abs=1e-6) and scaled.std().item() == pytest.approx(1.0)
+    assert scaled.argsort().tolist() == raw.argsort().tolist()
+    with pytest.raises(ValueError, match="tells no answers apart"):
+        Scale.of(torch.ones(5))
+
+
+def test_saved_and_loaded_scores_the_same(make_base, tmp_path):
+    base = make_base(REWARD)
+    model = RewardModel(base, ScalarHead(base.hidden_size), Scale(0.5, 2.0))
+    model.save(tmp_path)
+    again = RewardModel.open(make_base(), tmp_path)
+    assert again.score_all([[5, 6, 7], [8, 9]]) == model.score_all([[5, 6, 7], [8, 9]])
+
+
+def test_pairs_and_outcomes_by_hand():
+    assert pairs_by([1.0, 3.0, 1.0]) == [(1, 0), (1, 2)]
+    assert pair_outcomes([0.0, 1.0, 1.0], [(1, 0), (1, 2), (0, 2)]) == [1.0, 0.5, 0.0]

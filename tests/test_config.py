@@ -1,0 +1,95 @@
+"""The loader reports every mistake of a file at once, each with its place."""
+
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from pipeline.config import check_files, load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+MINIMAL = "data: {demonstrations: d.jsonl, rankings: r.jsonl, heldout_prompts: h.jsonl}\n"
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "my.yaml"
+    file.write_text(text + MINIMAL, encoding="utf-8")
+    return file
+
+
+def problems(tmp_path, text, overrides=()) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load_config(write(tmp_path, text), overrides)
+    return [p.replace(str(tmp_path) + "/", "") for p in caught.value.problems]
+
+
+def test_a_misspelt_key_is_named_with_its_line_and_a_suggestion(tmp_path):
+    assert problems(tmp_path, "seed: 1\nsft:\n  learning_rat: 1e-4\n") == [
+        "my.yaml:3: unknown key 'sft.learning_rat'; did you mean 'sft.learning_rate'?"
+    ]
+
+
+def test_every_mistake_is_reported_at_once(tmp_path):
+    found = problems(
+        tmp_path,
+        "seed: seven\nppo:\n  kl_estimator: k9\n  gamma: 2\nsft: {batch_size: true}\n",
+        ["lora.rnak=3", "nonsense"],
+    )
+    assert sorted(found) == sorted(
+        [
+            "my.yaml:1: 'seed' should be an integer (got 'seven')",
+            "my.yaml:3: 'ppo.kl_estimator' should be 'k1' or 'k3' (got 'k9')",
+            "my.yaml:4: 'ppo.gamma' should be at most 1.0 (got 2.0)",
+            "my.yaml:5: 'sft.batch_size' should be an integer (got True)",
+            "command line: unknown key 'lora.rnak'; did you mean 'lora.rank'?",
+            "command line: 'nonsense' should read key=value, for example ppo.kl_coef=0.1",
+        ]
+    )
+
+
+def test_scientific_notation_that_yaml_reads_as_text_is_a_number(tmp_path):
+    config = load_config(write(tmp_path, "sft: {learning_rate: 1e-5}\ngates: {sft.gold: {min: 1e-1}}\n"), ["ppo.kl_coef=2e-2"])
+    assert (config.sft.learning_rate, config.gates["sft.gold"].min, config.ppo.kl_coef) == (1e-5, 0.1, 0.02)
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    assert problems(tmp_path, "seed: 1\nseed: 2\n") == ["my.yaml:2: 'seed' stands here twice; keep one"]
+
+
+def test_batches_must_fit_into_each_other(tmp_path):
+    assert problems(tmp_path, "ppo: {episodes: 32, minibatch: 5}\n") == ["my.yaml:1: 'ppo.minibatch' should divide episodes 32 (got 5)"]
+    assert "micro_batch" in problems(tmp_path, "ppo: {minibatch: 8, micro_batch: 16}\n")[0]
+
+
+def test_a_gate_must_name_a_stage_and_have_a_bound(tmp_path):
+    assert "should read stage.metric" in problems(tmp_path, "gates: {foo: {min: 1}}\n")[0]
+    assert "min, max or both" in problems(tmp_path, "gates: {sft.gold: {}}\n")[0]
+    assert load_config(write(tmp_path, "gates: {ppo.gold_minus_sft.ci_low: {min: 0}}\n")).gates
+
+
+def test_overrides_win_and_reach_into_gates(tmp_path):
+    file = write(tmp_path, "ppo: {kl_coef: 0.5}\n")
+    config = load_config(file, ["ppo.kl_coef=0.1", "gates.ppo.gold.min=2"])
+    assert config.ppo.kl_coef == 0.1 and config.gates["ppo.gold"].min == 2.0
+
+
+def test_broken_yaml_and_missing_files_are_one_line(tmp_path):
+    broken = tmp_path / "b.yaml"
+    broken.write_text("a: [1,\nb: 2", encoding="utf-8")
+    with pytest.raises(UserError, match=r"b\.yaml:2: not YAML"):
+        load_config(broken)
+    with pytest.raises(UserError, match="no such file"):
+        load_config(tmp_path / "absent.yaml")
+    assert check_files(load_config(write(tmp_path, "")))[0].startswith("data.demonstrations: no file d.jsonl")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.name)
+def test_every_shipped_config_loads_and_finds_its_files(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert check_files(load_config(file)) == []
+
+
+def test_a_subset_holds_the_named_sections_only(tmp_path):
+    config = load_config(write(tmp_path, ""))
+    assert set(config.subset(["seed", "sft.epochs"])) == {"seed", "sft.epochs"}
+    assert all(k.startswith("lora.") for k in config.subset(["lora"]))

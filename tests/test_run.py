@@ -1,0 +1,167 @@
+"""Runs survive kills, notice changes, and admit one process at a time. The steps here are tiny stand-ins."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from pipeline.config import load_config
+from pipeline.run import Run, Step
+
+HERE = Path(__file__).resolve().parent
+BODY = '''
+import os, pathlib, signal, time
+
+def first(ctx):
+    (ctx.out / "number.txt").write_text(str(ctx.config.seed + 1))
+    ctx.log({"step": 0})
+    return {"number": ctx.config.seed + 1.0}
+
+def second(ctx):
+    number = int((ctx.inputs["first"] / "number.txt").read_text())
+    marker = pathlib.Path(os.environ["MARKER"])
+    (ctx.out / "half.txt").write_text("half")
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"number": number * 2.0, "resumed": float(ctx.resume_dir is not None)}
+
+def slow(ctx):
+    (ctx.out / "a").write_text("a")
+    time.sleep(60)
+    return {}
+'''
+PRELUDE = """
+import sys
+sys.path[:0] = [{root!r}, {bodies!r}]
+from pathlib import Path
+from pipeline.config import load_config
+from pipeline.run import Run, Step
+FIRST = Step("first", (), ("seed",), 1, "bodies_of_run_test:first")
+SECOND = Step("second", ("first",), ("lora.rank",), 1, "bodies_of_run_test:second")
+SLOW = Step("slow", (), (), 1, "bodies_of_run_test:slow")
+STEPS = {{s.name: s for s in (FIRST, SECOND, SLOW)}}
+run = Run.open(load_config(Path({config!r})))
+"""
+FIRST = Step("first", (), ("seed",), 1, "bodies_of_run_test:first")
+SECOND = Step("second", ("first",), ("lora.rank",), 1, "bodies_of_run_test:second")
+STEPS = {s.name: s for s in (FIRST, SECOND)}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    (tmp_path / "bodies_of_run_test.py").write_text(BODY, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("MARKER", str(tmp_path / "marker"))
+    (tmp_path / "my.yaml").write_text(
+        f"runs_dir: {tmp_path}/runs\nthreads: 1\ndata: {{demonstrations: d, rankings: r, heldout_prompts: h}}\n", encoding="utf-8"
+    )
+    return tmp_path
+
+
+def opened(place: Path, *overrides: str) -> Run:
+    return Run.open(load_config(place / "my.yaml", overrides))
+
+
+def python(place: Path, code: str, **kwargs):
+    text = PRELUDE.format(root=str(HERE.parent), bodies=str(place), config=str(place / "my.yaml")) + code
+    return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+
+
+def test_a_finished_step_is_not_made_again(place):
+    run = opened(place)
+    made, fresh = run.execute(FIRST, STEPS)
+    again, fresh_again = run.execute(FIRST, STEPS)
+    assert fresh and not fresh_again and made == again
+    assert [a.path for a in made.artifacts] == ["log.jsonl", "number.txt"]
+
+
+def test_a_changed_setting_is_named_with_the_ways_on(place):
+    opened(place).execute(FIRST, STEPS)
+    with pytest.raises(UserError, match=r"'first' was made with seed 0, now 5.*--run NEW, or --redo first"):
+        opened(place, "seed=5").execute(FIRST, STEPS)
+    # A setting that the step does not name leaves it alone.
+    assert opened(place, "lora.rank=3").execute(FIRST, STEPS)[1] is False
+
+
+def test_a_step_whose_needs_are_missing_says_so(place):
+    with pytest.raises(UserError, match="'second' needs first"):
+        opened(place).execute(SECOND, STEPS)
+
+
+def test_a_killed_step_is_not_finished_and_the_next_run_goes_on(place):
+    child = python(place, "run.execute(FIRST, STEPS); run.execute(SECOND, STEPS)")
+    child.communicate(timeout=120)
+    assert child.returncode == -signal.SIGKILL
+    run = opened(place)
+    assert run.manifest(FIRST) is not None and run.manifest(SECOND) is None
+    assert (run.path / "stages" / "second.partial" / "half.txt").exists()
+    assert run.execute(FIRST, STEPS)[1] is False
+    manifest, fresh = run.execute(SECOND, STEPS)
+    assert fresh and manifest.metrics == {"number": 2.0, "resumed": 1.0}
+    assert not list((run.path / "stages").glob("*.partial*"))
+
+
+def test_what_a_kill_left_of_another_setting_is_not_resumed(place):
+    python(place, "run.execute(FIRST, STEPS); run.execute(SECOND, STEPS)").communicate(timeout=120)
+    manifest, _ = opened(place, "lora.rank=3").execute(SECOND, STEPS)
+    assert manifest.metrics["resumed"] == 0.0
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
+def test_a_damaged_artifact_is_found_and_nothing_is_built_on_it(place, damage):
+    run = opened(place)
+    run.execute(FIRST, STEPS)
+    file = run.path / "stages" / "first" / "number.txt"
+    if damage == "delete":
+        file.unlink()
+    else:
+        data = bytearray(file.read_bytes())
+        file.write_bytes(bytes([data[0] ^ 1]) + data[1:] if damage == "flip" else b"")
+    assert len(run.verify(FIRST)) == 1 and "number.txt" in run.verify(FIRST)[0]
+    (place / "marker").touch()
+    with pytest.raises(UserError, match=r"number\.txt"):
+        run.execute(SECOND, STEPS)
+
+
+def test_the_second_process_is_told_who_holds_the_run(place):
+    child = python(place, "with run.lock():\n print('held', flush=True)\n run.execute(SLOW, STEPS)")
+    try:
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=rf"process {child.pid} .*is working on this run") as caught, opened(place).lock():
+            pass
+        assert caught.value.exit_code == 75
+    finally:
+        child.kill()
+        child.communicate()
+    with opened(place).lock():
+        pass
+
+
+def test_evaluations_lie_beside_the_stages():
+    assert Step("evaluate-sft", (), (), 1, "x:y").folder == "evaluation/sft"
+    assert Step("sft", (), (), 1, "x:y").folder == "stages/sft"
+
+
+def test_data_files_are_part_of_the_key(place):
+    data = place / "rows.jsonl"
+    data.write_text("1\n", encoding="utf-8")
+    step = Step("first", (), (), 1, "bodies_of_run_test:first", files=lambda config: [data])
+    opened(place).execute(step, {"first": step})
+    os.utime(data, (0, 0))
+    assert opened(place).execute(step, {"first": step})[1] is False
+    data.write_text("2\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"another .*rows\.jsonl"):
+        opened(place).execute(step, {"first": step})
+
+
+def test_two_runs_of_one_config_differ_only_in_time(place):
+    one = opened(place).execute(FIRST, STEPS)[0]
+    time.sleep(0.01)
+    other = opened(place, "run_name=other").execute(FIRST, STEPS)[0]
+    assert (one.key, one.artifacts, one.metrics) == (other.key, other.artifacts, other.metrics)
