@@ -109,11 +109,22 @@ def stream(
     rows = list(range(len(prompts)))
     cache = DynamicCache(config=model.config)
     positions = (mask.cumsum(1) - 1).clamp(min=0)
+    if width > 1:
+        # All but the last prompt token only fill the cache. Through the whole model, `logits_to_keep=1` would multiply a strided
+        # slice by the output embedding, for which torch copies that matrix once a row: gigabytes for nothing.
+        model.get_decoder()(
+            input_ids=tokens[:, :-1],
+            attention_mask=mask[:, :-1],
+            position_ids=positions[:, :-1],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        tokens, positions = tokens[:, -1:], positions[:, -1:]
     for count in range(1, sampling.max_new_tokens + 1):
         if stop is not None and stop.is_set():
             return
         logits = model(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
+            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         ).logits[:, -1]
         drawn, logprobs = draw(logits, sampling, generator)
         ended = (drawn == eos_id) | (count == sampling.max_new_tokens)

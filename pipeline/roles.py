@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pipeline.adapters import REWARD, SharedBase
@@ -50,3 +51,17 @@ class RewardModel:
     def score_all(self, sequences: Sequence[Sequence[int]], on_batch=None) -> list[float]:
         """Scores of any number of conversations, in batches, without gradients."""
         return self.scale(score_all(self.encode, self.head, sequences, on_batch=on_batch)).tolist()
+
+    @torch.no_grad()
+    def score_lists(self, lists: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, batch_size: int = 8, on_batch=None) -> list[list[float]]:
+        """Scores of (prompt ids, K answers' ids), each prompt read once for all its answers."""
+        found: list[list[float]] = []
+        for start in range(0, len(lists), batch_size):
+            part = lists[start : start + batch_size]
+            scores = self.scale(self.head(self.base.encode_lists(part, REWARD))).tolist()
+            for _, answers in part:
+                found.append(scores[: len(answers)])
+                del scores[: len(answers)]
+            if on_batch:
+                on_batch(len(part))
+        return found

@@ -22,8 +22,8 @@ from pipeline.evaluation.statistics import (
     best_of_n_expectation,
     best_of_n_kl,
     cluster_bootstrap,
-    pair_ece,
     fit_temperature,
+    pair_ece,
     paired_difference,
     win_rate,
 )
@@ -252,12 +252,16 @@ def _conversation(base: SharedBase, prompt, answer: str, finished: bool, config)
 
 
 def _score_rankings(model: RewardModel, rankings: Sequence[Ranking], config, progress, label: str) -> list[list[float]]:
-    flat = [
-        _conversation(model.base, r.prompt, a, f, config) for r in rankings for a, f in zip(r.responses, r.finished, strict=True)
+    tokenizer = model.base.tokenizer
+    lists = [
+        (
+            prompt_ids(tokenizer, r.prompt, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens),
+            [response_ids(tokenizer, a, finished=f) for a, f in zip(r.responses, r.finished, strict=True)],
+        )
+        for r in rankings
     ]
-    with progress(len(flat), label, unit="answers") as bar:
-        scores = iter(model.score_all(flat, on_batch=bar.advance))
-    return [[next(scores) for _ in r.responses] for r in rankings]
+    with progress(len(lists), label, unit="rankings") as bar:
+        return model.score_lists(lists, on_batch=bar.advance)
 
 
 def _score_answers(model: RewardModel, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config, progress, label: str) -> list[float]:
@@ -307,8 +311,9 @@ def _nll(base: SharedBase, role: str, demonstrations: Sequence[Demonstration], c
 
 
 def _kl_to_reference(base: SharedBase, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config) -> tuple[list[float], list[str]]:
-    """KL(policy ‖ reference) of each answer in nats a sequence, at the sampling temperature (k1: unbiased, may be negative)."""
+    """KL(policy ‖ reference) of each prompt's first answer in nats a sequence, at the sampling temperature (k1: unbiased, may be negative)."""
     ids = _prompt_ids_by_id(base, prompts, config)
+    rows = [r for r in rows if r.sample == 0]
     asked, said = [ids[r.prompt_id] for r in rows], [r.ids for r in rows]
     temperature = config.evaluation.temperature
     own = _token_logprobs(base, POLICY, asked, said, temperature)

@@ -192,7 +192,7 @@ class PPO:
                 clip_range=settings.value_clip_range,
             )
             (settings.value_coef * critic * share).backward()
-            figures = {"policy_loss": float(loss), "value_loss": float(critic), **{k: float(v) for k, v in stats.items()}}
+            figures = {"policy_loss": loss.item(), "value_loss": critic.item(), **{k: float(v) for k, v in stats.items()}}
             sums["ratio_max"] = max(sums["ratio_max"], figures.pop("ratio_max"))
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + value * share
@@ -226,7 +226,7 @@ class PPO:
         logprobs, _ = token_logprobs(states[mask], self.base.head_weight, target[mask], temperature=1.0)
         loss = -logprobs.mean()
         (self.settings.ptx_coef * loss).backward()
-        return float(loss)
+        return loss.item()
 
     # -- carrying over ---------------------------------------------------------------------------------------------------
 

