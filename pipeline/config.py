@@ -138,7 +138,6 @@ class EvaluationConfig(_Section):
     samples_per_prompt: int = Field(2, ge=1, description="answers of SFT and PPO to each held-out prompt")
     limit: int | None = Field(None, ge=1, description="first N held-out prompts")
     best_of: list[int] = Field([2], description="n of the best-of-n baselines, at most samples_per_prompt")
-    bootstrap_draws: int = Field(10000, ge=100, description="resamples of an interval")
     side_by_side: int = Field(10, ge=0, description="prompts shown in the report")
     gold: Literal["rubric", "none"] = Field("none", description="what stands in for people in synthetic runs")
 

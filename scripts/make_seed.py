@@ -32,13 +32,14 @@ SEED_DIR = ROOT / "data" / "seed"
 SAMPLES = ROOT / "runs" / "seed_samples.json"
 MAX_NEW_TOKENS = 40
 HELDOUT_PROMPTS = 150
-# Four answers a prompt, drawn in four ways, so that a list holds long and short, cut and finished, sound and wild answers.
-# The hint is not part of the prompt that the reward model sees.
+# Four answers a prompt, drawn in four ways (hint, temperature, bonus on the logit of the end), so that a list holds long and short,
+# cut and finished, sound and wild answers. The hint is not part of the prompt that the reward model sees. The last way ends too
+# early, often in mid-sentence: a policy that is paid for ending will try that, so raters must have had a chance to say no to it.
 WAYS = (
-    (None, 0.7),
-    ("Answer in one short sentence.", 0.7),
-    ("Answer in one short sentence.", 1.0),
-    ("Answer in two short sentences.", 0.85),
+    (None, 0.7, 0.0),
+    ("Answer in one short sentence.", 0.7, 0.0),
+    ("Answer in one short sentence.", 1.0, 0.0),
+    (None, 0.8, 12.0),
 )
 FLIPPED = 0.20
 
@@ -70,14 +71,29 @@ def prompts() -> list[dict]:
     return sides["train"] + sides["held"][:HELDOUT_PROMPTS]
 
 
+class EagerToEnd:
+    """A causal LM whose end-of-sequence logit is raised by a constant."""
+
+    def __init__(self, model, eos_id: int, bonus: float):
+        self._model, self._eos_id, self._bonus = model, eos_id, bonus
+
+    def __getattr__(self, name: str):
+        return getattr(self._model, name)
+
+    def __call__(self, **inputs):
+        output = self._model(**inputs)
+        output.logits[..., self._eos_id] += self._bonus
+        return output
+
+
 def draw_samples() -> list[dict]:
     model, tokenizer = load(ModelConfig())
     rows = [{**row, "answers": [], "finished": []} for row in prompts()]
-    for number, (hint, temperature) in enumerate(WAYS):
+    for number, (hint, temperature, bonus) in enumerate(WAYS):
         started = time.monotonic()
         asked = [prompt_ids(tokenizer, [Message("user", row["prompt"])], system_prompt=hint) for row in rows]
         drawn = sample(
-            model,
+            EagerToEnd(model, tokenizer.eos_token_id, bonus),
             asked,
             Sampling(MAX_NEW_TOKENS, temperature, seed=number),
             eos_id=tokenizer.eos_token_id,

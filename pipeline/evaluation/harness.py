@@ -86,18 +86,18 @@ def evaluate_reward(ctx) -> dict[str, float]:
     scores = _score_rankings(model, observed, config, ctx.progress, "scoring test rankings")
     entries = _accuracy_entries("observed", observed, scores, [r.pairs() for r in observed])
     heldout_file = ctx.inputs["prepare"] / "heldout_rankings.jsonl"
-    heldout = load_records(heldout_file, "ranked") if heldout_file.exists() else []
+    heldout = load_records(heldout_file, "ranked")[: config.evaluation.limit] if heldout_file.exists() else []
     if heldout and config.evaluation.gold == "rubric":
-        scores = _score_rankings(model, heldout, config, ctx.progress, "scoring held-out topics")
+        heldout_scores = _score_rankings(model, heldout, config, ctx.progress, "scoring held-out topics")
         parts = [[rubric_parts(r.prompt[-1].content, a, f) for a, f in zip(r.responses, r.finished, strict=True)] for r in heldout]
         golds = [[gold(p) for p in row] for row in parts]
-        entries += _accuracy_entries("clean", heldout, scores, [pairs_by(g) for g in golds])
+        entries += _accuracy_entries("clean", heldout, heldout_scores, [pairs_by(g) for g in golds])
         for name in parts[0][0]:
             pairs = [pairs_by([p[name] for p in row], margin=0.2) for row in parts]
-            entries += _accuracy_entries(f"clean_accuracy_{name}", heldout, scores, pairs, short=True)
+            entries += _accuracy_entries(f"clean_accuracy_{name}", heldout, heldout_scores, pairs, short=True)
         length = [[-len(a.split()) for a in r.responses] for r in heldout]
         entries += _accuracy_entries("length_rule_accuracy", heldout, length, [pairs_by(g) for g in golds], short=True)
-        entries.append(_mismatch_entry(model, heldout, golds, config))
+        entries.append(_mismatch_entry(model, heldout, golds, heldout_scores, config))
     write_card(ctx.out / "card.json", card := Card("reward", tuple(entries)))
     return card.values()
 
@@ -227,14 +227,14 @@ def _accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *,
     ]
 
 
-def _mismatch_entry(model: RewardModel, rankings: Sequence[Ranking], golds, config) -> Entry:
+def _mismatch_entry(model: RewardModel, rankings: Sequence[Ranking], golds, scores, config) -> Entry:
     """How often the best answer to a prompt beats the best answer to another prompt: does the model read the question?"""
-    best = [r.responses[int(np.argmax(g))] for r, g in zip(rankings, golds, strict=True)]
+    best = [int(np.argmax(g)) for g in golds]
+    answers = [(r.responses[i], r.finished[i]) for r, i in zip(rankings, best, strict=True)]
     shift = max(1, len(rankings) // 2)
-    swapped = best[shift:] + best[:shift]
-    own = model.score_all([_conversation(model.base, r.prompt, a, True, config) for r, a in zip(rankings, best, strict=True)])
-    other = model.score_all([_conversation(model.base, r.prompt, a, True, config) for r, a in zip(rankings, swapped, strict=True)])
-    values = [(a > b) + 0.5 * (a == b) for a, b in zip(own, other, strict=True)]
+    swapped = answers[shift:] + answers[:shift]
+    other = model.score_all([_conversation(model.base, r.prompt, *a, config) for r, a in zip(rankings, swapped, strict=True)])
+    values = [(s[i] > o) + 0.5 * (s[i] == o) for s, i, o in zip(scores, best, other, strict=True)]
     return _entry("wrong_prompt_accuracy", cluster_bootstrap(values, [r.id for r in rankings]), len(rankings), "share", "own best answer against another prompt's best")
 
 

@@ -205,10 +205,10 @@ def test_an_empty_prompt_set_and_a_mix_without_texts_are_refused(make_ppo, make_
 
 
 def test_ppo_finds_a_reward_that_can_be_found(make_ppo):
-    """A reward for one token: after some updates it is drawn more often than before."""
+    """A reward for tokens of the upper half. The random model's logits are tiny, hence the low temperature."""
     ppo = make_ppo(
         updates=20, episodes=32, minibatch=32, micro_batch=32, epochs=4, learning_rate=3e-2, value_learning_rate=3e-2, kl_coef=0.0,
-        missing_eos_penalty=0.0, temperature=1.0, lr_decay=False, max_grad_norm=100.0,
+        missing_eos_penalty=0.0, temperature=0.1, lr_decay=False, max_grad_norm=100.0,
     )  # fmt: skip
     prompt_lengths = {p.prompt.messages: len(p.ids) for p in PROMPTS}
 
@@ -218,4 +218,4 @@ def test_ppo_finds_a_reward_that_can_be_found(make_ppo):
 
     ppo.scorer = share_of_high_tokens
     scores = [ppo.update()[0]["score"] for _ in range(20)]
-    assert sum(scores[:3]) / 3 < 0.6 and sum(scores[-3:]) / 3 > 0.8, scores
+    assert sum(scores[-3:]) / 3 > sum(scores[:2]) / 2 + 0.2, scores

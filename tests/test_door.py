@@ -1,0 +1,174 @@
+"""The door as a user meets it: the smoke recipe end to end, and every slip answered in lines, not tracebacks."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def door(*arguments, stdin="", cwd=ROOT, timeout=300):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run_pipeline.py"), *map(str, arguments)],
+        input=stdin, capture_output=True, text=True, cwd=cwd, timeout=timeout, env=environment,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """One smoke run, shared by the tests below, each of which leaves it as it found it."""
+    runs = tmp_path_factory.mktemp("runs")
+    started = time.monotonic()
+    done = door("run", "--config", "configs/smoke.yaml", "--run", runs / "smoke", f"chat.feedback_db={runs}/f.sqlite", "threads=1")
+    assert done.returncode == 0, done.stderr
+    return runs / "smoke", done.stdout, time.monotonic() - started
+
+
+def test_all_stages_run_and_say_where_to_look(smoke):
+    run, said, seconds = smoke
+    assert f"Report: {run}/report.html" in said and f"chat --run {run}" in said
+    for name in ("prepare", "sft", "reward", "ppo"):
+        assert (run / "stages" / name / "manifest.json").exists()
+    for name in ("base", "sft", "reward", "ppo"):
+        assert json.loads((run / "evaluation" / name / "card.json").read_text())["entries"]
+    assert "<html" in (run / "report.html").read_text() and (run / "report.md").exists()
+    assert seconds < 120
+
+
+def test_kl_is_exactly_zero_before_the_first_step(smoke):
+    card = json.loads((smoke[0] / "evaluation" / "ppo" / "card.json").read_text())
+    assert next(e["value"] for e in card["entries"] if e["metric"] == "kl_at_start") == 0.0
+
+
+def test_a_second_run_does_nothing_and_says_so(smoke):
+    run = smoke[0]
+    before = {f: f.stat().st_mtime_ns for f in run.rglob("manifest.json")}
+    done = door("run", "--run", run)
+    assert done.returncode == 0 and "Nothing to do" in done.stdout
+    assert before == {f: f.stat().st_mtime_ns for f in run.rglob("manifest.json")}
+
+
+def test_a_changed_setting_is_refused_before_anything_is_written(smoke):
+    run = smoke[0]
+    config = (run / "config.yaml").read_text()
+    done = door("run", "--run", run, "sft.epochs=2")
+    assert done.returncode == 2 and "'sft' was made with sft.epochs 1.0, now 2.0" in done.stderr and "--redo sft" in done.stderr
+    assert (run / "config.yaml").read_text() == config
+
+
+def test_a_missed_gate_stops_with_one_line_and_status_3_unless_accepted(smoke):
+    run = smoke[0]
+    gate = "gates.sft.gold.min=100"
+    done = door("run", "--run", run, gate)
+    assert done.returncode == 3 and done.stderr.startswith("gate sft.gold: ") and "< 100" in done.stderr
+    accepted = door("run", "--run", run, gate, "--accept", "sft.gold", "--why", "a test")
+    assert accepted.returncode == 0 and "Accepted: a test" in accepted.stdout
+    # The gate leaves the frozen config again.
+    (run / "accepted_gates.json").unlink()
+    assert door("run", "--config", "configs/smoke.yaml", "--run", run, *own(run)).returncode == 0
+
+
+def own(run):
+    return f"chat.feedback_db={run.parent}/f.sqlite", "threads=1"
+
+
+def test_status_shows_each_step_and_verify_finds_one_flipped_byte(smoke):
+    run = smoke[0]
+    done = door("status", "--run", run, "--verify")
+    assert done.returncode == 0 and all(f"  {n}" in done.stdout for n in ("prepare", "evaluate-ppo"))
+    file = run / "stages" / "sft" / "adapter" / "adapter_model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    try:
+        broken = door("status", "--run", run, "--verify")
+        assert broken.returncode == 2 and "adapter_model.safetensors: its hash differs" in broken.stderr
+    finally:
+        file.write_bytes(data)
+
+
+def test_a_missing_last_stage_is_made_again_and_only_that(smoke):
+    import shutil
+
+    run = smoke[0]
+    shutil.rmtree(run / "evaluation" / "ppo")
+    done = door("run", "--run", run)
+    assert done.returncode == 0 and done.stdout.count("done already") == 7 and "evaluate-ppo: " in done.stdout
+
+
+def test_the_chat_answers_and_keeps_a_vote(smoke):
+    run = smoke[0]
+    done = door("chat", "--run", run, "chat.max_new_tokens=5", stdin="hello\n/good\n/model base\nhello\n/stats\n/quit\n")
+    assert done.returncode == 0, done.stderr
+    assert "ppo answers." in done.stdout and "kept: good" in done.stdout and "1 good and 0 bad of 2 answers" in done.stdout
+
+
+def test_redo_takes_what_follows_with_it(smoke, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(smoke[0], copy)
+    done = door("run", "--run", copy, "--redo", "ppo", "--only", "prepare")
+    assert "ppo: removed" in done.stdout and "evaluate-ppo: removed" in done.stdout
+    assert (copy / "stages" / "reward" / "manifest.json").exists() and not (copy / "stages" / "ppo").exists()
+
+
+def test_help_answers_at_once():
+    door("--help")
+    started = time.monotonic()
+    assert "run" in door("--help").stdout
+    assert time.monotonic() - started < 1.0, "a machine under load may take several times the usual tenth of a second"
+
+
+def test_a_dry_run_prints_the_whole_config_and_writes_nothing(tmp_path):
+    done = door("run", "--config", "configs/smoke.yaml", "--run", tmp_path / "x", "--dry-run", "ppo.kl_coef=0.7")
+    assert done.returncode == 0 and "kl_coef: 0.7" in done.stdout and "evaluate-ppo     would run" in done.stdout
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "--config", "configs/absent.yaml"), "configs/absent.yaml: no such file"),
+        (("run", "--config", "configs/smoke.yaml", "ppo.klcoef=1"), "command line: unknown key 'ppo.klcoef'; did you mean 'ppo.kl_coef'?"),
+        (("run", "--config", "configs/smoke.yaml", "data.rankings=no.jsonl"), "data.rankings: no file no.jsonl"),
+        (("run", "--config", "configs/smoke.yaml", "--only", "rewrd"), "--only rewrd: no such stage"),
+        (("run", "--config", "configs/smoke.yaml", "--accept", "x"), "--accept and --why belong together"),
+        (("chat", "--run", "never-made"), "never-made"),
+        (("frobnicate",), "No such command"),
+        (("run", "--confg", "x"), "No such option"),
+        (("run", "--config", "configs/smoke.yaml", "model.name=./nowhere"), "model.name: no directory nowhere"),
+        (("run", "--config", "configs/smoke.yaml", "lora.last_layers=40"), "lora.last_layers: 40, but the model has 4 layers"),
+        (("run", "--config", "configs/smoke.yaml", "model.quantization=4bit", "model.name=smollm2-135m-instruct"), "without a GPU"),
+        (("sft", "--config", "configs/smoke.yaml"), "'sft' needs prepare"),
+    ],
+)
+def test_a_slip_is_one_line_with_status_2(arguments, said, tmp_path):
+    if arguments[0] in ("run", "sft") and "--run" not in arguments:
+        arguments = (*arguments, f"runs_dir={tmp_path}")
+    done = door(*arguments)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_bad_data_row_stops_before_training(tmp_path):
+    rows = (ROOT / "data" / "seed" / "rankings.jsonl").read_text(encoding="utf-8").split("\n")[:30]
+    rows[16] = '{"prompt": "q", "responses": ["same", "same"], "ranks": [0, 1]}'
+    (tmp_path / "r.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    done = door("run", "--config", "configs/smoke.yaml", f"runs_dir={tmp_path}/runs", f"data.rankings={tmp_path}/r.jsonl")
+    assert done.returncode == 2 and "r.jsonl row 17: responses 1 and 2 are the same text but ranked apart" in done.stderr
+    assert not (tmp_path / "runs" / "smoke" / "stages" / "prepare").exists()
+
+
+def test_held_out_questions_in_training_are_refused(tmp_path):
+    done = door("run", "--config", "configs/smoke.yaml", f"runs_dir={tmp_path}/runs", "data.heldout_prompts=data/seed/rankings.jsonl", "data.heldout_prompts_format=ranked")
+    assert done.returncode == 2 and "gives rankings where prompts are wanted" in done.stderr
+    rows = [json.loads(line) for line in (ROOT / "data" / "seed" / "rankings.jsonl").open(encoding="utf-8")][:5]
+    (tmp_path / "h.jsonl").write_text("".join(json.dumps({"prompt": r["prompt"]}) + "\n" for r in rows), encoding="utf-8")
+    done = door("run", "--config", "configs/smoke.yaml", f"runs_dir={tmp_path}/runs", f"data.heldout_prompts={tmp_path}/h.jsonl")
+    assert done.returncode == 2 and "also occur in the rankings" in done.stderr
