@@ -16,7 +16,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "configs/quickstart.yaml"
-STEPS = ("stages/prepare", "evaluation/base", "stages/sft", "evaluation/sft", "stages/reward", "evaluation/reward", "stages/ppo", "evaluation/ppo")
+STEPS = (
+    "stages/prepare",
+    "evaluation/base",
+    "stages/sft",
+    "evaluation/sft",
+    "stages/reward",
+    "evaluation/reward",
+    "stages/ppo",
+    "evaluation/ppo",
+)
 PARTS = ("finished", "concise", "relevant", "direct", "varied", "plain")
 
 
@@ -29,7 +38,9 @@ def main() -> None:
         for seed in arguments.seeds:
             # A missed gate (status 3) is a result too, and stands in the table.
             subprocess.run(
-                [sys.executable, "run_pipeline.py", "run", "--config", CONFIG, "--run", f"seed-{seed}", f"seed={seed}"], cwd=ROOT, check=False
+                [sys.executable, "run_pipeline.py", "run", "--config", CONFIG, "--run", f"seed-{seed}", f"seed={seed}"],
+                cwd=ROOT,
+                check=False,
             )
     text = table(arguments.seeds)
     (ROOT / "docs" / "results.md").write_text(text, encoding="utf-8")
@@ -62,20 +73,33 @@ def table(seeds: list[int]) -> str:
         ("loss on unseen demonstrations, SFT minus base", "sft", "heldout_nll_change"),
     ]
     head = "| | " + " | ".join(f"seed {s}" for s in seeds) + " |\n|---|" + "---:|" * len(seeds)
-    lines = [f"| {label} | " + " | ".join(cell(cards[s][stage], metric) for s in seeds) + " |" for label, stage, metric in rows]
-    parts = [f"| {p} | " + " | ".join(cell(cards[s]["ppo"], f"gold_{p}_minus_sft") for s in seeds) + " |" for p in PARTS]
-    reward_parts = [f"| {p} | " + " | ".join(cell(cards[s]["reward"], f"clean_accuracy_{p}") for s in seeds) + " |" for p in PARTS]
+    lines = [
+        f"| {label} | " + " | ".join(cell(cards[s][stage], metric) for s in seeds) + " |"
+        for label, stage, metric in rows
+    ]
+    parts = [
+        f"| {p} | " + " | ".join(cell(cards[s]["ppo"], f"gold_{p}_minus_sft") for s in seeds) + " |" for p in PARTS
+    ]
+    reward_parts = [
+        f"| {p} | " + " | ".join(cell(cards[s]["reward"], f"clean_accuracy_{p}") for s in seeds) + " |" for p in PARTS
+    ]
     costs = []
     for step in STEPS:
         found = [manifest(runs[s], step) for s in seeds]
-        costs.append(f"| {step.split('/')[1] if step.startswith('stages') else 'evaluate ' + step.split('/')[1]} | " + " | ".join(f"{m['seconds']:.0f}" if m else "–" for m in found) + " |")
+        costs.append(
+            f"| {step.split('/')[1] if step.startswith('stages') else 'evaluate ' + step.split('/')[1]} | "
+            + " | ".join(f"{m['seconds']:.0f}" if m else "–" for m in found)
+            + " |"
+        )
     totals = []
     for s in seeds:
         found = [m for m in (manifest(runs[s], step) for step in STEPS) if m]
         totals.append((sum(m["seconds"] for m in found), max((m["peak_memory_bytes"] for m in found), default=0) / 1e9))
     costs.append("| **together** | " + " | ".join(f"**{t:.0f}**" for t, _ in totals) + " |")
     costs.append("| peak memory, GB | " + " | ".join(f"{g:.2f}" for _, g in totals) + " |")
-    commits = sorted({m["commit"][:12] for s in seeds for step in STEPS if (m := manifest(runs[s], step)) and m.get("commit")})
+    commits = sorted(
+        {m["commit"][:12] for s in seeds for step in STEPS if (m := manifest(runs[s], step)) and m.get("commit")}
+    )
     return "\n".join(
         [
             "# Results",

@@ -77,7 +77,9 @@ class FeedbackStore:
             store = FeedbackStore(db, path)
             store._migrate()
         except sqlite3.DatabaseError as error:
-            raise UserError(f"{path}: no usable feedback database ({error}). Move it away or name another in chat.feedback_db.") from None
+            raise UserError(
+                f"{path}: no usable feedback database ({error}). Move it away or name another in chat.feedback_db."
+            ) from None
         return store
 
     def close(self) -> None:
@@ -94,7 +96,9 @@ class FeedbackStore:
             ).fetchone()
             if found:
                 return found[0]
-            return self._insert("model", run=run, stage=stage, weights_sha256=weights_sha256, template_sha256=template_sha256)
+            return self._insert(
+                "model", run=run, stage=stage, weights_sha256=weights_sha256, template_sha256=template_sha256
+            )
 
     def start_conversation(self, *, rater: str, system_prompt: str | None = None) -> str:
         with self._write():
@@ -133,7 +137,9 @@ class FeedbackStore:
                 finish=finish,
             )
 
-    def rate(self, message: str, *, rater: str, value: int, tags: Sequence[str] = (), comment: str | None = None) -> None:
+    def rate(
+        self, message: str, *, rater: str, value: int, tags: Sequence[str] = (), comment: str | None = None
+    ) -> None:
         """1 is 👍, −1 is 👎, 0 takes an earlier one back. Returns after the vote is on disk."""
         if value not in (-1, 0, 1):
             raise ValueError(f"a rating is −1, 0 or 1, got {value!r}")
@@ -180,7 +186,9 @@ class FeedbackStore:
         with self._write():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > len(MIGRATIONS):
-                raise UserError(f"{self.path}: made by a newer version of this program (schema {version}). Update first.")
+                raise UserError(
+                    f"{self.path}: made by a newer version of this program (schema {version}). Update first."
+                )
             for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
                 for statement in script.split(";"):
                     if statement.strip():

@@ -12,7 +12,14 @@ from data.records import Demonstration, Message, Prompt, Ranking, check_text
 from data.sources import read_rows
 
 Record = Prompt | Demonstration | Ranking
-_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant", "system": "system"}
+_SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "system": "system",
+}
 
 
 def load(path: Path, format_name: str) -> list[Record]:
@@ -22,7 +29,9 @@ def load(path: Path, format_name: str) -> list[Record]:
         UserError: every row that cannot be used, each with its number and the reason; or the format does not exist.
     """
     if format_name not in FORMATS:
-        raise UserError(f"{path}: unknown format '{format_name}'; there are {', '.join(FORMATS)}.{_suggest(format_name, FORMATS)}")
+        raise UserError(
+            f"{path}: unknown format '{format_name}'; there are {', '.join(FORMATS)}.{_suggest(format_name, FORMATS)}"
+        )
     path = Path(path)
     records, problems = [], []
     for number, row in read_rows(path):
@@ -52,7 +61,9 @@ def from_messages(row: dict[str, Any], row_id: str) -> Demonstration:
 def from_prompt_completion(row: dict[str, Any], row_id: str) -> Demonstration:
     """{"prompt": text or messages, "completion": text or one assistant message}."""
     _fields(row, need={"prompt", "completion"}, may={"id", "topic"})
-    return Demonstration(_id(row, row_id), _prompt(row["prompt"]), _answer(row["completion"], "completion"), _topic(row))
+    return Demonstration(
+        _id(row, row_id), _prompt(row["prompt"]), _answer(row["completion"], "completion"), _topic(row)
+    )
 
 
 def from_alpaca(row: dict[str, Any], row_id: str) -> Demonstration:
@@ -119,8 +130,12 @@ def from_ranked(row: dict[str, Any], row_id: str) -> Ranking:
     finished = [True] * len(responses) if finished is None else finished
     for name, column, kind in (("ranks", ranks, int), ("finished", finished, bool)):
         if not isinstance(column, list) or any(type(x) is not kind for x in column):
-            raise ValueError(f"{name} must be a list of {'whole numbers' if kind is int else 'true or false'}, got {column!r:.60}")
-    return Ranking(_id(row, row_id), _prompt(row["prompt"]), tuple(responses), tuple(ranks), tuple(finished), _topic(row))
+            raise ValueError(
+                f"{name} must be a list of {'whole numbers' if kind is int else 'true or false'}, got {column!r:.60}"
+            )
+    return Ranking(
+        _id(row, row_id), _prompt(row["prompt"]), tuple(responses), tuple(ranks), tuple(finished), _topic(row)
+    )
 
 
 def from_prompts(row: dict[str, Any], row_id: str) -> Prompt:
@@ -148,7 +163,9 @@ def _fields(row: dict[str, Any], *, need: set[str], may: set[str] | None) -> Non
     """Missing fields are named with what stands there instead; with `may`, so is a field that nobody knows."""
     missing = sorted(need - row.keys())
     if missing:
-        raise ValueError(f"no field '{missing[0]}'; found {', '.join(map(repr, row)) or 'none'}{_suggest(missing[0], row)}")
+        raise ValueError(
+            f"no field '{missing[0]}'; found {', '.join(map(repr, row)) or 'none'}{_suggest(missing[0], row)}"
+        )
     unknown = sorted(row.keys() - need - may) if may is not None else []
     if unknown:
         raise ValueError(f"unknown field '{unknown[0]}'{_suggest(unknown[0], need | may)}")
@@ -161,7 +178,9 @@ def _suggest(word: str, known) -> str:
 
 def _messages(value: Any, name: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{name} is {type(value).__name__ if not isinstance(value, list) else 'empty'}, expected a list of turns")
+        raise ValueError(
+            f"{name} is {type(value).__name__ if not isinstance(value, list) else 'empty'}, expected a list of turns"
+        )
     turns = []
     for number, turn in enumerate(value, start=1):
         if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
@@ -182,7 +201,9 @@ def _sharegpt_turn(turn: Any, where: object) -> Message:
         raise ValueError(f"conversations turn {where} needs 'from' and 'value'")
     speaker = turn["from"]
     if not isinstance(speaker, str) or speaker not in _SHAREGPT_ROLES:
-        raise ValueError(f"conversations turn {where}: unknown speaker {speaker!r}; known are {', '.join(_SHAREGPT_ROLES)}")
+        raise ValueError(
+            f"conversations turn {where}: unknown speaker {speaker!r}; known are {', '.join(_SHAREGPT_ROLES)}"
+        )
     return _message(_SHAREGPT_ROLES[speaker], turn["value"], f"conversations turn {where}")
 
 
@@ -218,16 +239,22 @@ def _transcript(text: str, name: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
-def _preference_of(row_id: str, chosen: tuple[Message, ...], rejected: tuple[Message, ...], topic: str | None, *, tie: bool = False) -> Ranking:
+def _preference_of(
+    row_id: str, chosen: tuple[Message, ...], rejected: tuple[Message, ...], topic: str | None, *, tie: bool = False
+) -> Ranking:
     for number, (a, b) in enumerate(zip(chosen[:-1], rejected[:-1], strict=False), start=1):
         if a != b:
-            raise ValueError(f"chosen and rejected differ at turn {number}, before the last; their prompts must be the same")
+            raise ValueError(
+                f"chosen and rejected differ at turn {number}, before the last; their prompts must be the same"
+            )
     if len(chosen) != len(rejected):
         raise ValueError(f"chosen has {len(chosen)} turns, rejected {len(rejected)}; their prompts must be the same")
     return _preference(row_id, chosen[:-1], chosen[-1].content, rejected[-1].content, topic, tie=tie)
 
 
-def _preference(row_id: str, prompt: tuple[Message, ...], chosen: str, rejected: str, topic: str | None, *, tie: bool = False) -> Ranking:
+def _preference(
+    row_id: str, prompt: tuple[Message, ...], chosen: str, rejected: str, topic: str | None, *, tie: bool = False
+) -> Ranking:
     if chosen == rejected and not tie:
         raise ValueError("chosen and rejected are the same text")
     return Ranking(row_id, prompt, (chosen, rejected), (0, 0 if tie else 1), (True, True), topic)

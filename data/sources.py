@@ -66,7 +66,9 @@ def _json(path: Path) -> Iterator[Row | tuple[int, str]]:
     except (RecursionError, ValueError) as error:
         raise UserError(f"{path}: not usable JSON: {error}.") from None
     if not isinstance(rows, list):
-        raise UserError(f"{path}: holds {_kind(rows)}, expected a list of objects. For one object a line, name it .jsonl.")
+        raise UserError(
+            f"{path}: holds {_kind(rows)}, expected a list of objects. For one object a line, name it .jsonl."
+        )
     for number, row in enumerate(rows, start=1):
         yield number, row if isinstance(row, dict) else f"is {_kind(row)}, expected an object with named fields."
 
@@ -102,5 +104,13 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 
 def _kind(value: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number", type(None): "null"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        type(None): "null",
+    }
     return names.get(type(value), type(value).__name__)

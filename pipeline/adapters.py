@@ -211,7 +211,9 @@ class SharedBase:
                 ends.append((i, at - 1))
         causal = torch.ones(width, width, dtype=torch.bool).tril()
         own = segment[:, :, None] == segment[:, None, :]
-        allowed = causal & (own | (segment[:, None, :] == 0)) & (segment[:, :, None] >= 0) | torch.eye(width, dtype=torch.bool)
+        allowed = causal & (own | (segment[:, None, :] == 0)) & (segment[:, :, None] >= 0) | torch.eye(
+            width, dtype=torch.bool
+        )
         mask, positions = allowed[:, None].to(self.device), positions.to(self.device)
         with torch.no_grad():
             trunk = self._model.get_input_embeddings()(ids.to(self.device))
@@ -229,8 +231,12 @@ class SharedBase:
         if mask.dim() == 2:
             mask = mask.long()
         else:
-            mask = torch.zeros(mask.shape, dtype=states.dtype, device=states.device).masked_fill(~mask, torch.finfo(states.dtype).min)
-        return part(inputs_embeds=states, attention_mask=mask, position_ids=positions, use_cache=False).last_hidden_state
+            mask = torch.zeros(mask.shape, dtype=states.dtype, device=states.device).masked_fill(
+                ~mask, torch.finfo(states.dtype).min
+            )
+        return part(
+            inputs_embeds=states, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
 
     # -- inside PEFT -----------------------------------------------------------------------------------------------------
 

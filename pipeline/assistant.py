@@ -80,7 +80,12 @@ class Assistant:
         finish = "stopped"
         with self.base.acting_as(role):
             for step in stream(
-                self.base.causal_lm, [ids], sampling, eos_id=tokenizer.eos_token_id, pad_id=tokenizer.pad_token_id, stop=stop
+                self.base.causal_lm,
+                [ids],
+                sampling,
+                eos_id=tokenizer.eos_token_id,
+                pad_id=tokenizer.pad_token_id,
+                stop=stop,
             ):
                 ended = step.token == tokenizer.eos_token_id
                 if step.last:

@@ -23,8 +23,13 @@ app = typer.Typer(
     help="Turn a pretrained language model into your chat assistant: SFT, reward model, PPO, with a judge in between.",
 )
 
-ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file; default: that of the run, else configs/quickstart.yaml")]
-RunOption = Annotated[str | None, typer.Option("--run", "-r", help="name or directory of the run; default: the config file's name")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML file; default: that of the run, else configs/quickstart.yaml"),
+]
+RunOption = Annotated[
+    str | None, typer.Option("--run", "-r", help="name or directory of the run; default: the config file's name")
+]
 Overrides = Annotated[list[str] | None, typer.Argument(help="settings as key=value, for example ppo.kl_coef=0.1")]
 DEFAULT_CONFIG = Path("configs/quickstart.yaml")
 
@@ -44,10 +49,20 @@ def run(
 ) -> None:
     """Run all stages, or some; what is done already is not done again."""
     if bool(accept) != bool(why):
-        raise UserError("--accept and --why belong together: --accept ppo.kl_to_reference --why 'looked at the answers'.")
+        raise UserError(
+            "--accept and --why belong together: --accept ppo.kl_to_reference --why 'looked at the answers'."
+        )
     if only and (first or until):
         raise UserError("--only excludes --from and --until.")
-    _conduct(config, run_name, overrides, _chosen(only, first, until), redo=redo, accept={accept: why} if accept else None, dry_run=dry_run)
+    _conduct(
+        config,
+        run_name,
+        overrides,
+        _chosen(only, first, until),
+        redo=redo,
+        accept={accept: why} if accept else None,
+        dry_run=dry_run,
+    )
 
 
 @app.command()

@@ -106,10 +106,14 @@ def redo(run: Run, stage: str, say: Say) -> None:
                 say(f"{name}: removed")
 
 
-def _refuse_other_settings(run: Run, stages: Sequence[Step], evaluations: dict[str, Step], steps: dict[str, Step], evaluate_only: bool) -> None:
+def _refuse_other_settings(
+    run: Run, stages: Sequence[Step], evaluations: dict[str, Step], steps: dict[str, Step], evaluate_only: bool
+) -> None:
     """Before anything is written: a finished step that the config now asks otherwise stops the run."""
     for stage in stages:
-        for step in ([] if evaluate_only else [stage]) + ([evaluations[stage.name]] if stage.name in evaluations else []):
+        for step in ([] if evaluate_only else [stage]) + (
+            [evaluations[stage.name]] if stage.name in evaluations else []
+        ):
             if run.manifest(step) is not None:
                 run.execute(step, steps)
 

@@ -21,22 +21,32 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    name: str = Field("smollm2-135m-instruct", description="the embedded model, 'tiny-random', a directory, or a Hub id")
+    name: str = Field(
+        "smollm2-135m-instruct", description="the embedded model, 'tiny-random', a directory, or a Hub id"
+    )
     revision: str | None = Field(None, description="branch, tag or commit of a Hub id")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of the frozen weights; adapters are float32")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the frozen weights; adapters are float32"
+    )
     quantization: Literal["none", "8bit", "4bit"] = Field("none", description="of the frozen weights")
     allow_cpu_quantization: bool = Field(False, description="quantize without a GPU, many times slower")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     system_prompt: str | None = Field(None, description="put before every conversation that has none")
-    cache_dir: str | None = Field(None, description="where the embedded model is converted to; None is the user's cache")
+    cache_dir: str | None = Field(
+        None, description="where the embedded model is converted to; None is the user's cache"
+    )
 
 
 class LoraConfig(_Section):
     rank: int = Field(16, ge=1, le=1024, description="r, columns of A and rows of B")
     alpha: float = Field(32.0, gt=0, description="the update is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of adapter inputs dropped, in SFT only")
-    target_modules: Literal["all-linear"] | list[str] = Field("all-linear", description="which linear layers are adapted")
-    last_layers: int | None = Field(None, ge=1, description="adapt the last N layers only; those below are the shared trunk")
+    target_modules: Literal["all-linear"] | list[str] = Field(
+        "all-linear", description="which linear layers are adapted"
+    )
+    last_layers: int | None = Field(
+        None, ge=1, description="adapt the last N layers only; those below are the shared trunk"
+    )
 
 
 class DataConfig(_Section):
@@ -48,7 +58,9 @@ class DataConfig(_Section):
     prompts_format: str = Field("prompts", description="a name in data/formats.py")
     heldout_prompts: str = Field(description="file of prompts for evaluation, asked nowhere in training")
     heldout_prompts_format: str = Field("prompts", description="a name in data/formats.py")
-    heldout_rankings: str | None = Field(None, description="file of ranked answers to held-out prompts, for the reward model")
+    heldout_rankings: str | None = Field(
+        None, description="file of ranked answers to held-out prompts, for the reward model"
+    )
     test_share: float = Field(0.1, gt=0, le=0.5, description="share of questions kept out of training")
     max_prompt_tokens: int = Field(64, ge=4, description="tokens; longer training prompts are left out and counted")
     limit: int | None = Field(None, ge=1, description="first N rows of every file")
@@ -66,7 +78,9 @@ class SftConfig(_Section):
     @model_validator(mode="after")
     def _batches(self) -> SftConfig:
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(f"'micro_batch_size' should divide batch_size {self.batch_size} (got {self.micro_batch_size})")
+            raise ValueError(
+                f"'micro_batch_size' should divide batch_size {self.batch_size} (got {self.micro_batch_size})"
+            )
         return self
 
 
@@ -75,7 +89,9 @@ class RewardConfig(_Section):
     learning_rate: float = Field(5e-4, gt=0, lt=1, description="peak of the adapter's, per step")
     head_learning_rate: float = Field(1e-3, gt=0, lt=1, description="peak of the scalar head's, per step")
     lists_per_step: int = Field(4, ge=1, description="rankings a step")
-    max_tokens: int = Field(128, ge=8, description="tokens of prompt and answer; longer rankings are left out and counted")
+    max_tokens: int = Field(
+        128, ge=8, description="tokens of prompt and answer; longer rankings are left out and counted"
+    )
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, per step")
     center_coef: float = Field(0.01, ge=0, description="weight of the term that holds scores near zero")
@@ -111,12 +127,16 @@ class PpoConfig(_Section):
     missing_eos_penalty: float = Field(1.0, ge=0, description="subtracted from the score of an answer that was cut off")
     entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus, per nat")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
-    early_stop_kl: float | None = Field(None, gt=0, description="nats a sequence from the old policy; ends the epochs of an update")
+    early_stop_kl: float | None = Field(
+        None, gt=0, description="nats a sequence from the old policy; ends the epochs of an update"
+    )
     ptx_coef: float = Field(0.0, ge=0, description="weight of the language-model loss on demonstrations (PPO-ptx)")
     ema_decay: float | None = Field(None, ge=0, lt=1, description="per update; also keeps an averaged adapter")
     max_new_tokens: int = Field(32, ge=1, description="tokens an answer")
     temperature: float = Field(0.7, gt=0, description="of sampling, and of every log-probability")
-    old_logprobs: Literal["recompute", "generation"] = Field("recompute", description="where the old policy's log-probabilities come from")
+    old_logprobs: Literal["recompute", "generation"] = Field(
+        "recompute", description="where the old policy's log-probabilities come from"
+    )
     checkpoint_every: int = Field(5, ge=0, description="updates; 0 is never")
     reward_sources: dict[str, float] = Field({"model": 1.0}, description="weights of sources in reward/sources.py")
 
@@ -145,7 +165,9 @@ class EvaluationConfig(_Section):
     def _pools(self) -> EvaluationConfig:
         wrong = [n for n in self.best_of if not 2 <= n <= self.samples_per_prompt]
         if wrong:
-            raise ValueError(f"'best_of' should lie between 2 and samples_per_prompt {self.samples_per_prompt} (got {wrong[0]})")
+            raise ValueError(
+                f"'best_of' should lie between 2 and samples_per_prompt {self.samples_per_prompt} (got {wrong[0]})"
+            )
         return self
 
 
@@ -171,7 +193,9 @@ class Config(_Section):
     seed: int = Field(0, ge=0, description="all chance follows from it")
     threads: int | None = Field(None, ge=1, description="CPU threads; None is one for each core")
     runs_dir: str = Field("runs", description="where runs are kept")
-    run_name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="None is the config file's name")
+    run_name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="None is the config file's name"
+    )
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     data: DataConfig
@@ -179,14 +203,18 @@ class Config(_Section):
     reward: RewardConfig = RewardConfig()
     ppo: PpoConfig = PpoConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-    gates: dict[str, Gate] = Field({}, description="'stage.metric' to bounds; '.ci_low' or '.ci_high' holds an interval's end")
+    gates: dict[str, Gate] = Field(
+        {}, description="'stage.metric' to bounds; '.ci_low' or '.ci_high' holds an interval's end"
+    )
     chat: ChatConfig = ChatConfig()
 
     @model_validator(mode="after")
     def _gates_name_a_metric(self) -> Config:
         for name in self.gates:
             if not re.fullmatch(rf"({'|'.join(STAGE_NAMES)})\.\w+(\.ci_low|\.ci_high)?", name):
-                raise ValueError(f"'gates.{name}' should read stage.metric, stage one of {', '.join(STAGE_NAMES)} (got '{name}')")
+                raise ValueError(
+                    f"'gates.{name}' should read stage.metric, stage one of {', '.join(STAGE_NAMES)} (got '{name}')"
+                )
         return self
 
     def subset(self, keys: Sequence[str]) -> dict[str, Any]:
@@ -278,7 +306,9 @@ def _plain(node: yaml.Node, prefix: str, lines: dict[str, str], problems: list[s
 def _put(raw: dict[str, Any], keys: list[str], value: Any) -> None:
     # A gate's own name holds dots: gates.sft.gold.min=1 sets 'min' of the gate 'sft.gold'.
     if keys[0] == "gates" and len(keys) > 2:
-        keys = ["gates", ".".join(keys[1:-1]), keys[-1]] if keys[-1] in ("min", "max") else ["gates", ".".join(keys[1:])]
+        keys = (
+            ["gates", ".".join(keys[1:-1]), keys[-1]] if keys[-1] in ("min", "max") else ["gates", ".".join(keys[1:])]
+        )
     for key in keys[:-1]:
         raw = raw.setdefault(key, {})
         if not isinstance(raw, dict):
@@ -313,19 +343,28 @@ def _number(value: Any, kind: Any) -> Any:
 def _explain(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> str:
     location = [str(part) for part in error["loc"] if not str(part).startswith(("literal[", "list["))]
     name = ".".join(location)
-    place = next((lines[".".join(location[:n])] for n in range(len(location), 0, -1) if ".".join(location[:n]) in lines), str(path))
+    place = next(
+        (lines[".".join(location[:n])] for n in range(len(location), 0, -1) if ".".join(location[:n]) in lines),
+        str(path),
+    )
     got = error.get("input")
     kind = error["type"]
     if kind == "extra_forbidden":
         known = list(_known_names())
-        siblings = [k for k in known if k.rsplit(".", 1)[0] == name.rsplit(".", 1)[0]] if "." in name else [k for k in known if "." not in k]
+        siblings = (
+            [k for k in known if k.rsplit(".", 1)[0] == name.rsplit(".", 1)[0]]
+            if "." in name
+            else [k for k in known if "." not in k]
+        )
         close = difflib.get_close_matches(name, siblings, n=1) or difflib.get_close_matches(name, known, n=1)
         return f"{place}: unknown key '{name}'" + (f"; did you mean '{close[0]}'?" if close else "")
     if kind == "missing":
         return f"{place}: '{name}' is missing; it has no default"
     if kind == "value_error":
         text = str(error["ctx"]["error"])
-        return f"{place}: " + (re.sub(r"^'", f"'{name}.", text) if name and text.startswith("'") else f"'{name}' {text}" if name else text)
+        return f"{place}: " + (
+            re.sub(r"^'", f"'{name}.", text) if name and text.startswith("'") else f"'{name}' {text}" if name else text
+        )
     wants = {
         "int_type": "an integer",
         "float_type": "a number",

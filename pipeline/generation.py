@@ -72,7 +72,9 @@ def sample(
         rows = order[start : start + batch_size]
         ids: list[list[int]] = [[] for _ in rows]
         logprobs: list[list[float]] = [[] for _ in rows]
-        for step in stream(model, [prompts[i] for i in rows], sampling, eos_id=eos_id, pad_id=pad_id, generator=generator):
+        for step in stream(
+            model, [prompts[i] for i in rows], sampling, eos_id=eos_id, pad_id=pad_id, generator=generator
+        ):
             ids[step.row].append(step.token)
             logprobs[step.row].append(step.logprob)
         for j, i in enumerate(rows):

@@ -60,7 +60,8 @@ def load(settings):
             model.resize_token_embeddings(len(tokenizer))
         else:
             raise UserError(
-                f"model {settings.name}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows. Use the tokenizer that belongs to the model."
+                f"model {settings.name}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows. "
+                "Use the tokenizer that belongs to the model."
             )
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False)
@@ -84,7 +85,9 @@ def load_tokenizer(settings, source: Path | str | None = None):
     except OSError as error:
         raise UserError(_not_found(settings.name, error)) from None
     if tokenizer.eos_token_id is None:
-        raise UserError(f"model {settings.name}: its tokenizer has no end-of-sequence token, so no answer could ever end.")
+        raise UserError(
+            f"model {settings.name}: its tokenizer has no end-of-sequence token, so no answer could ever end."
+        )
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         _give_pad(tokenizer)
     return tokenizer
@@ -110,7 +113,9 @@ def locate(settings) -> Path | str:
     if path.is_dir():
         return path
     if settings.name.startswith((".", "/", "~")) or settings.name.count("/") != 1:
-        raise UserError(f"model.name: no directory {path}. Give a directory, a Hub id like 'org/name', or '{EMBEDDED}'.")
+        raise UserError(
+            f"model.name: no directory {path}. Give a directory, a Hub id like 'org/name', or '{EMBEDDED}'."
+        )
     return settings.name
 
 
@@ -130,7 +135,10 @@ def weights_sha256(settings) -> str:
 
 
 def default_cache() -> Path:
-    return Path(os.environ.get("THUMBLOOP_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "thumbloop")
+    return Path(
+        os.environ.get("THUMBLOOP_CACHE")
+        or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "thumbloop"
+    )
 
 
 def _embedded(cache_dir: str | None) -> Path:
@@ -147,7 +155,9 @@ def _embedded(cache_dir: str | None) -> Path:
         )
     source = files[0]
     with source.open("rb") as stream:
-        key = hashlib.sha256((hashlib.file_digest(stream, "sha256").hexdigest() + _CONVERSION).encode()).hexdigest()[:16]
+        key = hashlib.sha256((hashlib.file_digest(stream, "sha256").hexdigest() + _CONVERSION).encode()).hexdigest()[
+            :16
+        ]
     cache = Path(cache_dir).expanduser() if cache_dir else default_cache()
     target = cache / f"{EMBEDDED}-{key}"
     if (target / "complete").exists():
@@ -184,7 +194,11 @@ def _give_pad(tokenizer) -> None:
     """Takes a reserved token that no text produces; adds one only where none is reserved."""
     used = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
     for index, token in sorted(tokenizer.added_tokens_decoder.items()):
-        if index not in used and token.special and any(word in token.content for word in ("pad", "reserved", "empty", "unused")):
+        if (
+            index not in used
+            and token.special
+            and any(word in token.content for word in ("pad", "reserved", "empty", "unused"))
+        ):
             tokenizer.pad_token = token.content
             return
     tokenizer.add_special_tokens({"pad_token": "<|pad|>"})

@@ -34,7 +34,11 @@ class Bar:
             self._draw(shown)
         elif now - self._said >= _LINE_SECONDS:
             self._said = now
-            print(f"  {self.label}: {self.done}/{self.total} {self.unit}, {self._left(now)} left  {shown}".rstrip(), file=self._stream, flush=True)
+            print(
+                f"  {self.label}: {self.done}/{self.total} {self.unit}, {self._left(now)} left  {shown}".rstrip(),
+                file=self._stream,
+                flush=True,
+            )
 
     def close(self) -> None:
         if self._live is not None:

@@ -25,7 +25,7 @@ def open_base(config) -> SharedBase:
 class RewardModel:
     """Reward adapter, head and scale: ids of conversations → scores in units of the reference answers' spread."""
 
-    def __init__(self, base: SharedBase, head: ScalarHead, scale: Scale = Scale()):
+    def __init__(self, base: SharedBase, head: ScalarHead, scale: Scale):
         self.base, self.head, self.scale = base, head, scale
 
     @staticmethod
@@ -53,7 +53,9 @@ class RewardModel:
         return self.scale(score_all(self.encode, self.head, sequences, on_batch=on_batch)).tolist()
 
     @torch.no_grad()
-    def score_lists(self, lists: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, batch_size: int = 8, on_batch=None) -> list[list[float]]:
+    def score_lists(
+        self, lists: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, batch_size: int = 8, on_batch=None
+    ) -> list[list[float]]:
         """Scores of (prompt ids, K answers' ids), each prompt read once for all its answers."""
         found: list[list[float]] = []
         for start in range(0, len(lists), batch_size):

@@ -1,10 +1,10 @@
 """A run is a directory. A step reads finished steps and leaves one manifest, written last.
 
-    runs/<run>/config.yaml            the whole config, frozen
-               run.lock               held while a process works on the run
-               stages/<name>/         manifest.json, log.jsonl, artifacts
-               evaluation/<name>/     manifest.json, card.json, answers.jsonl
-               report.md  report.html
+runs/<run>/config.yaml            the whole config, frozen
+           run.lock               held while a process works on the run
+           stages/<name>/         manifest.json, log.jsonl, artifacts
+           evaluation/<name>/     manifest.json, card.json, answers.jsonl
+           report.md  report.html
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ class Run:
     def load(path: Path, overrides: Sequence[str] = ()) -> Run:
         """An existing run with the config that was frozen into it."""
         if not (path / CONFIG).is_file():
-            raise UserError(f"{path}: no run there. `python run_pipeline.py run --config configs/quickstart.yaml` makes one.")
+            raise UserError(
+                f"{path}: no run there. `python run_pipeline.py run --config configs/quickstart.yaml` makes one."
+            )
         config = load_config(path / CONFIG, overrides)
         return Run(path, config.model_copy(update={"runs_dir": str(path.parent), "run_name": path.name}))
 
@@ -181,8 +183,14 @@ class Run:
                 found.append(f"{name} {before}, now {after}")
         before = {f["path"]: f["sha256"] for f in done.files}
         after = {f["path"]: f["sha256"] for f in now["files"]}
-        found += [f"another {path}" for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)]
-        found += [f"an earlier result of '{name}'" for name, digest in now["inputs"].items() if done.inputs.get(name) != digest]
+        found += [
+            f"another {path}" for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)
+        ]
+        found += [
+            f"an earlier result of '{name}'"
+            for name, digest in now["inputs"].items()
+            if done.inputs.get(name) != digest
+        ]
         return found
 
     def execute(self, step: Step, steps: dict[str, Step]) -> tuple[StageManifest, bool]:
@@ -193,7 +201,9 @@ class Run:
         """
         missing = [name for name in step.needs if self.manifest(steps[name]) is None]
         if missing:
-            raise UserError(f"{self.path}: '{step.name}' needs {', '.join(missing)}, not finished here. Run `run` or that stage first.")
+            raise UserError(
+                f"{self.path}: '{step.name}' needs {', '.join(missing)}, not finished here. Run `run` or that stage first."
+            )
         done = self.manifest(step)
         if done is not None:
             changed = self.differences(step, steps)
@@ -224,7 +234,9 @@ class Run:
             if not file.is_file():
                 problems.append(f"{file}: missing, though the manifest names it. Use --redo {step.name}.")
             elif _sha256(file) != artifact.sha256:
-                problems.append(f"{file}: its hash differs from the manifest; it was changed or damaged. Use --redo {step.name}.")
+                problems.append(
+                    f"{file}: its hash differs from the manifest; it was changed or damaged. Use --redo {step.name}."
+                )
         return problems
 
     def _make(self, step: Step, steps: dict[str, Step]) -> StageManifest:
@@ -292,7 +304,11 @@ class Run:
 
     def _identity(self, step: Step, steps: dict[str, Step]) -> dict[str, Any]:
         return {
-            "inputs": {name: _sha256(self.path / steps[name].folder / MANIFEST) for name in step.needs if self.manifest(steps[name])},
+            "inputs": {
+                name: _sha256(self.path / steps[name].folder / MANIFEST)
+                for name in step.needs
+                if self.manifest(steps[name])
+            },
             "settings": self.config.subset(step.settings),
             "files": [{"path": str(p), "sha256": _sha256(p)} for p in step.files(self.config)],
         }
@@ -349,7 +365,9 @@ def _environment(config: Config, started: datetime, seconds: float) -> dict[str,
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
     return {
         "commit": commit.stdout.strip() or None,
         "versions": versions,

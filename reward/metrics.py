@@ -12,12 +12,7 @@ def pair_outcomes(scores: Sequence[float], pairs: Sequence[tuple[int, int]]) -> 
 
 def pairs_by(values: Sequence[float], *, margin: float = 1e-9) -> list[tuple[int, int]]:
     """All (better, worse) index pairs that `values` tell apart by more than `margin`."""
-    return [
-        (i, j)
-        for i in range(len(values))
-        for j in range(len(values))
-        if values[i] - values[j] > margin
-    ]
+    return [(i, j) for i in range(len(values)) for j in range(len(values)) if values[i] - values[j] > margin]
 
 
 def margins(scores: Sequence[float], pairs: Sequence[tuple[int, int]]) -> list[float]:

@@ -39,14 +39,16 @@ _PREAMBLE = re.compile(
 )
 _MARKUP = re.compile(r"(^|\n)\s*([-*•#>]|\d+[.)])|\*\*|`|\n|:\s*$|[\"“”]")
 # Words that carry no topic. A content word is anything else of three letters or more.
-_STOP = frozenset(
-    """a about all an and any are as at be because been being but by can come could did do does each for from get give gives good had
-    has have he help her him his how i idea if in into is it its just know like long look make makes many matter me mean mistake more
-    most much my need needs new not of on one or other our out own people quick real said see she short should simple so some
-    someone such take takes tell than that the their them then there these they thing this those time tip to too try up us use used
-    very want was way we well were what when where which while who why will with work works would year you your easiest common fact
-    example everyday best better child start buy keep last longer home goes visit week day hard""".split()
-)
+_STOP_WORDS = """
+a about all an and any are as at be because been being but by can come could did do does each for from get give
+gives good had has have he help her him his how i idea if in into is it its just know like long look make makes
+many matter me mean mistake more most much my need needs new not of on one or other our out own people quick
+real said see she short should simple so some someone such take takes tell than that the their them then there
+these they thing this those time tip to too try up us use used very want was way we well were what when where
+which while who why will with work works would year you your easiest common fact example everyday best better
+child start buy keep last longer home goes visit week day hard
+"""
+_STOP = frozenset(_STOP_WORDS.split())
 
 
 def rubric_parts(prompt: str, answer: str, finished: bool) -> dict[str, float]:

@@ -59,7 +59,9 @@ def weighted_scores(
             raise ValueError(f"ppo.reward_sources: no source '{name}'; there are {', '.join(sorted(sources))}")
         scores = torch.as_tensor(sources[name](answers)).detach().float().cpu()
         if scores.shape != (len(answers),):
-            raise ValueError(f"reward source '{name}' returned shape {tuple(scores.shape)} for {len(answers)} answers; expected ({len(answers)},)")
+            raise ValueError(
+                f"reward source '{name}' returned shape {tuple(scores.shape)} for {len(answers)} answers; expected ({len(answers)},)"
+            )
         bad = (~scores.isfinite()).nonzero().flatten().tolist()
         if bad:
             answer = answers[bad[0]]

@@ -141,7 +141,9 @@ def write_rankings(samples: list[dict]) -> None:
     _write("rankings.jsonl", rankings)
     _write("heldout_rankings.jsonl", heldout)
     _write("heldout_prompts.jsonl", [{k: e[k] for k in ("id", "topic", "prompt")} for e in heldout])
-    print(f"{len(rankings)} rankings with {pairs} pairs, {flipped / pairs:.1%} of them flipped; {len(heldout)} held out")
+    print(
+        f"{len(rankings)} rankings with {pairs} pairs, {flipped / pairs:.1%} of them flipped; {len(heldout)} held out"
+    )
     print(f"{named} rankings left out because an answer names a held-out topic")
 
 

@@ -93,7 +93,9 @@ def test_the_role_is_restored_after_an_error_inside_acting_as(make_base):
         with torch.no_grad():
             inside = [base.causal_lm.get_decoder()(torch.tensor([t])).last_hidden_state[0] for t in TEXTS]
     assert same(inside, expected, 1e-5)
-    assert {p.requires_grad for p in base.parameters(REFERENCE)} == {True}, "acting as a role does not change what is trainable"
+    assert {p.requires_grad for p in base.parameters(REFERENCE)} == {True}, (
+        "acting as a role does not change what is trainable"
+    )
 
 
 def test_an_unknown_role_is_refused(make_base):
@@ -105,7 +107,9 @@ def test_answers_side_by_side_read_as_they_would_alone(make_base):
     base = make_base(REWARD)
     lists = [([5, 6, 7], [[8, 9], [10, 11, 12, 2], [4]]), ([9] * 6, [[7, 7, 7], [3, 2]])]
     found = base.encode_lists(lists, REWARD)
-    alone = torch.stack([base.encode([prompt + answer], REWARD)[0][0, -1] for prompt, answers in lists for answer in answers])
+    alone = torch.stack(
+        [base.encode([prompt + answer], REWARD)[0][0, -1] for prompt, answers in lists for answer in answers]
+    )
     assert torch.allclose(found, alone, atol=1e-5)
     gradients = []
     for value in (found, alone):

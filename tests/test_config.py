@@ -48,7 +48,9 @@ def test_every_mistake_is_reported_at_once(tmp_path):
 
 
 def test_scientific_notation_that_yaml_reads_as_text_is_a_number(tmp_path):
-    config = load_config(write(tmp_path, "sft: {learning_rate: 1e-5}\ngates: {sft.gold: {min: 1e-1}}\n"), ["ppo.kl_coef=2e-2"])
+    config = load_config(
+        write(tmp_path, "sft: {learning_rate: 1e-5}\ngates: {sft.gold: {min: 1e-1}}\n"), ["ppo.kl_coef=2e-2"]
+    )
     assert (config.sft.learning_rate, config.gates["sft.gold"].min, config.ppo.kl_coef) == (1e-5, 0.1, 0.02)
 
 
@@ -57,7 +59,9 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
 
 
 def test_batches_must_fit_into_each_other(tmp_path):
-    assert problems(tmp_path, "ppo: {episodes: 32, minibatch: 5}\n") == ["my.yaml:1: 'ppo.minibatch' should divide episodes 32 (got 5)"]
+    assert problems(tmp_path, "ppo: {episodes: 32, minibatch: 5}\n") == [
+        "my.yaml:1: 'ppo.minibatch' should divide episodes 32 (got 5)"
+    ]
     assert "micro_batch" in problems(tmp_path, "ppo: {minibatch: 8, micro_batch: 16}\n")[0]
 
 

@@ -25,7 +25,15 @@ def smoke(tmp_path_factory):
     """One smoke run, shared by the tests below, each of which leaves it as it found it."""
     runs = tmp_path_factory.mktemp("runs")
     started = time.monotonic()
-    done = door("run", "--config", "configs/smoke.yaml", "--run", runs / "smoke", f"chat.feedback_db={runs}/f.sqlite", "threads=1")
+    done = door(
+        "run",
+        "--config",
+        "configs/smoke.yaml",
+        "--run",
+        runs / "smoke",
+        f"chat.feedback_db={runs}/f.sqlite",
+        "threads=1",
+    )
     assert done.returncode == 0, done.stderr
     return runs / "smoke", done.stdout, time.monotonic() - started
 
@@ -58,7 +66,11 @@ def test_a_changed_setting_is_refused_before_anything_is_written(smoke):
     run = smoke[0]
     config = (run / "config.yaml").read_text()
     done = door("run", "--run", run, "sft.epochs=2")
-    assert done.returncode == 2 and "'sft' was made with sft.epochs 1.0, now 2.0" in done.stderr and "--redo sft" in done.stderr
+    assert (
+        done.returncode == 2
+        and "'sft' was made with sft.epochs 1.0, now 2.0" in done.stderr
+        and "--redo sft" in done.stderr
+    )
     assert (run / "config.yaml").read_text() == config
 
 
@@ -103,9 +115,13 @@ def test_a_missing_last_stage_is_made_again_and_only_that(smoke):
 
 def test_the_chat_answers_and_keeps_a_vote(smoke):
     run = smoke[0]
-    done = door("chat", "--run", run, "chat.max_new_tokens=5", stdin="hello\n/good\n/model base\nhello\n/stats\n/quit\n")
+    done = door(
+        "chat", "--run", run, "chat.max_new_tokens=5", stdin="hello\n/good\n/model base\nhello\n/stats\n/quit\n"
+    )
     assert done.returncode == 0, done.stderr
-    assert "ppo answers." in done.stdout and "kept: good" in done.stdout and "1 good and 0 bad of 2 answers" in done.stdout
+    assert (
+        "ppo answers." in done.stdout and "kept: good" in done.stdout and "1 good and 0 bad of 2 answers" in done.stdout
+    )
 
 
 def test_redo_takes_what_follows_with_it(smoke, tmp_path):
@@ -135,7 +151,10 @@ def test_a_dry_run_prints_the_whole_config_and_writes_nothing(tmp_path):
     ("arguments", "said"),
     [
         (("run", "--config", "configs/absent.yaml"), "configs/absent.yaml: no such file"),
-        (("run", "--config", "configs/smoke.yaml", "ppo.klcoef=1"), "command line: unknown key 'ppo.klcoef'; did you mean 'ppo.kl_coef'?"),
+        (
+            ("run", "--config", "configs/smoke.yaml", "ppo.klcoef=1"),
+            "command line: unknown key 'ppo.klcoef'; did you mean 'ppo.kl_coef'?",
+        ),
         (("run", "--config", "configs/smoke.yaml", "data.rankings=no.jsonl"), "data.rankings: no file no.jsonl"),
         (("run", "--config", "configs/smoke.yaml", "--only", "rewrd"), "--only rewrd: no such stage"),
         (("run", "--config", "configs/smoke.yaml", "--accept", "x"), "--accept and --why belong together"),
@@ -143,8 +162,14 @@ def test_a_dry_run_prints_the_whole_config_and_writes_nothing(tmp_path):
         (("frobnicate",), "No such command"),
         (("run", "--confg", "x"), "No such option"),
         (("run", "--config", "configs/smoke.yaml", "model.name=./nowhere"), "model.name: no directory nowhere"),
-        (("run", "--config", "configs/smoke.yaml", "lora.last_layers=40"), "lora.last_layers: 40, but the model has 4 layers"),
-        (("run", "--config", "configs/smoke.yaml", "model.quantization=4bit", "model.name=smollm2-135m-instruct"), "without a GPU"),
+        (
+            ("run", "--config", "configs/smoke.yaml", "lora.last_layers=40"),
+            "lora.last_layers: 40, but the model has 4 layers",
+        ),
+        (
+            ("run", "--config", "configs/smoke.yaml", "model.quantization=4bit", "model.name=smollm2-135m-instruct"),
+            "without a GPU",
+        ),
         (("sft", "--config", "configs/smoke.yaml"), "'sft' needs prepare"),
     ],
 )
@@ -160,15 +185,30 @@ def test_a_bad_data_row_stops_before_training(tmp_path):
     rows = (ROOT / "data" / "seed" / "rankings.jsonl").read_text(encoding="utf-8").split("\n")[:30]
     rows[16] = '{"prompt": "q", "responses": ["same", "same"], "ranks": [0, 1]}'
     (tmp_path / "r.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    done = door("run", "--config", "configs/smoke.yaml", f"runs_dir={tmp_path}/runs", f"data.rankings={tmp_path}/r.jsonl")
-    assert done.returncode == 2 and "r.jsonl row 17: responses 1 and 2 are the same text but ranked apart" in done.stderr
+    done = door(
+        "run", "--config", "configs/smoke.yaml", f"runs_dir={tmp_path}/runs", f"data.rankings={tmp_path}/r.jsonl"
+    )
+    assert (
+        done.returncode == 2 and "r.jsonl row 17: responses 1 and 2 are the same text but ranked apart" in done.stderr
+    )
     assert not (tmp_path / "runs" / "smoke" / "stages" / "prepare").exists()
 
 
 def test_held_out_questions_in_training_are_refused(tmp_path):
-    done = door("run", "--config", "configs/smoke.yaml", f"runs_dir={tmp_path}/runs", "data.heldout_prompts=data/seed/rankings.jsonl", "data.heldout_prompts_format=ranked")
+    done = door(
+        "run",
+        "--config",
+        "configs/smoke.yaml",
+        f"runs_dir={tmp_path}/runs",
+        "data.heldout_prompts=data/seed/rankings.jsonl",
+        "data.heldout_prompts_format=ranked",
+    )
     assert done.returncode == 2 and "gives rankings where prompts are wanted" in done.stderr
     rows = [json.loads(line) for line in (ROOT / "data" / "seed" / "rankings.jsonl").open(encoding="utf-8")][:5]
-    (tmp_path / "h.jsonl").write_text("".join(json.dumps({"prompt": r["prompt"]}) + "\n" for r in rows), encoding="utf-8")
-    done = door("run", "--config", "configs/smoke.yaml", f"runs_dir={tmp_path}/runs", f"data.heldout_prompts={tmp_path}/h.jsonl")
+    (tmp_path / "h.jsonl").write_text(
+        "".join(json.dumps({"prompt": r["prompt"]}) + "\n" for r in rows), encoding="utf-8"
+    )
+    done = door(
+        "run", "--config", "configs/smoke.yaml", f"runs_dir={tmp_path}/runs", f"data.heldout_prompts={tmp_path}/h.jsonl"
+    )
     assert done.returncode == 2 and "also occur in the rankings" in done.stderr

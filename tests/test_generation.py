@@ -42,9 +42,16 @@ def test_greedy_answers_do_not_depend_on_padding_or_company(model, tokenizer):
 def test_greedy_equals_the_librarys_generate(model, tokenizer):
     prompt = PROMPTS[1]
     theirs = model.generate(
-        torch.tensor([prompt]), max_new_tokens=16, do_sample=False, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id
+        torch.tensor([prompt]),
+        max_new_tokens=16,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
-    assert list(sample(model, [prompt], Sampling(16, 0.0), **options(tokenizer))[0].ids) == theirs[0, len(prompt) :].tolist()
+    assert (
+        list(sample(model, [prompt], Sampling(16, 0.0), **options(tokenizer))[0].ids)
+        == theirs[0, len(prompt) :].tolist()
+    )
 
 
 def test_an_answer_ends_at_its_first_eos_or_at_the_limit(model, tokenizer):

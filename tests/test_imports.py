@@ -33,7 +33,9 @@ def top_level(file: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(("package", "allowed"), [("data", {"data"}), ("reward", {"data", "reward"}), ("pipeline", set(OURS))])
+@pytest.mark.parametrize(
+    ("package", "allowed"), [("data", {"data"}), ("reward", {"data", "reward"}), ("pipeline", set(OURS))]
+)
 def test_packages_import_only_what_lies_below_them(package, allowed):
     for file in (ROOT / package).rglob("*.py"):
         ours = {name.split(".")[0] for name in imported(file)} & {*OURS, "run_pipeline", "scripts", "benchmarks"}

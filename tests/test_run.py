@@ -14,7 +14,7 @@ from pipeline.config import load_config
 from pipeline.run import Run, Step
 
 HERE = Path(__file__).resolve().parent
-BODY = '''
+BODY = """
 import os, pathlib, signal, time
 
 def first(ctx):
@@ -35,7 +35,7 @@ def slow(ctx):
     (ctx.out / "a").write_text("a")
     time.sleep(60)
     return {}
-'''
+"""
 PRELUDE = """
 import sys
 sys.path[:0] = [{root!r}, {bodies!r}]
@@ -59,7 +59,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("MARKER", str(tmp_path / "marker"))
     (tmp_path / "my.yaml").write_text(
-        f"runs_dir: {tmp_path}/runs\nthreads: 1\ndata: {{demonstrations: d, rankings: r, heldout_prompts: h}}\n", encoding="utf-8"
+        f"runs_dir: {tmp_path}/runs\nthreads: 1\ndata: {{demonstrations: d, rankings: r, heldout_prompts: h}}\n",
+        encoding="utf-8",
     )
     return tmp_path
 
@@ -70,7 +71,9 @@ def opened(place: Path, *overrides: str) -> Run:
 
 def python(place: Path, code: str, **kwargs):
     text = PRELUDE.format(root=str(HERE.parent), bodies=str(place), config=str(place / "my.yaml")) + code
-    return subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
+    return subprocess.Popen(
+        [sys.executable, "-c", text], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs
+    )
 
 
 def test_a_finished_step_is_not_made_again(place):
@@ -133,7 +136,10 @@ def test_the_second_process_is_told_who_holds_the_run(place):
     child = python(place, "with run.lock():\n print('held', flush=True)\n run.execute(SLOW, STEPS)")
     try:
         assert child.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=rf"process {child.pid} .*is working on this run") as caught, opened(place).lock():
+        with (
+            pytest.raises(UserError, match=rf"process {child.pid} .*is working on this run") as caught,
+            opened(place).lock(),
+        ):
             pass
         assert caught.value.exit_code == 75
     finally:

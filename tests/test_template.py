@@ -19,7 +19,9 @@ def test_ordinary_text_renders_as_the_template_says(tokenizer):
 def test_a_conversation_reads_as_the_template_says(tokenizer):
     turns = [Message("user", "a"), Message("assistant", "b"), Message("user", "c")]
     rendered = tokenizer.decode(prompt_ids(tokenizer, turns, system_prompt="s"))
-    assert rendered == "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n"
+    turn = "<|im_start|>{}\n{}<|im_end|>\n".format
+    said = turn("system", "s") + turn("user", "a") + turn("assistant", "b") + turn("user", "c")
+    assert rendered == said + "<|im_start|>assistant\n"
 
 
 def test_no_special_token_can_be_typed(tokenizer):

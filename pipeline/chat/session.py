@@ -143,7 +143,9 @@ class Session:
             return "nothing to vote on yet: ask something first"
         self.store.rate(answer, rater=self.rater, value=value, comment=comment or None)
         self._votes.append((answer, value))
-        return f"kept: {'good' if value > 0 else 'bad'}" + ("" if value > 0 else ". /retry gives another answer to compare")
+        return f"kept: {'good' if value > 0 else 'bad'}" + (
+            "" if value > 0 else ". /retry gives another answer to compare"
+        )
 
     def _undo(self) -> str:
         if not self._votes:
@@ -180,7 +182,9 @@ class Session:
         except ValueError:
             number = None
         if number is None or not low <= number <= high:
-            return f"{name} should be {'a number' if kind is float else 'an integer'} from {low} to {high} (got '{value}')"
+            return (
+                f"{name} should be {'a number' if kind is float else 'an integer'} from {low} to {high} (got '{value}')"
+            )
         setattr(self, name, number)
         return f"{name} is {number}"
 

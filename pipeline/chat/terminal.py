@@ -56,7 +56,9 @@ def lines(history: Path) -> Iterator[str]:
 
     history.parent.mkdir(parents=True, exist_ok=True)
     prompt = PromptSession(
-        history=FileHistory(str(history)), completer=WordCompleter(list(COMMANDS), sentence=True), complete_while_typing=False
+        history=FileHistory(str(history)),
+        completer=WordCompleter(list(COMMANDS), sentence=True),
+        complete_while_typing=False,
     )
     while True:
         try:

@@ -44,7 +44,9 @@ def answer_prompts(
     """`samples` answers of `role` to each prompt, with the run's seed, so that two policies meet the same chance."""
     settings, tokenizer = config.evaluation, base.tokenizer
     encoded = [
-        prompt_ids(tokenizer, p.messages, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens)
+        prompt_ids(
+            tokenizer, p.messages, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens
+        )
         for p in prompts
     ]
     asked = [(p, ids, s) for p, ids in zip(prompts, encoded, strict=True) for s in range(samples)]

@@ -38,9 +38,7 @@ ANSWERS = "answers.jsonl"
 def evaluate_base(ctx) -> dict[str, float]:
     """What the model says before any training: the later comparison."""
     base = open_base(ctx.config)
-    rows = answer_prompts(
-        base, BASE, _heldout(ctx), ctx.config, samples=1, progress=ctx.progress, label="base answers"
-    )
+    rows = answer_prompts(base, BASE, _heldout(ctx), ctx.config, samples=1, progress=ctx.progress, label="base answers")
     return _finish(ctx, "base", rows, _answer_entries(rows, ctx.config))
 
 
@@ -89,7 +87,10 @@ def evaluate_reward(ctx) -> dict[str, float]:
     heldout = load_records(heldout_file, "ranked")[: config.evaluation.limit] if heldout_file.exists() else []
     if heldout and config.evaluation.gold == "rubric":
         heldout_scores = _score_rankings(model, heldout, config, ctx.progress, "scoring held-out topics")
-        parts = [[rubric_parts(r.prompt[-1].content, a, f) for a, f in zip(r.responses, r.finished, strict=True)] for r in heldout]
+        parts = [
+            [rubric_parts(r.prompt[-1].content, a, f) for a, f in zip(r.responses, r.finished, strict=True)]
+            for r in heldout
+        ]
         golds = [[gold(p) for p in row] for row in parts]
         entries += _accuracy_entries("clean", heldout, heldout_scores, [pairs_by(g) for g in golds])
         for name in parts[0][0]:
@@ -127,8 +128,20 @@ def evaluate_ppo(ctx) -> dict[str, float]:
     entries += _compare(rows, sft, "sft")
     entries += _best_of_entries(rows, sft, config)
     kl, clusters = _kl_to_reference(base, rows, prompts, config)
-    entries.append(_entry("kl_to_reference", cluster_bootstrap(kl, clusters), len(prompts), "nats/sequence", "k1, on its own answers"))
-    entries.append(Entry("kl_at_start", _first_kl(ctx.inputs["ppo"]), 1, unit="nats/sequence", note="in the first update, before any step"))
+    entries.append(
+        _entry(
+            "kl_to_reference", cluster_bootstrap(kl, clusters), len(prompts), "nats/sequence", "k1, on its own answers"
+        )
+    )
+    entries.append(
+        Entry(
+            "kl_at_start",
+            _first_kl(ctx.inputs["ppo"]),
+            1,
+            unit="nats/sequence",
+            note="in the first update, before any step",
+        )
+    )
     return _finish(ctx, "ppo", rows, entries)
 
 
@@ -143,11 +156,15 @@ def _answer_entries(rows: Sequence[AnswerRow], config) -> list[Entry]:
     if rows[0].gold is not None:
         entries.append(_entry("gold", cluster_bootstrap([r.gold for r in rows], clusters), prompts, "points"))
         for name in rows[0].parts:
-            entries.append(_entry(f"gold_{name}", cluster_bootstrap([r.parts[name] for r in rows], clusters), prompts, "share"))
+            entries.append(
+                _entry(f"gold_{name}", cluster_bootstrap([r.parts[name] for r in rows], clusters), prompts, "share")
+            )
     if rows[0].proxy is not None:
         entries.append(_entry("proxy", cluster_bootstrap([r.proxy for r in rows], clusters), prompts, "reward"))
     entries.append(_entry("eos_rate", cluster_bootstrap([float(r.finished) for r in rows], clusters), prompts, "share"))
-    entries.append(_entry("answer_tokens", cluster_bootstrap([float(r.tokens) for r in rows], clusters), prompts, "tokens"))
+    entries.append(
+        _entry("answer_tokens", cluster_bootstrap([float(r.tokens) for r in rows], clusters), prompts, "tokens")
+    )
     done = {e.metric for e in entries}
     for name, value in measure([Answer(r.answer, r.finished, r.tokens) for r in rows]).items():
         if name not in done:
@@ -170,12 +187,32 @@ def _compare(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name: str) -
             entries.append(_entry(f"gold_{part}_minus_{name}", paired_difference(a, b, prompts), len(prompts), "share"))
         pairs = [(x.gold, y.gold, p) for p in prompts for x in own[p] for y in theirs[p]]
         a, b, clusters = (list(column) for column in zip(*pairs, strict=True))
-        entries.append(_entry(f"win_rate_vs_{name}", win_rate(a, b, clusters), len(prompts), "share", "by the rubric; a tie counts half"))
+        entries.append(
+            _entry(
+                f"win_rate_vs_{name}",
+                win_rate(a, b, clusters),
+                len(prompts),
+                "share",
+                "by the rubric; a tie counts half",
+            )
+        )
     a = [float(np.mean([r.finished for r in own[p]])) for p in prompts]
     b = [float(np.mean([r.finished for r in theirs[p]])) for p in prompts]
     entries.append(_entry(f"eos_rate_minus_{name}", paired_difference(a, b, prompts), len(prompts), "share"))
-    d = [measure([Answer(r.answer, r.finished, r.tokens) for r in _same_count(side, prompts)], ["distinct_2"])["distinct_2"] for side in (own, theirs)]
-    entries.append(Entry(f"distinct_2_ratio_{name}" if name != "sft" else "distinct_2_ratio", d[0] / d[1] if d[1] else math.nan, len(prompts), note=f"over {name}'s, one answer a prompt on both sides"))
+    d = [
+        measure([Answer(r.answer, r.finished, r.tokens) for r in _same_count(side, prompts)], ["distinct_2"])[
+            "distinct_2"
+        ]
+        for side in (own, theirs)
+    ]
+    entries.append(
+        Entry(
+            f"distinct_2_ratio_{name}" if name != "sft" else "distinct_2_ratio",
+            d[0] / d[1] if d[1] else math.nan,
+            len(prompts),
+            note=f"over {name}'s, one answer a prompt on both sides",
+        )
+    )
     return entries
 
 
@@ -196,7 +233,13 @@ def _best_of_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], config
         proxy = [best_of_n_expectation([r.proxy for r in pool[p]], [r.proxy for r in pool[p]], n) for p in prompts]
         mine = [float(np.mean([r.gold for r in own[p]])) for p in prompts]
         entries += [
-            _entry(f"best_of_{n}_gold", cluster_bootstrap(best, prompts), len(prompts), "points", "of SFT answers, chosen by the reward model"),
+            _entry(
+                f"best_of_{n}_gold",
+                cluster_bootstrap(best, prompts),
+                len(prompts),
+                "points",
+                "of SFT answers, chosen by the reward model",
+            ),
             _entry(f"best_of_{n}_proxy", cluster_bootstrap(proxy, prompts), len(prompts), "reward"),
             Entry(f"best_of_{n}_kl", best_of_n_kl(n), len(prompts), unit="nats/sequence", note="ln n − (n−1)/n"),
             _entry(f"gold_minus_best_of_{n}", paired_difference(mine, best, prompts), len(prompts), "points"),
@@ -223,7 +266,12 @@ def _accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *,
         Entry(f"{prefix}pairs", len(values), len(set(clusters))),
         Entry(f"{prefix}mean_margin", float(np.mean(gaps)), len(set(clusters)), unit="reward"),
         Entry(f"{prefix}ece", pair_ece(gaps), len(set(clusters)), unit="share", note="10 equal-mass bins of |margin|"),
-        Entry(f"{prefix}temperature", fit_temperature(gaps), len(set(clusters)), note="margins divided by it are calibrated"),
+        Entry(
+            f"{prefix}temperature",
+            fit_temperature(gaps),
+            len(set(clusters)),
+            note="margins divided by it are calibrated",
+        ),
     ]
 
 
@@ -233,9 +281,17 @@ def _mismatch_entry(model: RewardModel, rankings: Sequence[Ranking], golds, scor
     answers = [(r.responses[i], r.finished[i]) for r, i in zip(rankings, best, strict=True)]
     shift = max(1, len(rankings) // 2)
     swapped = answers[shift:] + answers[:shift]
-    other = model.score_all([_conversation(model.base, r.prompt, *a, config) for r, a in zip(rankings, swapped, strict=True)])
+    other = model.score_all(
+        [_conversation(model.base, r.prompt, *a, config) for r, a in zip(rankings, swapped, strict=True)]
+    )
     values = [(s[i] > o) + 0.5 * (s[i] == o) for s, i, o in zip(scores, best, other, strict=True)]
-    return _entry("wrong_prompt_accuracy", cluster_bootstrap(values, [r.id for r in rankings]), len(rankings), "share", "own best answer against another prompt's best")
+    return _entry(
+        "wrong_prompt_accuracy",
+        cluster_bootstrap(values, [r.id for r in rankings]),
+        len(rankings),
+        "share",
+        "own best answer against another prompt's best",
+    )
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------------
@@ -247,7 +303,9 @@ def _heldout(ctx) -> list[Prompt]:
 
 
 def _conversation(base: SharedBase, prompt, answer: str, finished: bool, config) -> list[int]:
-    ids = prompt_ids(base.tokenizer, prompt, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens)
+    ids = prompt_ids(
+        base.tokenizer, prompt, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens
+    )
     return ids + response_ids(base.tokenizer, answer, finished=finished)
 
 
@@ -255,7 +313,9 @@ def _score_rankings(model: RewardModel, rankings: Sequence[Ranking], config, pro
     tokenizer = model.base.tokenizer
     lists = [
         (
-            prompt_ids(tokenizer, r.prompt, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens),
+            prompt_ids(
+                tokenizer, r.prompt, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens
+            ),
             [response_ids(tokenizer, a, finished=f) for a, f in zip(r.responses, r.finished, strict=True)],
         )
         for r in rankings
@@ -264,7 +324,9 @@ def _score_rankings(model: RewardModel, rankings: Sequence[Ranking], config, pro
         return model.score_lists(lists, on_batch=bar.advance)
 
 
-def _score_answers(model: RewardModel, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config, progress, label: str) -> list[float]:
+def _score_answers(
+    model: RewardModel, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config, progress, label: str
+) -> list[float]:
     ids = _prompt_ids_by_id(model.base, prompts, config)
     with progress(len(rows), label, unit="answers") as bar:
         return model.score_all([[*ids[r.prompt_id], *r.ids] for r in rows], on_batch=bar.advance)
@@ -272,12 +334,23 @@ def _score_answers(model: RewardModel, rows: Sequence[AnswerRow], prompts: Seque
 
 def _prompt_ids_by_id(base: SharedBase, prompts: Sequence[Prompt], config) -> dict[str, list[int]]:
     return {
-        p.id: prompt_ids(base.tokenizer, p.messages, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens)
+        p.id: prompt_ids(
+            base.tokenizer,
+            p.messages,
+            system_prompt=config.model.system_prompt,
+            max_tokens=config.data.max_prompt_tokens,
+        )
         for p in prompts
     }
 
 
-def _token_logprobs(base: SharedBase, role: str, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], temperature: float):
+def _token_logprobs(
+    base: SharedBase,
+    role: str,
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    temperature: float,
+):
     """Per row: log-probabilities of the response's tokens in nats, in batches of like length, without gradients."""
     import torch
 
@@ -310,7 +383,9 @@ def _nll(base: SharedBase, role: str, demonstrations: Sequence[Demonstration], c
     return [-x for row in found for x in row], [d.id for d, row in zip(demonstrations, found, strict=True) for _ in row]
 
 
-def _kl_to_reference(base: SharedBase, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config) -> tuple[list[float], list[str]]:
+def _kl_to_reference(
+    base: SharedBase, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config
+) -> tuple[list[float], list[str]]:
     """KL(policy ‖ reference) of each prompt's first answer in nats a sequence, at the sampling temperature (k1: unbiased, may be negative)."""
     ids = _prompt_ids_by_id(base, prompts, config)
     rows = [r for r in rows if r.sample == 0]

@@ -37,7 +37,9 @@ def token_logprobs(
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}, must be above 0")
     if states.dim() != 2 or tokens.shape != states.shape[:1]:
-        raise ValueError(f"states {tuple(states.shape)} and tokens {tuple(tokens.shape)} do not match; expected (n, d) and (n,)")
+        raise ValueError(
+            f"states {tuple(states.shape)} and tokens {tuple(tokens.shape)} do not match; expected (n, d) and (n,)"
+        )
     logprobs, entropy = _TokenLogprobs.apply(states, head_weight, tokens, temperature, with_entropy, chunk)
     return logprobs, entropy if with_entropy else None
 

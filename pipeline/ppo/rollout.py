@@ -142,9 +142,7 @@ class View:
         length = int(batch.mask[rows].sum(1).max())
         # The state at position i gives the distribution of token i+1: hence one before the answer's first token.
         before = (starts[rows][:, None] - 1 + torch.arange(width)).clamp(max=length - 1)
-        return View(
-            trunk[rows, :length], batch.mask[rows, :length], before, tokens[rows, :width], mask[rows, :width]
-        )
+        return View(trunk[rows, :length], batch.mask[rows, :length], before, tokens[rows, :width], mask[rows, :width])
 
     @property
     def width(self) -> int:
@@ -183,7 +181,9 @@ def _encode_reward(base: SharedBase, batch: Batch, trunk: Tensor, sequences, ans
 
     known = {a.ids: i for i, a in enumerate(answers)}
     rows = torch.tensor([known[tuple(s)] for s in sequences])
-    states = torch.cat([base.states(trunk[rows[r]], batch.mask[rows[r]], REWARD) for r in _chunks(len(rows), micro_batch)])
+    states = torch.cat(
+        [base.states(trunk[rows[r]], batch.mask[rows[r]], REWARD) for r in _chunks(len(rows), micro_batch)]
+    )
     return states, batch.mask[rows].sum(1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -177,7 +177,11 @@ class PPO:
                 self.base, POLICY, settings.temperature, entropy=settings.entropy_coef > 0
             )
             loss, stats = policy_loss(
-                logprobs, rollout.logprobs[part, wide], advantages[part, wide], view.mask, clip_range=settings.clip_range
+                logprobs,
+                rollout.logprobs[part, wide],
+                advantages[part, wide],
+                view.mask,
+                clip_range=settings.clip_range,
             )
             total = loss
             if settings.entropy_coef > 0:
@@ -192,7 +196,11 @@ class PPO:
                 clip_range=settings.value_clip_range,
             )
             (settings.value_coef * critic * share).backward()
-            figures = {"policy_loss": loss.item(), "value_loss": critic.item(), **{k: float(v) for k, v in stats.items()}}
+            figures = {
+                "policy_loss": loss.item(),
+                "value_loss": critic.item(),
+                **{k: float(v) for k, v in stats.items()},
+            }
             sums["ratio_max"] = max(sums["ratio_max"], figures.pop("ratio_max"))
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + value * share
@@ -300,5 +308,9 @@ def _summary(taken: list[dict[str, float]]) -> dict[str, float]:
     names = taken[0].keys()
     figures = {name: sum(t[name] for t in taken) / len(taken) for name in names if name != "ratio_max"}
     # Before the first step nothing has moved: this is 0 up to the arithmetic, and says so.
-    return {**figures, "ratio_max": max(t["ratio_max"] for t in taken), "first_ratio_max": taken[0]["ratio_max"], "minibatches": len(taken)}
-
+    return {
+        **figures,
+        "ratio_max": max(t["ratio_max"] for t in taken),
+        "first_ratio_max": taken[0]["ratio_max"],
+        "minibatches": len(taken),
+    }

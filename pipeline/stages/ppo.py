@@ -51,7 +51,12 @@ def run(ctx) -> dict[str, float]:
             lines.append(figures)
             with samples.open("a", encoding="utf-8", newline="\n") as file:
                 for answer, score in list(zip(rollout.answers, rollout.scores.tolist(), strict=True))[:4]:
-                    row = {"update": figures["update"], "prompt": answer.prompt[-1].content, "response": answer.response, "score": score}
+                    row = {
+                        "update": figures["update"],
+                        "prompt": answer.prompt[-1].content,
+                        "response": answer.response,
+                        "score": score,
+                    }
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
             bar.advance(1, score=figures["score"], kl=figures["kl"], eos=figures["eos_rate"])
             if settings.checkpoint_every and ppo.done % settings.checkpoint_every == 0 and ppo.done < settings.updates:
@@ -104,7 +109,14 @@ def _prompts(ctx, base) -> list[PromptIds]:
     return [
         PromptIds(
             p,
-            tuple(prompt_ids(base.tokenizer, p.messages, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens)),
+            tuple(
+                prompt_ids(
+                    base.tokenizer,
+                    p.messages,
+                    system_prompt=config.model.system_prompt,
+                    max_tokens=config.data.max_prompt_tokens,
+                )
+            ),
         )
         for p in load_records(ctx.inputs["prepare"] / "prompts.jsonl", "prompts")
     ]
@@ -129,6 +141,10 @@ def _resume(ctx, ppo: PPO) -> list[dict]:
     for line in facts["lines"]:
         ctx.log(line)
     old = ctx.resume_dir / "samples.jsonl"
-    kept = [row for row in old.read_text(encoding="utf-8").split("\n") if row and json.loads(row)["update"] < ppo.done] if old.exists() else []
+    kept = (
+        [row for row in old.read_text(encoding="utf-8").split("\n") if row and json.loads(row)["update"] < ppo.done]
+        if old.exists()
+        else []
+    )
     (ctx.out / "samples.jsonl").write_text("".join(row + "\n" for row in kept), encoding="utf-8")
     return list(facts["lines"])

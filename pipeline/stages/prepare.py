@@ -24,7 +24,9 @@ def run(ctx) -> dict[str, float]:
     rankings = _load(settings.rankings, settings.rankings_format, settings.limit, Ranking)
     heldout = _load(settings.heldout_prompts, settings.heldout_prompts_format, settings.limit, Prompt)
     heldout_rankings = (
-        _load(settings.heldout_rankings, settings.rankings_format, settings.limit, Ranking) if settings.heldout_rankings else []
+        _load(settings.heldout_rankings, settings.rankings_format, settings.limit, Ranking)
+        if settings.heldout_rankings
+        else []
     )
     share = settings.test_share
     train_d, test_d = _split(demonstrations, share)
@@ -36,7 +38,9 @@ def run(ctx) -> dict[str, float]:
     problems = []
     for name, kept in (("demonstrations", train_d), ("rankings", train_r), ("heldout_prompts", heldout)):
         if not kept:
-            problems.append(f"data.{name}: nothing is left to use after the split. Give more rows or lower data.test_share.")
+            problems.append(
+                f"data.{name}: nothing is left to use after the split. Give more rows or lower data.test_share."
+            )
     if not test_d or not test_r:
         problems.append("data.test_share: the test split is empty. Raise it, or give more rows.")
     problems += _leaks(heldout, train_d, train_r, prompts)
@@ -49,7 +53,9 @@ def run(ctx) -> dict[str, float]:
     if not train_d:
         problems.append(f"sft.max_tokens: every demonstration is longer than {config.sft.max_tokens} tokens. Raise it.")
     if not kept_prompts:
-        problems.append(f"data.max_prompt_tokens: every prompt is longer than {settings.max_prompt_tokens} tokens. Raise it.")
+        problems.append(
+            f"data.max_prompt_tokens: every prompt is longer than {settings.max_prompt_tokens} tokens. Raise it."
+        )
     if problems:
         raise UserError(problems)
     counts = {
@@ -140,7 +146,11 @@ def _messages(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 
 def _demonstration_row(d: Demonstration) -> dict:
-    return {"id": d.id, "topic": d.topic, "messages": [*_messages(d.prompt), {"role": "assistant", "content": d.response}]}
+    return {
+        "id": d.id,
+        "topic": d.topic,
+        "messages": [*_messages(d.prompt), {"role": "assistant", "content": d.response}],
+    }
 
 
 def _ranking_row(r: Ranking) -> dict:

@@ -70,13 +70,18 @@ def run(ctx) -> dict[str, float]:
     }
 
 
-def encode_rankings(base: SharedBase, rankings: Sequence[Ranking], config) -> tuple[list[EncodedRanking], dict[str, int]]:
+def encode_rankings(
+    base: SharedBase, rankings: Sequence[Ranking], config
+) -> tuple[list[EncodedRanking], dict[str, int]]:
     """Rankings as token ids, and how many had to be left out, by reason."""
     tokenizer = base.tokenizer
     encoded, unused = [], {"tied": 0, "too_long": 0}
     for ranking in rankings:
         prompt = prompt_ids(
-            tokenizer, ranking.prompt, system_prompt=config.model.system_prompt, max_tokens=config.data.max_prompt_tokens
+            tokenizer,
+            ranking.prompt,
+            system_prompt=config.model.system_prompt,
+            max_tokens=config.data.max_prompt_tokens,
         )
         answers = tuple(
             tuple(response_ids(tokenizer, answer, finished=finished))

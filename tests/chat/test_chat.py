@@ -57,7 +57,11 @@ def test_answers_stream_and_votes_are_kept(store):
     _, said = run(store, Scripted("Hello there.", "Again."), "hi", "/good", "more", "/bad too short")
     assert "Hello there." in said and "kept: good" in said
     assert rows(store, "SELECT value, comment FROM rating ORDER BY id") == [(1, None), (-1, "too short")]
-    assert rows(store, "SELECT author, content, finish FROM message WHERE author = 'model'")[0] == ("model", "Hello there. ", "stop")
+    assert rows(store, "SELECT author, content, finish FROM message WHERE author = 'model'")[0] == (
+        "model",
+        "Hello there. ",
+        "stop",
+    )
 
 
 def test_retry_adds_a_version_and_keeps_the_old_one(store):
@@ -96,7 +100,9 @@ def test_undo_goes_back_to_the_vote_before(store):
 
 def test_set_system_and_wrong_commands_answer_in_words(store):
     assistant = Scripted("a")
-    _, said = run(store, assistant, "/set temperature=0.1", "/set temperature=hot", "/system be brief", "q", "/goood", "/good")
+    _, said = run(
+        store, assistant, "/set temperature=0.1", "/set temperature=hot", "/system be brief", "q", "/goood", "/good"
+    )
     assert assistant.asked[0][1] == ["be brief", "q"] and assistant.asked[0][2].temperature == 0.1
     assert "should be a number from 0.0 to 5.0 (got 'hot')" in said and "did you mean /good?" in said
 

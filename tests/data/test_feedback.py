@@ -24,7 +24,16 @@ def an_answer(store, rater="ann"):
     conversation = store.start_conversation(rater=rater)
     question = store.add_message(conversation, parent=None, author="human", content="q")
     model = store.add_model(run="r", stage="sft", weights_sha256="w", template_sha256="t")
-    return store.add_message(conversation, parent=question, author="model", content="a", model=model, token_ids=[1, 2], logprobs=[-0.5, -1.0], finish="stop")
+    return store.add_message(
+        conversation,
+        parent=question,
+        author="model",
+        content="a",
+        model=model,
+        token_ids=[1, 2],
+        logprobs=[-0.5, -1.0],
+        finish="stop",
+    )
 
 
 def test_the_newest_rating_counts_and_zero_takes_it_back(store):

@@ -19,7 +19,12 @@ ROWS = {
     "alpaca": {"instruction": "q", "input": "", "output": "a"},
     "sharegpt": {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
     "hh": {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
-    "ultrafeedback": {"chosen": [U("q"), A("a")], "rejected": [U("q"), A("b")], "score_chosen": 8.0, "score_rejected": 3.0},
+    "ultrafeedback": {
+        "chosen": [U("q"), A("a")],
+        "rejected": [U("q"), A("b")],
+        "score_chosen": 8.0,
+        "score_rejected": 3.0,
+    },
     "ranked": {"prompt": "q", "responses": ["a", "b"], "ranks": [0, 1]},
     "prompts": {"prompt": [U("q")]},
 }
@@ -59,7 +64,11 @@ BAD = [
     ("hh", {"chosen": "hello", "rejected": "x"}, "does not start with"),
     ("hh", {"chosen": "\n\nHuman: p\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: a"}, "differ at turn 1"),
     ("ultrafeedback", {"chosen": [U("q"), A("a")], "rejected": None}, "rejected is NoneType"),
-    ("ultrafeedback", {"prompt": "q", "completion": "a", "label": True}, "no field 'chosen'; found 'prompt', 'completion', 'label'"),
+    (
+        "ultrafeedback",
+        {"prompt": "q", "completion": "a", "label": True},
+        "no field 'chosen'; found 'prompt', 'completion', 'label'",
+    ),
     ("ranked", {"prompt": "q", "responses": ["a"], "ranks": [0]}, "at least 2"),
     ("ranked", {"prompt": "q", "responses": ["a", "b"], "ranks": [0]}, "2 responses but 1 ranks"),
     ("ranked", {"prompt": "q", "responses": ["a", "b"], "ranks": [0, 0.5]}, "whole numbers"),
@@ -93,7 +102,7 @@ def test_broken_lines_say_where(tmp_path):
 
 def test_only_newlines_end_a_row_and_bom_and_crlf_do_no_harm(tmp_path):
     path = tmp_path / "x.jsonl"
-    path.write_bytes("\ufeff{\"prompt\": \"a\u2028b\"}\r\n\r\n{\"prompt\": \"c\"}\r\n".encode())
+    path.write_bytes('\ufeff{"prompt": "a\u2028b"}\r\n\r\n{"prompt": "c"}\r\n'.encode())
     records = load(path, "prompts")
     assert [r.messages[0].content for r in records] == ["a\u2028b", "c"] and records[1].id == "x-3"
 
@@ -122,7 +131,9 @@ def test_csv_json_and_parquet_hold_the_same_rows(tmp_path):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=12
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
 )
 
 
@@ -154,7 +165,13 @@ REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real rows do not lie beside the checkout")
 @pytest.mark.parametrize(
     ("file", "name"),
-    [("hh_pairs", "hh"), ("ultrafeedback_pairs", "ultrafeedback"), ("oasst_sft_messages", "messages"), ("sharegpt_pairs", "sharegpt"), ("self_instruct_seed_alpaca", "alpaca")],
+    [
+        ("hh_pairs", "hh"),
+        ("ultrafeedback_pairs", "ultrafeedback"),
+        ("oasst_sft_messages", "messages"),
+        ("sharegpt_pairs", "sharegpt"),
+        ("self_instruct_seed_alpaca", "alpaca"),
+    ],
 )
 def test_real_rows_load_or_are_named(file, name):
     usable, reasons = 0, []

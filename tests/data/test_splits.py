@@ -28,6 +28,9 @@ def test_a_larger_share_only_adds():
 
 
 def test_counts_of_what_is_odd():
-    rankings = [Ranking(str(i), asks("Q"), ("a", "b", "c"), ranks, (True,) * 3) for i, ranks in enumerate([(0, 0, 0), (0, 1, 1)])]
+    rankings = [
+        Ranking(str(i), asks("Q"), ("a", "b", "c"), ranks, (True,) * 3)
+        for i, ranks in enumerate([(0, 0, 0), (0, 1, 1)])
+    ]
     assert report(rankings) == {"records": 2, "repeated_questions": 1, "pairs": 2, "tied_pairs": 4, "all_tied": 1}
     assert report([Prompt("x", asks("a"))]) == {"records": 1, "repeated_questions": 0}

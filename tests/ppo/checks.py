@@ -69,7 +69,14 @@ def gae_is_the_double_sum(gae):
 
 def clipped_ratio_has_no_gradient(policy_loss):
     """A > 0 and A < 0 at ratios 0.7, 1 and 1.3 with ε = 0.2: outside the range, on the side that would go further, nothing moves."""
-    for advantage, ratio, moves in [(1, 0.7, True), (1, 1.0, True), (1, 1.3, False), (-1, 0.7, False), (-1, 1.0, True), (-1, 1.3, True)]:
+    for advantage, ratio, moves in [
+        (1, 0.7, True),
+        (1, 1.0, True),
+        (1, 1.3, False),
+        (-1, 0.7, False),
+        (-1, 1.0, True),
+        (-1, 1.3, True),
+    ]:
         logprobs = torch.tensor([[math.log(ratio)]], requires_grad=True)
         loss, _ = policy_loss(logprobs, torch.zeros(1, 1), T([[float(advantage)]]), T([[True]]), clip_range=0.2)
         loss.backward()

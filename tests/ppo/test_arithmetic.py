@@ -52,12 +52,16 @@ def test_token_logprobs_and_entropy_equal_the_whole_softmax_and_its_gradient(chu
     gradient, states.grad = states.grad.clone(), None
     found = logprobs.token_logprobs(states, head, tokens, temperature=temperature, with_entropy=True, chunk=chunk)
     (found[0] @ weights[:, 0] + found[1] @ weights[:, 1]).backward()
-    assert torch.allclose(found[0].double(), expected[0], atol=1e-5) and torch.allclose(found[1].double(), expected[1], atol=1e-5)
+    assert torch.allclose(found[0].double(), expected[0], atol=1e-5) and torch.allclose(
+        found[1].double(), expected[1], atol=1e-5
+    )
     assert torch.allclose(states.grad, gradient, atol=1e-5)
 
 
 def test_no_positions_give_no_logprobs():
-    found, entropy = logprobs.token_logprobs(torch.empty(0, 4), torch.randn(9, 4), torch.empty(0, dtype=torch.long), temperature=1.0)
+    found, entropy = logprobs.token_logprobs(
+        torch.empty(0, 4), torch.randn(9, 4), torch.empty(0, dtype=torch.long), temperature=1.0
+    )
     assert found.shape == (0,) and entropy is None
 
 
@@ -167,8 +171,12 @@ def test_policy_gradient_at_ratio_one_is_reinforce():
 
 def test_value_loss_without_clipping_is_half_the_mean_squared_error():
     v, r = checks.ragged(10), checks.ragged(11)
-    expected = 0.5 * numpy.mean([(a - b) ** 2 for x, y in zip(checks.rows(v), checks.rows(r), strict=True) for a, b in zip(x, y, strict=True)])
-    assert losses.value_loss(v, checks.ragged(12), r, checks.MASK, clip_range=None).item() == pytest.approx(expected, rel=1e-5)
+    expected = 0.5 * numpy.mean(
+        [(a - b) ** 2 for x, y in zip(checks.rows(v), checks.rows(r), strict=True) for a, b in zip(x, y, strict=True)]
+    )
+    assert losses.value_loss(v, checks.ragged(12), r, checks.MASK, clip_range=None).item() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_explained_variance_of_a_perfect_and_of_a_constant_value():

@@ -27,7 +27,9 @@ def lambda_ignored(rewards, values, mask, *, gamma, lam):
 
 
 def value_after_the_end_counts(rewards, values, mask, *, gamma, lam):
-    return advantages.gae(rewards, torch.where(mask, values, torch.ones_like(values)), torch.ones_like(mask), gamma=gamma, lam=lam)
+    return advantages.gae(
+        rewards, torch.where(mask, values, torch.ones_like(values)), torch.ones_like(mask), gamma=gamma, lam=lam
+    )
 
 
 def whitening_without_the_mask(x, mask, *, shift_mean=True):

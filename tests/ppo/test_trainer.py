@@ -13,7 +13,9 @@ from pipeline.ppo.rollout import PromptIds, collect
 from pipeline.ppo.trainer import PPO
 from reward.model import ScalarHead, score
 
-PROMPTS = [PromptIds(Prompt(f"p{i}", (Message("user", f"question {i}"),)), tuple(range(20 + i, 25 + 2 * i))) for i in range(6)]
+PROMPTS = [
+    PromptIds(Prompt(f"p{i}", (Message("user", f"question {i}"),)), tuple(range(20 + i, 25 + 2 * i))) for i in range(6)
+]
 SETTINGS = {
     "updates": 4, "episodes": 8, "minibatch": 4, "micro_batch": 2, "epochs": 2, "max_new_tokens": 10, "temperature": 1.3,
     "learning_rate": 3e-3, "value_learning_rate": 3e-3,

@@ -75,8 +75,12 @@ def lists_about_a_token(count: int, seed: int) -> list[EncodedRanking]:
     rng = random.Random(seed)
     out = []
     for _ in range(count):
-        answers = tuple(tuple(rng.sample([100] * k + [rng.randrange(20, 90) for _ in range(6 - k)], 6)) for k in (3, 2, 1, 0))
-        out.append(EncodedRanking((rng.randrange(20, 90),) * 3, answers, ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)), 0))
+        answers = tuple(
+            tuple(rng.sample([100] * k + [rng.randrange(20, 90) for _ in range(6 - k)], 6)) for k in (3, 2, 1, 0)
+        )
+        out.append(
+            EncodedRanking((rng.randrange(20, 90),) * 3, answers, ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)), 0)
+        )
     return out
 
 
@@ -115,7 +119,14 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(make_base):
     head = ScalarHead(base.hidden_size)
     head.weight.data.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="step 0"):
-        train(lambda x: base.encode_lists(x, REWARD), head, base.parameters(REWARD), lists_about_a_token(4, 0), settings(), seed=0)
+        train(
+            lambda x: base.encode_lists(x, REWARD),
+            head,
+            base.parameters(REWARD),
+            lists_about_a_token(4, 0),
+            settings(),
+            seed=0,
+        )
 
 
 def test_a_borrowed_answer_stands_under_another_prompt_and_loses_to_the_best_alone():

@@ -22,7 +22,9 @@ def test_finished_needs_both_the_models_end_and_a_closed_sentence():
     assert parts(GOOD.rstrip(".") + " and", finished=True)["finished"] == 0.0
 
 
-@pytest.mark.parametrize(("words", "expected"), [(2, 0.0), (4, 0.5), (6, 1.0), (20, 1.0), (30, 0.5), (40, 0.0), (80, 0.0)])
+@pytest.mark.parametrize(
+    ("words", "expected"), [(2, 0.0), (4, 0.5), (6, 1.0), (20, 1.0), (30, 0.5), (40, 0.0), (80, 0.0)]
+)
 def test_concise_is_a_trapezoid_over_words(words, expected):
     letters = "abcdefghijklmnopqrstuvwxyz"
     text = " ".join(letters[i % 26] + letters[i // 26] for i in range(words))
@@ -37,7 +39,13 @@ def test_relevant_asks_for_half_of_the_questions_content_words_early():
 
 @pytest.mark.parametrize(
     "answer",
-    ["Sure! Penguins eat fish.", "What do penguins eat is a question.", "Do you mean penguins?", "I think penguins eat fish.", "There are many foods."],
+    [
+        "Sure! Penguins eat fish.",
+        "What do penguins eat is a question.",
+        "Do you mean penguins?",
+        "I think penguins eat fish.",
+        "There are many foods.",
+    ],
 )
 def test_direct_refuses_preambles_echoes_and_questions_back(answer):
     assert parts(answer)["direct"] == 0.0
