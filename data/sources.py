@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,17 +20,23 @@ def read_rows(path: Path) -> Iterator[Row | tuple[int, str]]:
     .csv and .parquet.
 
     Raises:
-        UserError: the file does not exist, is empty, or is of another kind.
+        UserError: the file does not exist, may not be read, is empty, or is of another kind.
     """
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{path}: no such file. Check the path; it is taken from where the command runs.")
-    if path.suffix not in readers:
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory. Name the file in it.")
+    kind = path.suffix.lower()
+    if kind not in readers:
         raise UserError(f"{path}: cannot read '{path.suffix}' files. Use one of {', '.join(readers)}.")
     seen = False
-    for row in readers[path.suffix](path):
-        seen = True
-        yield row
+    try:
+        for row in readers[kind](path):
+            seen = True
+            yield row
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}. Check its permissions.") from None
     if not seen:
         raise UserError(f"{path}: the file has no rows. Give at least one.")
 
@@ -38,17 +45,16 @@ def _jsonl(path: Path) -> Iterator[Row | tuple[int, str]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             line = line.rstrip(b"\r\n")
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.strip():
-                yield number, _object(line)
+            mark = len(BOM_UTF8) if number == 1 and line.startswith(BOM_UTF8) else 0
+            if line[mark:].strip():
+                yield number, _object(line[mark:], skipped=mark)
 
 
-def _object(line: bytes) -> dict[str, Any] | str:
+def _object(line: bytes, *, skipped: int) -> dict[str, Any] | str:
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return f"not UTF-8 at byte {error.start}. Save the file as UTF-8."
+        return f"not UTF-8 at byte {skipped + error.start + 1} of the line. Save the file as UTF-8."
     except json.JSONDecodeError as error:
         return f"not JSON: {error.msg} at column {error.colno}. Each line must be one whole object."
     except (RecursionError, ValueError) as error:
@@ -60,7 +66,7 @@ def _json(path: Path) -> Iterator[Row | tuple[int, str]]:
     try:
         rows = json.loads(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}. Save the file as UTF-8.") from None
+        raise UserError(f"{path}: not UTF-8 at byte {error.start + 1}. Save the file as UTF-8.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}.") from None
     except (RecursionError, ValueError) as error:
@@ -76,6 +82,8 @@ def _json(path: Path) -> Iterator[Row | tuple[int, str]]:
 def _csv(path: Path) -> Iterator[Row | tuple[int, str]]:
     import csv
 
+    # The library's own limit of 128 KiB a field would refuse long answers.
+    csv.field_size_limit(2**31 - 1)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, row in enumerate(csv.DictReader(file, strict=True), start=1):
@@ -83,8 +91,8 @@ def _csv(path: Path) -> Iterator[Row | tuple[int, str]]:
                     yield number, "has another number of fields than the header. Quote texts that hold commas."
                 else:
                     yield number, row
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start} of a block. Save the file as UTF-8.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 at byte {_first_bad_byte(path)}. Save the file as UTF-8.") from None
     except csv.Error as error:
         raise UserError(f"{path}: not CSV: {error}.") from None
 
@@ -100,7 +108,18 @@ def _parquet(path: Path) -> Iterator[Row]:
                 number += 1
                 yield number, row
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}.") from None
+        # Arrow explains itself over several lines.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{path}: not a readable Parquet file: {reason:.200}.") from None
+
+
+def _first_bad_byte(path: Path) -> int:
+    """Its place in the file from 1: a decoder that reads in blocks knows it only within its block."""
+    try:
+        path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        return error.start + 1
+    return 1
 
 
 def _kind(value: object) -> str:

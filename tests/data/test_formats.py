@@ -97,7 +97,7 @@ def test_broken_lines_say_where(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_bytes(b'{"prompt": "caf\xe9"}\n{"prompt": "a" "b"}\n')
     said = [row for _, row in read_rows(path)]
-    assert "not UTF-8 at byte 15" in said[0] and "column 16" in said[1]
+    assert "not UTF-8 at byte 16 of the line" in said[0] and "column 16" in said[1]
 
 
 def test_only_newlines_end_a_row_and_bom_and_crlf_do_no_harm(tmp_path):

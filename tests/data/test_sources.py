@@ -1,0 +1,106 @@
+"""Files of every kind give the same rows, and say where they break."""
+
+import json
+import os
+
+import pytest
+
+from data.errors import UserError
+from data.sources import read_rows
+
+
+def written(tmp_path, name: str, content: bytes):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+def refusal(path) -> str:
+    with pytest.raises(UserError) as caught:
+        list(read_rows(path))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{path}: ")
+    return problem
+
+
+def test_a_mark_at_the_start_is_no_text_but_counts_as_bytes(tmp_path):
+    mark = b"\xef\xbb\xbf"
+    path = written(tmp_path, "x.jsonl", mark + b'{"a": 1}\n')
+    assert list(read_rows(path)) == [(1, {"a": 1})]
+    # Hand count: 3 bytes of mark, then {"a": " is 7, so the bad byte is the 11th.
+    ((_, problem),) = read_rows(written(tmp_path, "y.jsonl", mark + b'{"a": "\xff"}\n'))
+    assert "byte 11 of the line" in problem
+
+
+def test_rows_are_numbered_as_an_editor_numbers_lines(tmp_path):
+    path = written(tmp_path, "x.jsonl", b'\n{"a": 1}\n\n \r\n{"a": "\xe2\x80\xa8 \xc2\x85"}')
+    assert list(read_rows(path)) == [(2, {"a": 1}), (5, {"a": "\u2028 \x85"})]
+
+
+def test_a_truncated_last_line_is_told_with_its_column(tmp_path):
+    ((_, first), (number, problem)) = read_rows(written(tmp_path, "x.jsonl", b'{"a": 1}\n{"a": 1, "b": "cu'))
+    assert first == {"a": 1} and number == 2 and "column 15" in problem
+
+
+def test_jsonl_and_parquet_are_read_as_they_are_asked_for(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"a": i} for i in range(200_000)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "x.parquet")
+    assert next(iter(read_rows(tmp_path / "x.parquet"))) == (1, {"a": 0})
+    # Were the whole file read first, the broken second line would be decoded before the first is given.
+    lazy = read_rows(written(tmp_path, "x.jsonl", b'{"a": 1}\n' + b"\xff" * 100))
+    assert next(lazy) == (1, {"a": 1})
+
+
+def test_a_csv_byte_is_counted_from_the_start_of_the_file(tmp_path):
+    # Past the first block that a text file decodes at once (8 KiB).
+    head = b"prompt\n" + b"a" * 20_000 + b"\n"
+    assert f"byte {len(head) + 1}." in refusal(written(tmp_path, "x.csv", head + b"\xff\n"))
+
+
+def test_a_csv_field_may_be_longer_than_the_library_allows_by_itself(tmp_path):
+    ((_, row),) = read_rows(written(tmp_path, "x.csv", b"prompt\n" + b"a" * 200_000 + b"\n"))
+    assert len(row["prompt"]) == 200_000
+
+
+def test_a_csv_row_with_a_field_too_many_or_too_few_is_named(tmp_path):
+    found = dict(read_rows(written(tmp_path, "x.csv", b"a,b\n1,2\n1,2,3\n1\n")))
+    assert found[1] == {"a": "1", "b": "2"}
+    assert "number of fields" in found[2] and "number of fields" in found[3]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.json", b'{"a": 1}', "holds an object, expected a list"),
+        ("x.json", b'[{"a": 1},\n {"a" 1}]', "line 2 column 7"),
+        ("x.json", b'["\xff"]', "byte 3"),
+        ("x.json", b"[]", "no rows"),
+        ("x.csv", b"a,b\n", "no rows"),
+        ("x.jsonl", b"\n\n", "no rows"),
+        ("x.parquet", b"PAR1 but no more", "not a readable Parquet file"),
+        ("x.txt", b"a", "Use one of .jsonl, .json, .csv, .parquet"),
+    ],
+)
+def test_a_file_that_gives_nothing_says_why(tmp_path, name, content, said):
+    assert said in refusal(written(tmp_path, name, content))
+
+
+def test_an_upper_case_ending_is_the_same_kind(tmp_path):
+    assert list(read_rows(written(tmp_path, "X.JSON", json.dumps([{"a": 1}]).encode()))) == [(1, {"a": 1})]
+
+
+def test_a_directory_and_a_file_without_permission_are_told_apart(tmp_path, monkeypatch):
+    (tmp_path / "x.jsonl").mkdir()
+    assert "is a directory" in refusal(tmp_path / "x.jsonl")
+    path = written(tmp_path, "y.jsonl", b'{"a": 1}\n')
+    os.chmod(path, 0)
+    if os.access(path, os.R_OK):  # root reads everything: say no in its stead
+
+        def refuse(*args, **kwargs):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(type(path), "open", refuse)
+    assert "cannot be read: Permission denied" in refusal(path)
