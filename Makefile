@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 install: $(STAMP)
 
 $(STAMP): requirements.lock
-	@base=$$(for p in python3.12 python3.11 python3 python; do \
+	@base=$$(for p in python3 python3.12 python3.11 python; do \
 	    command -v $$p >/dev/null 2>&1 && $$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	    && { echo $$p; break; }; done); \
 	pick=$${PYTHON:-$$base}; \

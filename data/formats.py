@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.records import Demonstration, Message, Prompt, Ranking, check_text
+from data.records import Demonstration, Message, Prompt, Ranking, check_order, check_text
 from data.sources import read_rows
 
 Record = Prompt | Demonstration | Ranking
@@ -33,15 +33,21 @@ def load(path: Path, format_name: str) -> list[Record]:
             f"{path}: unknown format '{format_name}'; there are {', '.join(FORMATS)}.{_suggest(format_name, FORMATS)}"
         )
     path = Path(path)
-    records, problems = [], []
+    records, problems, rows_of = [], [], {}
     for number, row in read_rows(path):
         if isinstance(row, str):
             problems.append(f"{path} row {number}: {row}")
             continue
         try:
-            records.append(FORMATS[format_name](row, f"{path.stem}-{number}"))
+            record = FORMATS[format_name](row, f"{path.stem}-{number}")
+            first = rows_of.setdefault(record.id, number)
+            # Results are grouped by id: two rows under one would be taken for one.
+            if first != number:
+                raise ValueError(f"id {record.id!r} is that of row {first} too; give each row its own, or none")
         except ValueError as error:
             problems.append(f"{path} row {number}: {error}. Mend or drop the row.")
+        else:
+            records.append(record)
     if problems:
         raise UserError(problems)
     return records
@@ -49,18 +55,13 @@ def load(path: Path, format_name: str) -> list[Record]:
 
 def from_messages(row: dict[str, Any], row_id: str) -> Demonstration:
     """{"messages": [{"role", "content"}, …]}: the last assistant turn is the answer, what comes before it the prompt."""
-    _fields(row, need={"messages"}, may={"id", "topic"})
-    messages = _messages(row["messages"], "messages")
-    while messages and messages[-1].role != "assistant":
-        messages = messages[:-1]
-    if not messages:
-        raise ValueError("no assistant turn: nothing to learn from")
-    return Demonstration(_id(row, row_id), messages[:-1], messages[-1].content, _topic(row))
+    _fields(row, need={"messages"})
+    return _demonstration(_id(row, row_id), _messages(row["messages"], "messages"), _topic(row))
 
 
 def from_prompt_completion(row: dict[str, Any], row_id: str) -> Demonstration:
     """{"prompt": text or messages, "completion": text or one assistant message}."""
-    _fields(row, need={"prompt", "completion"}, may={"id", "topic"})
+    _fields(row, need={"prompt", "completion"})
     return Demonstration(
         _id(row, row_id), _prompt(row["prompt"]), _answer(row["completion"], "completion"), _topic(row)
     )
@@ -68,7 +69,7 @@ def from_prompt_completion(row: dict[str, Any], row_id: str) -> Demonstration:
 
 def from_alpaca(row: dict[str, Any], row_id: str) -> Demonstration:
     """{"instruction", "input" (may be empty), "output"}."""
-    _fields(row, need={"instruction", "output"}, may=None)
+    _fields(row, need={"instruction", "output"}, may={"input"}, extras=True)
     for name in ("instruction", "output"):
         check_text(name, row[name])
     extra = row.get("input") or ""
@@ -80,25 +81,21 @@ def from_alpaca(row: dict[str, Any], row_id: str) -> Demonstration:
 
 def from_sharegpt(row: dict[str, Any], row_id: str) -> Demonstration | Ranking:
     """{"conversations": [{"from", "value"}, …]}, with "chosen" and "rejected" messages a preference."""
-    _fields(row, need={"conversations"}, may=None)
+    _fields(row, need={"conversations"}, may={"chosen", "rejected"}, extras=True)
     turns = row["conversations"]
     if not isinstance(turns, list):
         raise ValueError(f"conversations is {type(turns).__name__}, expected a list")
     messages = tuple(_sharegpt_turn(turn, number) for number, turn in enumerate(turns, start=1))
     if "chosen" in row or "rejected" in row:
-        _fields(row, need={"chosen", "rejected"}, may=None)
+        _fields(row, need={"conversations", "chosen", "rejected"}, extras=True)
         chosen, rejected = (_sharegpt_turn(row[name], name).content for name in ("chosen", "rejected"))
         return _preference(_id(row, row_id), messages, chosen, rejected, _topic(row))
-    while messages and messages[-1].role != "assistant":
-        messages = messages[:-1]
-    if not messages:
-        raise ValueError("no assistant turn: nothing to learn from")
-    return Demonstration(_id(row, row_id), messages[:-1], messages[-1].content, _topic(row))
+    return _demonstration(_id(row, row_id), messages, _topic(row))
 
 
 def from_hh(row: dict[str, Any], row_id: str) -> Ranking:
     """{"chosen", "rejected"}: transcripts with "\\n\\nHuman:" and "\\n\\nAssistant:" turns that part at the last answer."""
-    _fields(row, need={"chosen", "rejected"}, may=None)
+    _fields(row, need={"chosen", "rejected"}, extras=True)
     sides = []
     for name in ("chosen", "rejected"):
         check_text(name, row[name])
@@ -111,7 +108,7 @@ def from_hh(row: dict[str, Any], row_id: str) -> Ranking:
 
 def from_ultrafeedback(row: dict[str, Any], row_id: str) -> Ranking:
     """{"chosen", "rejected"}: lists of messages that share all but the last. Equal scores are a tie."""
-    _fields(row, need={"chosen", "rejected"}, may=None)
+    _fields(row, need={"chosen", "rejected"}, may={"score_chosen", "score_rejected"}, extras=True)
     chosen, rejected = (_messages(row[name], name) for name in ("chosen", "rejected"))
     for name, turns in (("chosen", chosen), ("rejected", rejected)):
         if not turns or turns[-1].role != "assistant":
@@ -122,7 +119,7 @@ def from_ultrafeedback(row: dict[str, Any], row_id: str) -> Ranking:
 
 def from_ranked(row: dict[str, Any], row_id: str) -> Ranking:
     """{"prompt": text or messages, "responses": [text], "ranks": [0 = best], "finished": [bool] (default all true)}."""
-    _fields(row, need={"prompt", "responses", "ranks"}, may={"id", "topic", "finished"})
+    _fields(row, need={"prompt", "responses", "ranks"}, may={"finished"})
     responses, ranks = row["responses"], row["ranks"]
     finished = row.get("finished")
     if not isinstance(responses, list):
@@ -140,7 +137,7 @@ def from_ranked(row: dict[str, Any], row_id: str) -> Ranking:
 
 def from_prompts(row: dict[str, Any], row_id: str) -> Prompt:
     """{"prompt": text or messages}."""
-    _fields(row, need={"prompt"}, may={"id", "topic"})
+    _fields(row, need={"prompt"})
     return Prompt(_id(row, row_id), _prompt(row["prompt"]), _topic(row))
 
 
@@ -159,16 +156,47 @@ FORMATS: dict[str, Callable[[dict[str, Any], str], Record]] = {
 # -- parts of a row --------------------------------------------------------------------------------------------------------
 
 
-def _fields(row: dict[str, Any], *, need: set[str], may: set[str] | None) -> None:
-    """Missing fields are named with what stands there instead; with `may`, so is a field that nobody knows."""
-    missing = sorted(need - row.keys())
+_COMMON = {"id", "topic"}
+
+
+def _fields(row: dict[str, Any], *, need: set[str], may: set[str] = frozenset(), extras: bool = False) -> None:
+    """Complains of a field that is missing, or that nobody knows.
+
+    With `extras`, as public sets carry them, a field is strange only when it looks like a slip for a known one.
+    """
+    known = need | may | _COMMON
+    missing, unknown = sorted(need - row.keys()), sorted(row.keys() - known)
+    for name in unknown:
+        meant = difflib.get_close_matches(name, known - row.keys(), n=1, cutoff=0.8)
+        if meant:
+            raise ValueError(f"unknown field {name!r}; did you mean '{meant[0]}'?")
     if missing:
         raise ValueError(
-            f"no field '{missing[0]}'; found {', '.join(map(repr, row)) or 'none'}{_suggest(missing[0], row)}"
+            f"no field '{missing[0]}'; found {', '.join(map(repr, row)) or 'none'}{_looks_like(row.keys())}"
         )
-    unknown = sorted(row.keys() - need - may) if may is not None else []
-    if unknown:
-        raise ValueError(f"unknown field '{unknown[0]}'{_suggest(unknown[0], need | may)}")
+    if unknown and not extras:
+        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+
+
+# The fields that tell a format, in the order to try.
+_MARKS: dict[str, set[str]] = {
+    "ranked": {"prompt", "responses", "ranks"},
+    "ultrafeedback (or hh, where they are text)": {"chosen", "rejected"},
+    "sharegpt": {"conversations"},
+    "messages": {"messages"},
+    "alpaca": {"instruction", "output"},
+    "prompt_completion": {"prompt", "completion"},
+    "prompts": {"prompt"},
+}
+
+
+def _looks_like(names) -> str:
+    if "label" in names and names & {"completion", "messages", "response"}:
+        return "; these are single thumbs, and no format takes them: rank two answers to one prompt and use 'ranked'"
+    for name, marks in _MARKS.items():
+        if marks <= names:
+            return f"; that is the format {name}"
+    return ""
 
 
 def _suggest(word: str, known) -> str:
@@ -239,6 +267,16 @@ def _transcript(text: str, name: str) -> tuple[Message, ...]:
     return tuple(turns)
 
 
+def _demonstration(row_id: str, messages: tuple[Message, ...], topic: str | None) -> Demonstration:
+    check_order(messages)
+    # What the user said after the last answer has none to learn from.
+    while messages and messages[-1].role != "assistant":
+        messages = messages[:-1]
+    if not messages:
+        raise ValueError("no assistant turn: nothing to learn from")
+    return Demonstration(row_id, messages[:-1], messages[-1].content, topic)
+
+
 def _preference_of(
     row_id: str, chosen: tuple[Message, ...], rejected: tuple[Message, ...], topic: str | None, *, tie: bool = False
 ) -> Ranking:
@@ -261,8 +299,14 @@ def _preference(
 
 
 def _id(row: dict[str, Any], fallback: str) -> str:
-    value = row.get("id", fallback)
-    return value if isinstance(value, str) and value else str(value)
+    value = row.get("id")
+    if value is None or value == "":
+        return fallback
+    if isinstance(value, str):
+        check_text("id", value)
+    elif type(value) is not int:
+        raise ValueError(f"id is {type(value).__name__}, expected text or a whole number")
+    return str(value)
 
 
 def _topic(row: dict[str, Any]) -> str | None:

@@ -103,6 +103,13 @@ def check_text(name: str, text: object) -> None:
 
 def check_turns(messages: tuple[Message, ...]) -> None:
     """Raises ValueError unless user and assistant take turns, user first and last."""
+    check_order(messages)
+    if messages[-1].role != "user":
+        raise ValueError("the prompt ends with an assistant turn; it must end with the user's")
+
+
+def check_order(messages: tuple[Message, ...]) -> None:
+    """Raises ValueError unless user and assistant take turns, user first, after at most one system turn."""
     turns = messages[1:] if messages and messages[0].role == "system" else messages
     if not turns:
         raise ValueError("no user turn")
@@ -111,5 +118,3 @@ def check_turns(messages: tuple[Message, ...]) -> None:
         if message.role != expected:
             place = number + 1 + (len(messages) - len(turns))
             raise ValueError(f"turn {place} is {message.role!r}, expected {expected!r}")
-    if turns[-1].role != "user":
-        raise ValueError("the prompt ends with an assistant turn; it must end with the user's")

@@ -27,6 +27,7 @@ from typing import Any
 from pipeline import progress
 from pipeline.config import Config, dump, load_config
 from pipeline.errors import RunBusy, UserError
+from pipeline.memory import release
 
 MANIFEST, LOG, CONFIG = "manifest.json", "log.jsonl", "config.yaml"
 _EVALUATION = "evaluate-"
@@ -264,7 +265,7 @@ class Run:
             # Moved, not copied, so that a second kill finds it again.
             (old / "checkpoints").rename(partial / "checkpoints")
         metrics = getattr(importlib.import_module(module), function)(context)
-        _release()
+        release()
         (partial / ".key").unlink()
         manifest = StageManifest(
             stage=step.name,
@@ -337,18 +338,6 @@ def _settle(config: Config) -> None:
     random.seed(config.seed)
     numpy.random.seed(config.seed % 2**32)
     torch.manual_seed(config.seed)
-
-
-def _release() -> None:
-    """Gives a step's memory back to the system, so that the next one does not start on top of it."""
-    import ctypes
-    import gc
-
-    gc.collect()
-    # glibc keeps freed blocks for later; other C libraries have no such call.
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _environment(config: Config, started: datetime, seconds: float) -> dict[str, Any]:

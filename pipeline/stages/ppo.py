@@ -8,6 +8,7 @@ import shutil
 from data.errors import UserError
 from data.formats import load as load_records
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
+from pipeline.memory import release
 from pipeline.ppo import checkpoint
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
@@ -58,6 +59,9 @@ def run(ctx) -> dict[str, float]:
                         "score": score,
                     }
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            # The rollout holds the trunk's states of a whole batch.
+            del rollout
+            release()
             bar.advance(1, score=figures["score"], kl=figures["kl"], eos=figures["eos_rate"])
             if settings.checkpoint_every and ppo.done % settings.checkpoint_every == 0 and ppo.done < settings.updates:
                 tensors, facts = ppo.state()

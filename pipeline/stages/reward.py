@@ -10,6 +10,7 @@ from data.errors import UserError
 from data.formats import load as load_records
 from data.records import Ranking
 from pipeline.adapters import REWARD, SharedBase
+from pipeline.memory import release
 from pipeline.roles import ADAPTER, RewardModel, open_base
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead, score_all
@@ -38,6 +39,8 @@ def run(ctx) -> dict[str, float]:
 
         def on_step(figures: dict[str, float]) -> None:
             ctx.log(figures)
+            if figures["step"] % 10 == 0:
+                release()
             bar.advance(1, loss=figures["loss"], accuracy=figures["accuracy"])
 
         try:
