@@ -45,7 +45,8 @@ def load(path: Path, format_name: str) -> list[Record]:
             if first != number:
                 raise ValueError(f"id {record.id!r} is that of row {first} too; give each row its own, or none")
         except ValueError as error:
-            problems.append(f"{path} row {number}: {error}. Mend or drop the row.")
+            reason = str(error) if str(error).endswith("?") else f"{error}."
+            problems.append(f"{path} row {number}: {reason} Mend or drop the row.")
         else:
             records.append(record)
     if problems:
@@ -169,13 +170,13 @@ def _fields(row: dict[str, Any], *, need: set[str], may: set[str] = frozenset(),
     for name in unknown:
         meant = difflib.get_close_matches(name, known - row.keys(), n=1, cutoff=0.8)
         if meant:
-            raise ValueError(f"unknown field {name!r}; did you mean '{meant[0]}'?")
+            raise ValueError(f"unknown field {name!r:.60}; did you mean '{meant[0]}'?")
     if missing:
         raise ValueError(
-            f"no field '{missing[0]}'; found {', '.join(map(repr, row)) or 'none'}{_looks_like(row.keys())}"
+            f"no field '{missing[0]}'; found {', '.join(map(repr, row)) or 'none':.200}{_looks_like(row.keys())}"
         )
     if unknown and not extras:
-        raise ValueError(f"unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        raise ValueError(f"unknown field {unknown[0]!r:.60}; known are {', '.join(sorted(known))}")
 
 
 # The fields that tell a format, in the order to try.

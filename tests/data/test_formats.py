@@ -1,6 +1,7 @@
 """Every format reads its own rows, and says what is wrong with any other."""
 
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -50,13 +51,13 @@ def test_each_format_reads_its_row(tmp_path, name):
 
 
 BAD = [
-    ("messages", {"messages": [A("a"), U("q")]}, "no assistant turn|expected 'user'|no user turn"),
+    ("messages", {"messages": [A("a"), U("q")]}, "turn 1 is 'assistant', expected 'user'"),
     ("messages", {"messages": [U("q"), U("q2"), A("a")]}, "turn 2 is 'user', expected 'assistant'"),
     ("messages", {"messages": [{"role": "bot", "content": "q"}, A("a")]}, "turn 1: role 'bot' is not one of"),
     ("messages", {"messages": [U(5), A("a")]}, "content is int, expected text"),
     ("messages", {"messages": [U(None), A("a")]}, "content is NoneType"),
     ("messages", {"messages": [U("q")]}, "nothing to learn from"),
-    ("messages", {"mesages": []}, "no field 'messages'; found 'mesages'; did you mean 'mesages'"),
+    ("messages", {"mesages": []}, r"unknown field 'mesages'; did you mean 'messages'\? Mend or drop the row\.$"),
     ("messages", {"messages": [U("q"), A("a")], "topik": "x"}, "unknown field 'topik'; did you mean 'topic'"),
     ("messages", {"messages": [U("a\x00b"), A("a")]}, "NUL character at offset 1"),
     ("messages", {"messages": [U("ab\ud800"), A("a")]}, "lone surrogate at offset 2"),
@@ -67,8 +68,13 @@ BAD = [
     (
         "ultrafeedback",
         {"prompt": "q", "completion": "a", "label": True},
-        "no field 'chosen'; found 'prompt', 'completion', 'label'",
+        "no field 'chosen'; found 'prompt', 'completion', 'label'; these are single thumbs, and no format takes them",
     ),
+    ("ultrafeedback", ROWS["alpaca"], "no field 'chosen'.*that is the format alpaca"),
+    ("messages", ROWS["ranked"], "no field 'messages'.*that is the format ranked"),
+    ("prompts", {"prompt": "q", "act": "x"}, "unknown field 'act'; known are id, prompt, topic"),
+    ("alpaca", {"instruction": "q", "output": "a", "inputt": "b"}, "unknown field 'inputt'; did you mean 'input'"),
+    ("prompts", {"prompt": "q", "id": True}, "id is bool, expected text or a whole number"),
     ("ranked", {"prompt": "q", "responses": ["a"], "ranks": [0]}, "at least 2"),
     ("ranked", {"prompt": "q", "responses": ["a", "b"], "ranks": [0]}, "2 responses but 1 ranks"),
     ("ranked", {"prompt": "q", "responses": ["a", "b"], "ranks": [0, 0.5]}, "whole numbers"),
@@ -91,6 +97,48 @@ def test_all_mistakes_of_a_file_come_at_once(tmp_path):
     with pytest.raises(UserError) as caught:
         load(file_of(tmp_path, '{"prompt": ', {"prompt": ""}, {"prompt": "fine"}, "[1]"), "prompts")
     assert [p.split(": ")[0].split("row ")[1] for p in caught.value.problems] == ["1", "2", "4"]
+
+
+def test_two_rows_under_one_id_are_refused(tmp_path):
+    with pytest.raises(UserError, match="row 3: id '7' is that of row 1 too"):
+        load(file_of(tmp_path, *({"id": i, "prompt": "q"} for i in (7, 8, "7"))), "prompts")
+
+
+def test_a_row_without_an_id_is_named_by_its_place(tmp_path):
+    rows = [{"prompt": "q"}, {"id": None, "prompt": "q"}, {"id": "", "prompt": "q"}, {"id": 5, "prompt": "q"}]
+    assert [r.id for r in load(file_of(tmp_path, *rows), "prompts")] == ["rows-1", "rows-2", "rows-3", "5"]
+
+
+def test_fields_that_public_sets_carry_do_no_harm(tmp_path):
+    row = {**ROWS["ultrafeedback"], "prompt": "q", "prompt_id": "x", "is_classification": False}
+    assert len(load(file_of(tmp_path, row), "ultrafeedback")) == 1
+
+
+def test_equal_scores_are_a_tie(tmp_path):
+    (record,) = load(file_of(tmp_path, {**ROWS["ultrafeedback"], "score_rejected": 8.0}), "ultrafeedback")
+    assert record.ranks == (0, 0) and record.pairs() == []
+
+
+def test_sharegpt_with_two_answers_is_a_ranking(tmp_path):
+    row = {
+        "conversations": [{"from": "human", "value": "q"}],
+        "chosen": {"from": "gpt", "value": "a"},
+        "rejected": {"from": "gpt", "value": "b"},
+    }
+    (record,) = load(file_of(tmp_path, row), "sharegpt")
+    assert record == Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True))
+
+
+def test_of_a_conversation_the_last_answer_is_learnt_and_the_rest_is_its_prompt(tmp_path):
+    turns = [{"role": "system", "content": "s"}, U("q"), A("a"), U("r"), A("b"), U("unanswered")]
+    (record,) = load(file_of(tmp_path, {"messages": turns}), "messages")
+    assert [m.content for m in record.prompt] == ["s", "q", "a", "r"] and record.response == "b"
+
+
+def test_a_transcript_is_cut_at_its_speakers(tmp_path):
+    start = "\n\nHuman: p\nHuman: not a turn\n\nAssistant: x\n\nHuman: q\n\nAssistant:"
+    (record,) = load(file_of(tmp_path, {"chosen": f"{start} a", "rejected": f"{start} b"}), "hh")
+    assert [m.content for m in record.prompt] == ["p\nHuman: not a turn", "x", "q"] and record.responses == ("a", "b")
 
 
 def test_broken_lines_say_where(tmp_path):
@@ -148,6 +196,19 @@ def test_any_row_gives_a_record_or_a_reason(name, data):
         pass
 
 
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(FORMATS)), st.dictionaries(st.text(max_size=8), json_values, max_size=3), st.data())
+def test_any_object_on_a_line_gives_a_record_or_one_line(tmp_path_factory, name, extra, data):
+    path = tmp_path_factory.getbasetemp() / "object.jsonl"
+    kept = data.draw(st.sets(st.sampled_from(sorted(ROWS[name]))))
+    path.write_text(json.dumps({**{key: ROWS[name][key] for key in kept}, **extra}), encoding="utf-8")
+    try:
+        load(path, name)
+    except UserError as error:
+        (problem,) = error.problems
+        assert len(problem.splitlines()) == 1 and len(problem) < 1000
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=300), st.sampled_from([".jsonl", ".json", ".csv", ".parquet"]))
 def test_any_bytes_give_rows_or_our_error(tmp_path_factory, content, suffix):
@@ -156,29 +217,34 @@ def test_any_bytes_give_rows_or_our_error(tmp_path_factory, content, suffix):
     try:
         load(path, "prompts")
     except UserError as error:
-        assert all("\n" not in p for p in error.problems)
+        assert all(len(p.splitlines()) == 1 for p in error.problems)
 
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
+# Rows of the files, and how many cannot be used: an empty turn (6), one speaker twice in a row (3), prompts that differ (4).
+COUNTED = [
+    ("hh_pairs", "hh", 1170, 10),
+    ("ultrafeedback_pairs", "ultrafeedback", 741, 2),
+    ("oasst_sft_messages", "messages", 252, 1),
+    ("sharegpt_pairs", "sharegpt", 195, 0),
+    ("self_instruct_seed_alpaca", "alpaca", 120, 0),
+    ("gpteacher_alpaca", "alpaca", 934, 0),
+]
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the real rows do not lie beside the checkout")
-@pytest.mark.parametrize(
-    ("file", "name"),
-    [
-        ("hh_pairs", "hh"),
-        ("ultrafeedback_pairs", "ultrafeedback"),
-        ("oasst_sft_messages", "messages"),
-        ("sharegpt_pairs", "sharegpt"),
-        ("self_instruct_seed_alpaca", "alpaca"),
-    ],
-)
-def test_real_rows_load_or_are_named(file, name):
-    usable, reasons = 0, []
-    for number, row in read_rows(REAL / f"{file}.jsonl"):
-        try:
-            FORMATS[name]({k: v for k, v in row.items() if name != "messages" or k in ("messages", "id")}, str(number))
-            usable += 1
-        except ValueError as error:
-            reasons.append(str(error))
-    assert usable >= 0.97 * (usable + len(reasons)), reasons[:5]
+@pytest.mark.parametrize(("file", "name", "rows", "odd"), COUNTED)
+def test_real_rows_load_or_are_named(file, name, rows, odd):
+    path = REAL / f"{file}.jsonl"
+    if not path.is_file():
+        warnings.warn(
+            f"the real rows of {file} do not lie beside the checkout: {name} was not tried on them", stacklevel=1
+        )
+        pytest.skip(f"no {file}.jsonl beside the checkout")
+    try:
+        records, problems = load(path, name), ()
+    except UserError as error:
+        records, problems = [], error.problems
+    assert len(problems) == odd, problems
+    assert len(list(read_rows(path))) == rows and len(records) in (0, rows)
+    if not odd:
+        assert len(records) == rows
