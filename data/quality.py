@@ -1,31 +1,85 @@
-"""What is odd about a set of records: counted and reported, never dropped in silence."""
+"""What is odd about sets of records: counted and shown by example, never dropped in silence."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 from data.records import Demonstration, Message, Prompt, Ranking
 
+Record = Prompt | Demonstration | Ranking
+EXAMPLES = 5
+
+
+@dataclass(frozen=True)
+class Odd:
+    """How many, and the first few by id or text."""
+
+    count: int
+    examples: tuple[str, ...]
+
 
 def first_turn_key(messages: Sequence[Message]) -> str:
-    """The first user turn, without regard to case and spacing: what makes two prompts the same question."""
+    """The first user turn, without regard to case, spacing and how accents are composed: what makes two prompts one question."""
     first = next((m.content for m in messages if m.role == "user"), "")
-    return " ".join(first.casefold().split())
+    return " ".join(unicodedata.normalize("NFC", first).casefold().split())
 
 
-def prompt_of(record: Prompt | Demonstration | Ranking) -> tuple[Message, ...]:
+def prompt_of(record: Record) -> tuple[Message, ...]:
     return record.messages if isinstance(record, Prompt) else record.prompt
 
 
-def report(records: Iterable[Prompt | Demonstration | Ranking]) -> dict[str, int]:
+def repeated_questions(records: Iterable[Record]) -> Odd:
+    """Records whose first user turn an earlier record asked already; examples are "this = earlier" by id."""
+    return _repeats(records, lambda r: first_turn_key(prompt_of(r)))
+
+
+def duplicates(records: Iterable[Record]) -> Odd:
+    """Records that say nothing new: an earlier one is the same but for id and topic."""
+    return _repeats(records, lambda r: replace(r, id="", topic=None))
+
+
+def ties(rankings: Iterable[Ranking]) -> Odd:
+    """Pairs of answers at one rank, which teach a reward model nothing; examples are ids of the rankings that hold them."""
+    tied = [(r.id, len(r.ranks) * (len(r.ranks) - 1) // 2 - len(r.pairs())) for r in rankings]
+    return Odd(sum(n for _, n in tied), tuple(name for name, n in tied if n)[:EXAMPLES])
+
+
+def leaks(sets: Mapping[str, Iterable[Record]]) -> dict[tuple[str, str], Odd]:
+    """Questions that two of the named sets share, for each pair of sets that shares any; examples are the questions."""
+    asked = {name: {first_turn_key(prompt_of(r)) for r in records} for name, records in sets.items()}
+    shared = {(a, b): sorted(asked[a] & asked[b]) for a, b in combinations(asked, 2)}
+    return {names: Odd(len(found), tuple(found[:EXAMPLES])) for names, found in shared.items() if found}
+
+
+def report(records: Iterable[Record]) -> dict[str, int]:
     """Counts of records, repeated questions, and (for rankings) pairs, tied pairs and rankings that are one tie."""
     records = list(records)
-    keys = Counter(first_turn_key(prompt_of(r)) for r in records)
-    found = {"records": len(records), "repeated_questions": sum(n - 1 for n in keys.values())}
+    found = {
+        "records": len(records),
+        "repeated_questions": repeated_questions(records).count,
+        "duplicates": duplicates(records).count,
+    }
     rankings = [r for r in records if isinstance(r, Ranking)]
     if rankings:
-        possible = sum(len(r.ranks) * (len(r.ranks) - 1) // 2 for r in rankings)
         pairs = sum(len(r.pairs()) for r in rankings)
-        found |= {"pairs": pairs, "tied_pairs": possible - pairs, "all_tied": sum(not r.pairs() for r in rankings)}
+        found |= {
+            "pairs": pairs,
+            "tied_pairs": ties(rankings).count,
+            "all_tied": sum(not r.pairs() for r in rankings),
+        }
     return found
+
+
+def _repeats(records: Iterable[Record], key) -> Odd:
+    first: dict[Hashable, str] = {}
+    again = []
+    for record in records:
+        said = key(record)
+        if said in first:
+            again.append(f"{record.id} = {first[said]}")
+        else:
+            first[said] = record.id
+    return Odd(len(again), tuple(again[:EXAMPLES]))

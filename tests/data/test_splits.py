@@ -1,7 +1,6 @@
 """A question is on one side, wherever it stands and however it is spelt."""
 
-from data.quality import report
-from data.records import Message, Prompt, Ranking
+from data.records import Message
 from data.splits import is_test
 
 
@@ -27,10 +26,17 @@ def test_a_larger_share_only_adds():
     assert all(is_test(asks(f"{i}"), 0.3) for i in range(500) if is_test(asks(f"{i}"), 0.1))
 
 
-def test_counts_of_what_is_odd():
-    rankings = [
-        Ranking(str(i), asks("Q"), ("a", "b", "c"), ranks, (True,) * 3)
-        for i, ranks in enumerate([(0, 0, 0), (0, 1, 1)])
-    ]
-    assert report(rankings) == {"records": 2, "repeated_questions": 1, "pairs": 2, "tied_pairs": 4, "all_tied": 1}
-    assert report([Prompt("x", asks("a"))]) == {"records": 1, "repeated_questions": 0}
+def test_how_an_accent_is_composed_does_not_move_a_question():
+    composed, apart = "caf\u00e9 number", "cafe\u0301 number"
+    assert all(is_test(asks(f"{composed} {i}"), 0.5) == is_test(asks(f"{apart} {i}"), 0.5) for i in range(50))
+
+
+def test_the_side_of_a_question_is_the_same_in_every_version():
+    """By hand: printf '\\nwhat is rain?' | sha256sum starts with d3, so the question lies between 0xd3 and 0xd4 of 256."""
+    assert is_test(asks("What  is rain?"), 0xD4 / 256)
+    assert not is_test(asks("What  is rain?"), 0xD3 / 256)
+
+
+def test_a_salt_draws_another_split():
+    questions = [asks(f"question {i}") for i in range(200)]
+    assert [is_test(q, 0.5) for q in questions] != [is_test(q, 0.5, salt="b") for q in questions]
