@@ -17,6 +17,9 @@ from pathlib import Path
 
 from data.errors import UserError
 
+# How long a writer waits for another before it gives up.
+BUSY_SECONDS = 10.0
+
 # Each entry takes the schema one version up; entries are only ever appended.
 MIGRATIONS: tuple[str, ...] = (
     """
@@ -60,26 +63,24 @@ class FeedbackStore:
 
     @staticmethod
     def open(path: Path) -> FeedbackStore:
-        """Opens or makes the database, readable by its owner only.
+        """Opens or makes the database and its directory, readable by their owner only.
 
         Raises:
-            UserError: the file is no feedback database, or was made by a newer version.
+            UserError: the file is no feedback database, was made by a newer version, or cannot be written.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         try:
-            db = sqlite3.connect(path, timeout=10.0, isolation_level=None)
-            db.execute("PRAGMA journal_mode = WAL")
-            # A vote that was acknowledged survives a loss of power too.
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute("PRAGMA foreign_keys = ON")
-            store = FeedbackStore(db, path)
-            store._migrate()
-        except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{path}: no usable feedback database ({error}). Move it away or name another in chat.feedback_db."
-            ) from None
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        except (OSError, sqlite3.OperationalError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{path}: cannot be written ({reason}). Name another file in chat.feedback_db.") from None
+        store = FeedbackStore(db, path)
+        try:
+            store._prepare()
+        except BaseException:
+            db.close()
+            raise
         return store
 
     def close(self) -> None:
@@ -182,6 +183,30 @@ class FeedbackStore:
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 
+    def _prepare(self) -> None:
+        try:
+            self._use_wal()
+            # A vote that was acknowledged survives a loss of power too.
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._db.execute("PRAGMA foreign_keys = ON")
+            self._migrate()
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{self.path}: no usable feedback database ({error}). Move it away or name another in chat.feedback_db."
+            ) from None
+
+    def _use_wal(self) -> None:
+        # Two processes that both make the file meet here, where SQLite does not wait by itself.
+        until = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error) or time.monotonic() > until:
+                    raise self._refused(error) from None
+                time.sleep(0.02)
+
     def _migrate(self) -> None:
         with self._write():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -197,14 +222,24 @@ class FeedbackStore:
 
     @contextmanager
     def _write(self) -> Iterator[None]:
-        # IMMEDIATE: a writer waits for its turn here, not half-way through.
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            # IMMEDIATE: a writer waits for its turn here, not half-way through.
+            self._db.execute("BEGIN IMMEDIATE")
             yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise self._refused(error) from error
+        finally:
+            # After a failure; SQLite itself ends the transaction in some.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def _refused(self, error: sqlite3.OperationalError) -> UserError:
+        if _is_busy(error):
+            return UserError(
+                f"{self.path}: not saved: another process has been writing for {BUSY_SECONDS:.0f} s. Close it and try again."
+            )
+        return UserError(f"{self.path}: not saved: {error}. Check free space and permissions, then try again.")
 
     def _insert(self, table: str, **columns) -> str:
         row = {"id": str(uuid.uuid4()), **columns, "created_ms": _now()}
@@ -214,6 +249,11 @@ class FeedbackStore:
 
     def _know(self, rater: str) -> None:
         self._db.execute("INSERT OR IGNORE INTO rater (id, created_ms) VALUES (?, ?)", (rater, _now()))
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    # The low byte is the primary code; the rest says which kind of busy.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _now() -> int:

@@ -60,10 +60,97 @@ def test_what_cannot_be_is_refused(store):
     with pytest.raises(sqlite3.IntegrityError):
         store.rate("no such message", rater="ann", value=1)
     assert store.stats()["up"] == 0
+    store.rate(answer, rater="ann", value=1)
+    assert store.stats()["up"] == 1
 
 
-def test_the_file_is_the_owners_alone(store):
-    assert stat.S_IMODE(os.stat(store.path).st_mode) == 0o600
+def mode(path) -> int:
+    return stat.S_IMODE(os.stat(path).st_mode)
+
+
+def test_file_and_directory_are_the_owners_alone(tmp_path):
+    store = FeedbackStore.open(tmp_path / "new" / "feedback.sqlite")
+    an_answer(store)
+    assert mode(tmp_path / "new") == 0o700
+    beside = sorted((tmp_path / "new").iterdir())
+    assert [p.name for p in beside] == ["feedback.sqlite", "feedback.sqlite-shm", "feedback.sqlite-wal"]
+    assert all(mode(p) == 0o600 for p in beside)
+    store.close()
+
+
+def test_a_directory_that_was_there_keeps_its_mode(tmp_path):
+    (tmp_path / "runs").mkdir(mode=0o755)
+    FeedbackStore.open(tmp_path / "runs" / "feedback.sqlite").close()
+    assert mode(tmp_path / "runs") == 0o755
+
+
+def test_a_path_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "file" / "feedback.sqlite"):
+        with pytest.raises(UserError, match="cannot be written"):
+            FeedbackStore.open(path)
+
+
+def test_a_writer_that_never_gets_its_turn_says_so_and_may_try_again(store, monkeypatch):
+    answer = an_answer(store)
+    store._db.execute("PRAGMA busy_timeout = 1")
+    other = sqlite3.connect(store.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(UserError, match="not saved: another process"):
+        store.rate(answer, rater="ann", value=1)
+    monkeypatch.setattr("data.feedback.BUSY_SECONDS", 0.0)
+    with pytest.raises(UserError, match="not saved: another process"):
+        FeedbackStore.open(store.path)
+    other.execute("ROLLBACK")
+    other.close()
+    store.rate(answer, rater="ann", value=1)
+    assert store.rating(answer, "ann") == 1
+
+
+def test_a_full_disk_is_told_and_harms_nothing(store):
+    answer = an_answer(store)
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(UserError, match="not saved: database or disk is full"):
+        store.rate(answer, rater="ann", value=1, comment="x" * 100_000)
+    store._db.execute("PRAGMA max_page_count = 1000000")
+    assert store.rating(answer, "ann") == 0
+    store.rate(answer, rater="ann", value=-1)
+    assert store.rating(answer, "ann") == -1
+
+
+def test_who_opens_while_another_makes_the_file_waits_for_it(tmp_path, monkeypatch):
+    path = tmp_path / "feedback.sqlite"
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    # The wait itself lets the other finish, so that the test need not.
+    monkeypatch.setattr("data.feedback.time.sleep", lambda seconds: other.execute("COMMIT"))
+    store = FeedbackStore.open(path)
+    assert an_answer(store)
+    store.close()
+    other.close()
+
+
+def _open_and_vote(path, gate, rater):
+    gate.wait()
+    store = FeedbackStore.open(path)
+    an_answer(store, rater)
+    store.close()
+
+
+def test_processes_that_meet_at_a_new_file_all_get_in(tmp_path):
+    context = multiprocessing.get_context("fork")
+    gate = context.Barrier(4)
+    path = tmp_path / "feedback.sqlite"
+    people = [context.Process(target=_open_and_vote, args=(path, gate, f"r{i}")) for i in range(4)]
+    for person in people:
+        person.start()
+    for person in people:
+        person.join()
+    assert [p.exitcode for p in people] == [0] * 4
+    store = FeedbackStore.open(path)
+    assert store.stats()["conversations"] == 4
+    store.close()
 
 
 def test_a_newer_or_foreign_file_is_refused_in_one_line(tmp_path, store):
