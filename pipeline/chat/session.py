@@ -6,10 +6,12 @@ import difflib
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 
+from data.errors import UserError
 from data.feedback import FeedbackStore
-from data.records import Message
+from data.records import Message, check_text
 from pipeline.generation import Sampling
 
 COMMANDS: dict[str, str] = {
@@ -36,6 +38,7 @@ class _Turn:
     parent: str | None
     answer: str = ""
     answer_id: str | None = None
+    finish: str | None = None
 
 
 class Session:
@@ -50,12 +53,22 @@ class Session:
         self.turns: list[_Turn] = []
         self._conversation: str | None = None
         self._models: dict[str, str] = {}
-        self._votes: list[tuple[str, int]] = []
+        self._votes: list[tuple[str, int, str | None]] = []
+
+    @property
+    def status(self) -> str:
+        """Who answers, and how, in a few words."""
+        return f"{self.checkpoint} answers · temperature {self.temperature:g} · at most {self.max_new_tokens} tokens"
 
     # -- talking -----------------------------------------------------------------------------------------------------------
 
     def ask(self, question: str, stop: threading.Event) -> Iterator[str]:
-        """Pieces of the answer as they are drawn. What was drawn before `stop` or a closed iterator is kept, marked stopped."""
+        """Pieces of the answer as they are drawn. What was drawn before `stop` or a closed iterator is kept, marked stopped.
+
+        Raises:
+            UserError: the question is no text that a model can take, or cannot be saved.
+        """
+        _check("the question", question)
         if self._conversation is None:
             self._conversation = self.store.start_conversation(rater=self.rater, system_prompt=self.system_prompt)
         parent = self.turns[-1].answer_id if self.turns else None
@@ -72,28 +85,31 @@ class Session:
         turn = self.turns[-1]
         messages = [Message("system", self.system_prompt)] if self.system_prompt else []
         for earlier in self.turns[:-1]:
-            # An answer that was stopped before its first word leaves nothing to show the model.
-            messages += [Message("user", earlier.question), Message("assistant", earlier.answer.strip() or "…")]
+            messages += [Message("user", earlier.question), Message("assistant", _as_said(earlier.answer))]
         messages.append(Message("user", turn.question))
         # A new seed each time, and noted: a retry must differ, and any answer can be drawn again.
         sampling = Sampling(self.max_new_tokens, self.temperature, seed=time.time_ns() % 2**31)
         text, ids, logprobs, finish, first_ms = "", [], [], "stopped", None
         started = time.monotonic()
         try:
-            for delta in self.assistant.stream(messages, checkpoint=self.checkpoint, sampling=sampling, stop=stop):
-                if first_ms is None:
-                    first_ms = _ms(started)
-                text += delta.text
-                ids += delta.token_ids
-                logprobs += delta.logprobs
-                finish = delta.finish or finish
-                if delta.text:
-                    yield delta.text
+            # Closed here and not when memory is freed: an open stream holds the model to its checkpoint.
+            with closing(
+                self.assistant.stream(messages, checkpoint=self.checkpoint, sampling=sampling, stop=stop)
+            ) as deltas:
+                for delta in deltas:
+                    if first_ms is None:
+                        first_ms = _ms(started)
+                    text += delta.text
+                    ids += delta.token_ids
+                    logprobs += delta.logprobs
+                    finish = delta.finish or finish
+                    if delta.text:
+                        yield delta.text
         except Exception:
             finish = "error"
             raise
         finally:
-            turn.answer = text
+            turn.answer, turn.answer_id, turn.finish = text, None, finish
             turn.answer_id = self.store.add_message(
                 self._conversation,
                 parent=turn.question_id,
@@ -121,6 +137,7 @@ class Session:
         /retry and /quit belong to the screen, which must stream and leave.
         """
         name, _, rest = line.strip().partition(" ")
+        name = name.lower()
         actions: dict[str, Callable[[str], str]] = {
             "/good": lambda text: self._vote(1, text),
             "/bad": lambda text: self._vote(-1, text),
@@ -141,8 +158,10 @@ class Session:
         answer = self.turns[-1].answer_id if self.turns else None
         if answer is None:
             return "nothing to vote on yet: ask something first"
+        if comment:
+            _check("the comment", comment)
         self.store.rate(answer, rater=self.rater, value=value, comment=comment or None)
-        self._votes.append((answer, value))
+        self._votes.append((answer, value, comment or None))
         return f"kept: {'good' if value > 0 else 'bad'}" + (
             "" if value > 0 else ". /retry gives another answer to compare"
         )
@@ -150,9 +169,12 @@ class Session:
     def _undo(self) -> str:
         if not self._votes:
             return "no vote of this session to take back"
-        answer, _ = self._votes.pop()
-        before = next((v for a, v in reversed(self._votes) if a == answer), 0)
-        self.store.rate(answer, rater=self.rater, value=before)
+        answer = self._votes[-1][0]
+        before = [vote for vote in self._votes[:-1] if vote[0] == answer]
+        _, value, comment = before[-1] if before else (answer, 0, None)
+        self.store.rate(answer, rater=self.rater, value=value, comment=comment)
+        # Only now: had it not been saved, the vote would still stand.
+        self._votes.pop()
         return "vote taken back"
 
     def _new(self) -> str:
@@ -167,15 +189,20 @@ class Session:
         return f"{name} answers from now on"
 
     def _system(self, text: str) -> str:
+        if text:
+            _check("the system prompt", text)
         self.system_prompt = text or None
         self._new()
         return "new conversation " + (f"with the system prompt: {text}" if text else "without a system prompt")
 
     def _set(self, text: str) -> str:
-        name, _, value = text.partition("=")
+        name, _, value = (part.strip() for part in text.partition("="))
         limits = {"temperature": (float, 0.0, 5.0), "max_new_tokens": (int, 1, 4096)}
         if name not in limits:
-            return f"/set knows {' and '.join(limits)}, as in /set temperature=0.5"
+            close = difflib.get_close_matches(name, limits, n=1)
+            return (f"did you mean {close[0]}? " if close else "") + (
+                f"/set knows {' and '.join(limits)}, as in /set temperature=0.5"
+            )
         kind, low, high = limits[name]
         try:
             number = kind(value)
@@ -194,6 +221,18 @@ class Session:
             f"{stats['up']} good and {stats['down']} bad of {stats['answers']} answers in {stats['conversations']} conversations, "
             f"kept in {self.store.path}"
         )
+
+
+def _check(name: str, text: str) -> None:
+    try:
+        check_text(name, text)
+    except ValueError as error:
+        raise UserError(f"{error}; nothing was sent.") from None
+
+
+def _as_said(answer: str) -> str:
+    """An answer as the model is shown it later: what was stopped before its first word leaves a mark; no NUL, which no template takes."""
+    return answer.replace("\0", "\ufffd").strip() or "…"
 
 
 def _ms(started: float) -> int:
