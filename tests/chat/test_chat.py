@@ -1,38 +1,55 @@
 """The chat without a model: a scripted assistant stands in."""
 
 import io
+import os
+import signal
+import stat
+import sys
 import threading
 from types import SimpleNamespace
 
 import pytest
 
+import pipeline.assistant
+from data.errors import UserError
 from data.feedback import FeedbackStore
 from pipeline.chat.session import Session
-from pipeline.chat.terminal import printable, talk
+from pipeline.chat.terminal import chat, printable, talk
 
 CHAT = SimpleNamespace(temperature=0.7, max_new_tokens=20, rater="ann")
 
 
 class Scripted:
-    """Answers each time with the next text, word by word, and notes what it was asked."""
+    """Answers each time with the next text, word by word, and notes what it was asked.
+
+    At the word SIGINT the process gets that signal; at CTRL-C the interrupt strikes inside the model.
+    """
 
     checkpoints = ("base", "sft", "ppo")
 
-    def __init__(self, *texts):
-        self.texts, self.asked = list(texts), []
+    def __init__(self, *texts, finish="stop"):
+        self.texts, self.finish, self.asked, self.closed = list(texts), finish, [], 0
 
     def describe(self, checkpoint):
         return {"run": "r", "stage": checkpoint, "weights_sha256": checkpoint, "template_sha256": "t"}
 
     def stream(self, messages, *, checkpoint, sampling, stop=None):
         self.asked.append((checkpoint, [m.content for m in messages], sampling))
-        for word in self.texts.pop(0).split(" "):
-            if stop is not None and stop.is_set():
-                break
-            if word == "CTRL-C":
-                raise KeyboardInterrupt
-            yield SimpleNamespace(text=word + " ", token_ids=(1,), logprobs=(-0.1,), finish=None)
-        yield SimpleNamespace(text="", token_ids=(), logprobs=(), finish="stop")
+        finish = self.finish
+        try:
+            for word in filter(None, self.texts.pop(0).split(" ")):
+                if stop is not None and stop.is_set():
+                    finish = "stopped"
+                    break
+                if word == "SIGINT":
+                    os.kill(os.getpid(), signal.SIGINT)
+                    continue
+                if word == "CTRL-C":
+                    raise KeyboardInterrupt
+                yield SimpleNamespace(text=word + " ", token_ids=(1,), logprobs=(-0.1,), finish=None)
+            yield SimpleNamespace(text="", token_ids=(), logprobs=(), finish=finish)
+        finally:
+            self.closed += 1
 
 
 @pytest.fixture
@@ -89,10 +106,89 @@ def test_ctrl_c_stops_only_the_answer_and_keeps_what_was_said(store):
     assert rows(store, "SELECT content, finish FROM message WHERE author = 'model'")[0] == ("one two ", "stopped")
 
 
-def test_undo_goes_back_to_the_vote_before(store):
-    session, _ = run(store, Scripted("a"), "q", "/good", "/bad", "/undo")
+def test_the_signal_ends_the_answer_between_two_tokens_and_is_then_as_before(store):
+    before = signal.getsignal(signal.SIGINT)
+    _, said = run(store, Scripted("one two SIGINT never", "next"), "q", "q2")
+    assert "[stopped]" in said and "never" not in said and "next" in said
+    assert rows(store, "SELECT content, finish, token_ids FROM message WHERE author = 'model'") == [
+        ("one two ", "stopped", "[1, 1]"),
+        ("next ", "stop", "[1]"),
+    ]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_signal_does_not_wait_for_the_next_token(store):
+    _, said = run(store, Scripted("one SIGINT SIGINT never", "next"), "q", "q2")
+    assert "[stopped]" in said and "never" not in said and "next" in said
+
+
+def test_whoever_leaves_off_reading_closes_the_models_stream(store):
+    assistant = Scripted("one two three")
+    session = Session(assistant, store, CHAT)
+    pieces = session.ask("q", threading.Event())
+    assert next(pieces) == "one "
+    pieces.close()
+    assert assistant.closed == 1
+    assert rows(store, "SELECT content, finish FROM message WHERE author = 'model'") == [("one ", "stopped")]
+
+
+def test_answers_come_out_as_they_are_drawn(store):
+    seen = []
+
+    class Watched(Scripted):
+        def stream(self, *args, **kwargs):
+            for delta in super().stream(*args, **kwargs):
+                seen.append(out.getvalue())
+                yield delta
+
+    out = io.StringIO()
+    talk(Session(Watched("one two"), store, CHAT), iter(["q"]), out)
+    assert seen[1].endswith("ppo  one ") and seen[2].endswith("ppo  one two ")
+
+
+def test_an_answer_cut_off_or_empty_is_told(store):
+    _, said = run(store, Scripted("half", finish="length"), "q")
+    assert "[cut off after 20 tokens; /set max_new_tokens=N allows more]" in said
+    _, said = run(store, Scripted(""), "q")
+    assert "[an empty answer]" in said
+
+
+def test_what_no_model_takes_is_refused_in_words_and_the_talk_goes_on(store):
+    assistant = Scripted("fine", "too")
+    session, said = run(
+        store, assistant, "a\0b", "half \udcff", "/system x\0", "/good", "q", "/bad x\0", "/good", "more"
+    )
+    assert "the question holds a NUL character at offset 1; nothing was sent." in said
+    assert "the question holds a lone surrogate at offset 5" in said and "the system prompt holds" in said
+    assert "the comment holds" in said and "ask something first" in said
+    assert len(session.turns) == 2 and session.system_prompt is None and store.stats()["up"] == 1
+
+
+def test_a_nul_that_the_model_drew_does_not_end_the_talk(store):
+    assistant = Scripted("a\0b", "fine")
+    run(store, assistant, "q", "q2")
+    assert assistant.asked[1][1] == ["q", "a\ufffdb", "q2"]
+    assert rows(store, "SELECT content FROM message WHERE author = 'model'")[0] == ("a\0b ",)
+
+
+def test_a_vote_that_cannot_be_saved_is_told_and_the_talk_goes_on(store, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise UserError("votes.sqlite: not saved: disk is full.")
+
+    session, _ = run(store, Scripted("a", "b"), "q", "/good")
+    monkeypatch.setattr(store, "rate", refuse)
+    out = io.StringIO()
+    talk(session, iter(["/bad", "/undo", "q2"]), out)
+    assert out.getvalue().count("not saved: disk is full") == 2 and "ppo  b" in out.getvalue()
+    monkeypatch.undo()
+    assert session.command("/undo") == "vote taken back" and store.stats()["up"] == 0
+
+
+def test_undo_goes_back_to_the_vote_before_and_its_comment(store):
+    session, _ = run(store, Scripted("a"), "q", "/good so short", "/bad", "/undo")
     answer = session.turns[-1].answer_id
     assert store.rating(answer, "ann") == 1
+    assert rows(store, "SELECT comment FROM rating ORDER BY id DESC LIMIT 1") == [("so short",)]
     session.command("/undo")
     assert store.rating(answer, "ann") == 0
     assert "no vote" in session.command("/undo")
@@ -121,7 +217,32 @@ def test_each_draw_has_a_seed_of_its_own_that_is_kept(store):
 
 
 def test_control_characters_cannot_steer_the_terminal():
-    assert printable("a\x1b[2Jb\x07\x9bc\td\n") == "a\ufffd[2Jb\ufffd\ufffdc\td\n"
+    assert printable("a\x1b[2Jb\x07\x9bc\td\r\n") == "a\ufffd[2Jb\ufffd\ufffdc\td\ufffd\n"
+    assert printable("\u202egnp.exe \u2066x\ud800") == "\ufffdgnp.exe \ufffdx\ufffd"
+    # A joiner holds one picture together, and steers nothing.
+    assert printable("👩\u200d👧 café ה") == "👩\u200d👧 café ה"
+
+
+def test_a_command_may_be_loud_or_slightly_wrong(store):
+    _, said = run(store, Scripted("a"), "q", "/GOOD", "/set temprature=1", "/set temperature = 0.25", "/modle", "/QUIT")
+    assert "kept: good" in said and "did you mean temperature?" in said and "did you mean /model?" in said
+    assert "temperature is 0.25" in said
+
+
+def test_the_whole_chat_over_a_pipe(tmp_path, monkeypatch, capsys):
+    """From bytes on stdin to rows in the database, with only the model replaced."""
+    config = SimpleNamespace(chat=SimpleNamespace(**vars(CHAT), feedback_db=str(tmp_path / "votes" / "f.sqlite")))
+    monkeypatch.setattr(pipeline.assistant.Assistant, "open", lambda run_dir, config: Scripted("Hello.", "Bye."))
+    typed = io.TextIOWrapper(io.BytesIO("salut é\n/good\n\xff\n".encode() + b"\xff\n/stats\n"), "utf-8")
+    monkeypatch.setattr(sys, "stdin", typed)
+    screen = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    chat(tmp_path / "r", config)
+    screen.flush()
+    said = screen.buffer.getvalue().decode("ascii")
+    assert "ppo  Hello." in said and "kept: good" in said and "lone surrogate at offset 0" in said
+    assert "1 good and 0 bad of 2 answers" in said
+    assert stat.S_IMODE(os.stat(tmp_path / "votes" / "f.sqlite").st_mode) == 0o600
 
 
 def test_an_error_of_the_model_is_kept_as_such(store):
