@@ -218,7 +218,7 @@ class Session:
     def _stats(self) -> str:
         stats = self.store.stats()
         return (
-            f"{stats['up']} good and {stats['down']} bad of {stats['answers']} answers in {stats['conversations']} conversations, "
+            f"{stats['up']} good and {stats['down']} bad of {stats['answers']} answers (conversations: {stats['conversations']}), "
             f"kept in {self.store.path}"
         )
 

@@ -36,8 +36,10 @@ def chat(run_dir: Path, config) -> None:
 
 def talk(session: Session, asked: Iterator[str], out=None) -> None:
     """Answers every line of `asked`; a line that starts with "/" is a command."""
-    screen = Console(file=out, markup=False, highlight=False, emoji=False, soft_wrap=True)
-    _say(screen, f"{session.checkpoint} answers. /good and /bad vote on an answer, /help lists the rest, /quit leaves.")
+    screen = Console(file=out, markup=False, highlight=False, emoji=False)
+    # In a file, a line is a line, however long.
+    screen.soft_wrap = not screen.is_terminal
+    _say(screen, f"{session.checkpoint} answers. /good and /bad vote on it, /help lists the rest, /quit leaves.")
     for line in asked:
         line = line.strip()
         name = line.split(" ")[0].lower()

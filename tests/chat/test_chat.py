@@ -14,7 +14,7 @@ import pipeline.assistant
 from data.errors import UserError
 from data.feedback import FeedbackStore
 from pipeline.chat.session import Session
-from pipeline.chat.terminal import chat, printable, talk
+from pipeline.chat.terminal import chat, lines, printable, talk
 
 CHAT = SimpleNamespace(temperature=0.7, max_new_tokens=20, rater="ann")
 
@@ -28,7 +28,8 @@ class Scripted:
     checkpoints = ("base", "sft", "ppo")
 
     def __init__(self, *texts, finish="stop"):
-        self.texts, self.finish, self.asked, self.closed = list(texts), finish, [], 0
+        self.texts, self.finish, self.asked = list(texts), finish, []
+        self.ended, self.closed = [], 0
 
     def describe(self, checkpoint):
         return {"run": "r", "stage": checkpoint, "weights_sha256": checkpoint, "template_sha256": "t"}
@@ -47,6 +48,7 @@ class Scripted:
                 if word == "CTRL-C":
                     raise KeyboardInterrupt
                 yield SimpleNamespace(text=word + " ", token_ids=(1,), logprobs=(-0.1,), finish=None)
+            self.ended.append(finish)
             yield SimpleNamespace(text="", token_ids=(), logprobs=(), finish=finish)
         finally:
             self.closed += 1
@@ -82,9 +84,12 @@ def test_answers_stream_and_votes_are_kept(store):
 
 
 def test_retry_adds_a_version_and_keeps_the_old_one(store):
-    _, _ = run(store, Scripted("one", "two"), "q", "/retry")
+    run(store, Scripted("one", "two"), "q", "/retry")
+    ((question,),) = rows(store, "SELECT id FROM message WHERE author = 'human'")
     found = rows(store, "SELECT parent, content FROM message WHERE author = 'model'")
-    assert len(found) == 2 and found[0][0] == found[1][0] and {c.strip() for _, c in found} == {"one", "two"}
+    assert (
+        len(found) == 2 and found[0][0] == found[1][0] == question and {c.strip() for _, c in found} == {"one", "two"}
+    )
 
 
 def test_the_next_question_carries_the_conversation_and_new_drops_it(store):
@@ -108,8 +113,11 @@ def test_ctrl_c_stops_only_the_answer_and_keeps_what_was_said(store):
 
 def test_the_signal_ends_the_answer_between_two_tokens_and_is_then_as_before(store):
     before = signal.getsignal(signal.SIGINT)
-    _, said = run(store, Scripted("one two SIGINT never", "next"), "q", "q2")
+    assistant = Scripted("one two SIGINT never", "next")
+    _, said = run(store, assistant, "q", "q2")
     assert "[stopped]" in said and "never" not in said and "next" in said
+    # The model ended its answer itself; nothing struck it half-way.
+    assert assistant.ended == ["stopped", "stop"]
     assert rows(store, "SELECT content, finish, token_ids FROM message WHERE author = 'model'") == [
         ("one two ", "stopped", "[1, 1]"),
         ("next ", "stop", "[1]"),
@@ -118,12 +126,27 @@ def test_the_signal_ends_the_answer_between_two_tokens_and_is_then_as_before(sto
 
 
 def test_a_second_signal_does_not_wait_for_the_next_token(store):
-    _, said = run(store, Scripted("one SIGINT SIGINT never", "next"), "q", "q2")
-    assert "[stopped]" in said and "never" not in said and "next" in said
+    class Slow(Scripted):
+        def stream(self, *args, stop, **kwargs):
+            yield SimpleNamespace(text="one ", token_ids=(), logprobs=(), finish=None)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.is_set()
+            os.kill(os.getpid(), signal.SIGINT)
+            pytest.fail("the second signal was waited out")
+
+    _, said = run(store, Slow(), "q")
+    assert "[stopped]" in said
+    assert rows(store, "SELECT content, finish FROM message WHERE author = 'model'") == [("one ", "stopped")]
 
 
 def test_whoever_leaves_off_reading_closes_the_models_stream(store):
-    assistant = Scripted("one two three")
+    class Held(Scripted):
+        def stream(self, *args, **kwargs):
+            # Without this reference, Python itself would close the stream at once.
+            self.held = super().stream(*args, **kwargs)
+            return self.held
+
+    assistant = Held("one two three")
     session = Session(assistant, store, CHAT)
     pieces = session.ask("q", threading.Event())
     assert next(pieces) == "one "
@@ -138,10 +161,10 @@ def test_answers_come_out_as_they_are_drawn(store):
     class Watched(Scripted):
         def stream(self, *args, **kwargs):
             for delta in super().stream(*args, **kwargs):
-                seen.append(out.getvalue())
+                seen.append(out.buffer.getvalue().decode())
                 yield delta
 
-    out = io.StringIO()
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8")
     talk(Session(Watched("one two"), store, CHAT), iter(["q"]), out)
     assert seen[1].endswith("ppo  one ") and seen[2].endswith("ppo  one two ")
 
@@ -232,7 +255,7 @@ def test_a_command_may_be_loud_or_slightly_wrong(store):
 def test_the_whole_chat_over_a_pipe(tmp_path, monkeypatch, capsys):
     """From bytes on stdin to rows in the database, with only the model replaced."""
     config = SimpleNamespace(chat=SimpleNamespace(**vars(CHAT), feedback_db=str(tmp_path / "votes" / "f.sqlite")))
-    monkeypatch.setattr(pipeline.assistant.Assistant, "open", lambda run_dir, config: Scripted("Hello.", "Bye."))
+    monkeypatch.setattr(pipeline.assistant.Assistant, "open", lambda run_dir, config: Scripted("Hellö.", "Bye."))
     typed = io.TextIOWrapper(io.BytesIO("salut é\n/good\n\xff\n".encode() + b"\xff\n/stats\n"), "utf-8")
     monkeypatch.setattr(sys, "stdin", typed)
     screen = io.TextIOWrapper(io.BytesIO(), "ascii")
@@ -240,7 +263,7 @@ def test_the_whole_chat_over_a_pipe(tmp_path, monkeypatch, capsys):
     chat(tmp_path / "r", config)
     screen.flush()
     said = screen.buffer.getvalue().decode("ascii")
-    assert "ppo  Hello." in said and "kept: good" in said and "lone surrogate at offset 0" in said
+    assert "ppo  Hell?." in said and "kept: good" in said and "lone surrogate at offset 0" in said
     assert "1 good and 0 bad of 2 answers" in said
     assert stat.S_IMODE(os.stat(tmp_path / "votes" / "f.sqlite").st_mode) == 0o600
 
@@ -255,3 +278,19 @@ def test_an_error_of_the_model_is_kept_as_such(store):
     with pytest.raises(RuntimeError):
         list(session.ask("q", threading.Event()))
     assert rows(store, "SELECT content, finish FROM message WHERE author = 'model'") == [("half", "error")]
+
+
+def test_on_a_terminal_what_was_typed_is_kept_privately_and_there_is_a_way_out(store, tmp_path, monkeypatch, capsys):
+    from prompt_toolkit.application import create_app_session
+    from prompt_toolkit.input import create_pipe_input
+    from prompt_toolkit.output import DummyOutput
+
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True)
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        # Ctrl-C at the prompt, two lines, Ctrl-D.
+        keys.send_text("\x03hello\r/good\r\x04")
+        typed = list(lines(Session(Scripted(), store, CHAT), tmp_path / "f.history"))
+    assert typed == ["hello", "/good"] and "+hello\n" in (tmp_path / "f.history").read_text()
+    assert "/quit or Ctrl-D leaves" in capsys.readouterr().out
+    assert stat.S_IMODE(os.stat(tmp_path / "f.history").st_mode) == 0o600
