@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from data.records import Demonstration, Message, Prompt, Ranking, check_order, check_text
+from data.records import Demonstration, Message, Prompt, Ranking, check_order, check_text, kind_of
 from data.sources import read_rows
 
 Record = Prompt | Demonstration | Ranking
@@ -20,38 +22,73 @@ _SHAREGPT_ROLES = {
     "chatgpt": "assistant",
     "system": "system",
 }
+# Formats of other projects that compare two answers. Now and then both are the same text.
+PAIR_FORMATS = ("sharegpt", "hh", "ultrafeedback")
+TIED_SHARE = 0.05
 
 
 def load(path: Path, format_name: str) -> list[Record]:
     """All records of a file.
 
+    Two answers that are the same text teach nothing; a few are kept as ties, past `TIED_SHARE` of the rows they are refused.
+
     Raises:
         UserError: every row that cannot be used, each with its number and the reason; or the format does not exist.
     """
+    path = Path(path)
     if format_name not in FORMATS:
         raise UserError(
-            f"{path}: unknown format '{format_name}'; there are {', '.join(FORMATS)}.{_suggest(format_name, FORMATS)}"
+            f"{path}: unknown format '{format_name}'; there are {', '.join(FORMATS)}{_suggest(format_name, FORMATS)}."
         )
-    path = Path(path)
-    records, problems, rows_of = [], [], {}
-    for number, row in read_rows(path):
-        if isinstance(row, str):
-            problems.append(f"{path} row {number}: {row}")
-            continue
-        try:
-            record = FORMATS[format_name](row, f"{path.stem}-{number}")
-            first = rows_of.setdefault(record.id, number)
-            # Results are grouped by id: two rows under one would be taken for one.
-            if first != number:
-                raise ValueError(f"id {record.id!r} is that of row {first} too; give each row its own, or none")
-        except ValueError as error:
-            reason = str(error) if str(error).endswith("?") else f"{error}."
-            problems.append(f"{path} row {number}: {reason} Mend or drop the row.")
-        else:
-            records.append(record)
-    if problems:
-        raise UserError(problems)
-    return records
+    records: dict[int, Record] = {}
+    faults: dict[int, str] = {}
+    rows_of: dict[str, int] = {}
+    end: tuple[str, ...] = ()
+    try:
+        for number, row in read_rows(path):
+            try:
+                if isinstance(row, str):
+                    raise ValueError(row)
+                record = FORMATS[format_name](row, f"{path.stem}-{number}")
+                first = rows_of.setdefault(record.id, number)
+                # Results are grouped by id: two rows under one would be taken for one.
+                if first != number:
+                    raise ValueError(f"id {record.id!r} is that of row {first} too; give each row its own, or none")
+                records[number] = record
+            except ValueError as error:
+                faults[number] = str(error)
+    except UserError as error:
+        # A file may break off after rows that have faults of their own; all are told at once.
+        end = error.problems
+    if format_name in PAIR_FORMATS:
+        faults |= _same_answers(records)
+    if faults or end:
+        raise UserError([*_told(path, faults, all_rows=not records), *end])
+    return list(records.values())
+
+
+def _same_answers(records: dict[int, Record]) -> dict[int, str]:
+    same = [n for n, r in records.items() if isinstance(r, Ranking) and len(set(r.responses)) == 1]
+    if len(same) <= TIED_SHARE * len(records):
+        return {}
+    share = f"{len(same)} of {len(records)} rows are so, and at most {TIED_SHARE:.0%} may be"
+    return dict.fromkeys(same, f"chosen and rejected are the same text; {share}")
+
+
+def _told(path: Path, faults: dict[int, str], *, all_rows: bool) -> list[str]:
+    """A line a row; one line for all when every row has the same fault, as when the format is another."""
+    numbers = sorted(faults)
+    if all_rows and len(faults) > 1 and len(set(faults.values())) == 1:
+        place = f"{path} rows {numbers[0]} to {numbers[-1]} (all)"
+        return [_line(place, faults[numbers[0]], "Mend the file, or name its format.")]
+    return [_line(f"{path} row {number}", faults[number], "Mend or drop the row.") for number in numbers]
+
+
+def _line(place: str, reason: str, advice: str) -> str:
+    # A reason that ends with a full stop says itself what to do.
+    if reason.endswith("."):
+        return f"{place}: {reason}"
+    return f"{place}: {reason}{'' if reason.endswith('?') else '.'} {advice}"
 
 
 def from_messages(row: dict[str, Any], row_id: str) -> Demonstration:
@@ -73,8 +110,8 @@ def from_alpaca(row: dict[str, Any], row_id: str) -> Demonstration:
     _fields(row, need={"instruction", "output"}, may={"input"}, extras=True)
     for name in ("instruction", "output"):
         check_text(name, row[name])
-    extra = row.get("input") or ""
-    if extra:
+    extra = row.get("input")
+    if extra is not None and extra != "":
         check_text("input", extra)
     question = f"{row['instruction']}\n\n{extra}" if extra else row["instruction"]
     return Demonstration(_id(row, row_id), (Message("user", question),), row["output"], _topic(row))
@@ -85,37 +122,31 @@ def from_sharegpt(row: dict[str, Any], row_id: str) -> Demonstration | Ranking:
     _fields(row, need={"conversations"}, may={"chosen", "rejected"}, extras=True)
     turns = row["conversations"]
     if not isinstance(turns, list):
-        raise ValueError(f"conversations is {type(turns).__name__}, expected a list")
-    messages = tuple(_sharegpt_turn(turn, number) for number, turn in enumerate(turns, start=1))
+        raise ValueError(f"conversations is {kind_of(turns)}, expected a list of turns")
+    messages = tuple(_sharegpt_turn(turn, f"conversations turn {n}") for n, turn in enumerate(turns, start=1))
     if "chosen" in row or "rejected" in row:
         _fields(row, need={"conversations", "chosen", "rejected"}, extras=True)
-        chosen, rejected = (_sharegpt_turn(row[name], name).content for name in ("chosen", "rejected"))
-        return _preference(_id(row, row_id), messages, chosen, rejected, _topic(row))
+        sides = [_sharegpt_turn(row[name], name) for name in ("chosen", "rejected")]
+        return _preference(_id(row, row_id), (*messages, sides[0]), (*messages, sides[1]), _topic(row))
     return _demonstration(_id(row, row_id), messages, _topic(row))
 
 
 def from_hh(row: dict[str, Any], row_id: str) -> Ranking:
     """{"chosen", "rejected"}: transcripts with "\\n\\nHuman:" and "\\n\\nAssistant:" turns that part at the last answer."""
     _fields(row, need={"chosen", "rejected"}, extras=True)
-    sides = []
-    for name in ("chosen", "rejected"):
-        check_text(name, row[name])
-        turns = _transcript(row[name], name)
-        if turns[-1].role != "assistant":
-            raise ValueError(f"{name} does not end with an assistant turn")
-        sides.append(turns)
-    return _preference_of(_id(row, row_id), sides[0], sides[1], _topic(row))
+    chosen, rejected = (_transcript(row[name], name) for name in ("chosen", "rejected"))
+    return _preference(_id(row, row_id), chosen, rejected, _topic(row))
 
 
 def from_ultrafeedback(row: dict[str, Any], row_id: str) -> Ranking:
-    """{"chosen", "rejected"}: lists of messages that share all but the last. Equal scores are a tie."""
+    """{"chosen", "rejected"}: lists of messages that share all but the last. Equal "score_chosen", "score_rejected" are a tie."""
     _fields(row, need={"chosen", "rejected"}, may={"score_chosen", "score_rejected"}, extras=True)
     chosen, rejected = (_messages(row[name], name) for name in ("chosen", "rejected"))
-    for name, turns in (("chosen", chosen), ("rejected", rejected)):
-        if not turns or turns[-1].role != "assistant":
-            raise ValueError(f"{name} does not end with an assistant turn")
-    tie = row.get("score_chosen") is not None and row.get("score_chosen") == row.get("score_rejected")
-    return _preference_of(_id(row, row_id), chosen, rejected, _topic(row), tie=tie)
+    better, worse = (_score(row, name) for name in ("score_chosen", "score_rejected"))
+    if better is not None and worse is not None and better < worse:
+        raise ValueError(f"chosen has the lower score: {better:g}, rejected {worse:g}")
+    tie = better is not None and better == worse
+    return _preference(_id(row, row_id), chosen, rejected, _topic(row), tie=tie)
 
 
 def from_ranked(row: dict[str, Any], row_id: str) -> Ranking:
@@ -124,7 +155,7 @@ def from_ranked(row: dict[str, Any], row_id: str) -> Ranking:
     responses, ranks = row["responses"], row["ranks"]
     finished = row.get("finished")
     if not isinstance(responses, list):
-        raise ValueError(f"responses is {type(responses).__name__}, expected a list of texts")
+        raise ValueError(f"responses is {kind_of(responses)}, expected a list of texts")
     finished = [True] * len(responses) if finished is None else finished
     for name, column, kind in (("ranks", ranks, int), ("finished", finished, bool)):
         if not isinstance(column, list) or any(type(x) is not kind for x in column):
@@ -167,8 +198,10 @@ def _fields(row: dict[str, Any], *, need: set[str], may: set[str] = frozenset(),
     """
     known = need | may | _COMMON
     missing, unknown = sorted(need - row.keys()), sorted(row.keys() - known)
+    # Where rows of two spellings meet in one table, the right column is there and null. An `idx` is no slip for `id`.
+    open_fields = sorted(name for name in (need | may if extras else known) if row.get(name) is None)
     for name in unknown:
-        meant = difflib.get_close_matches(name, known - row.keys(), n=1, cutoff=0.8)
+        meant = difflib.get_close_matches(name, open_fields, n=1, cutoff=0.8)
         if meant:
             raise ValueError(f"unknown field {name!r:.60}; did you mean '{meant[0]}'?")
     if missing:
@@ -207,15 +240,17 @@ def _suggest(word: str, known) -> str:
 
 def _messages(value: Any, name: str) -> tuple[Message, ...]:
     if not isinstance(value, list) or not value:
-        raise ValueError(
-            f"{name} is {type(value).__name__ if not isinstance(value, list) else 'empty'}, expected a list of turns"
-        )
-    turns = []
-    for number, turn in enumerate(value, start=1):
-        if not isinstance(turn, dict) or not {"role", "content"} <= turn.keys():
-            raise ValueError(f"{name} turn {number} needs 'role' and 'content'")
-        turns.append(_message(turn["role"], turn["content"], f"{name} turn {number}"))
-    return tuple(turns)
+        raise ValueError(f"{name} is {'empty' if value == [] else kind_of(value)}, expected a list of turns")
+    return tuple(_turn(turn, ("role", "content"), f"{name} turn {n}") for n, turn in enumerate(value, start=1))
+
+
+def _turn(turn: Any, keys: tuple[str, str], where: str) -> Message:
+    if not isinstance(turn, dict):
+        raise ValueError(f"{where} is {kind_of(turn)}, expected an object with '{keys[0]}' and '{keys[1]}'")
+    for key in keys:
+        if key not in turn:
+            raise ValueError(f"{where} has no '{key}'; found {', '.join(map(repr, turn)) or 'nothing':.200}")
+    return _message(turn[keys[0]], turn[keys[1]], where)
 
 
 def _message(role: Any, content: Any, where: str) -> Message:
@@ -225,15 +260,13 @@ def _message(role: Any, content: Any, where: str) -> Message:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _sharegpt_turn(turn: Any, where: object) -> Message:
-    if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys():
-        raise ValueError(f"conversations turn {where} needs 'from' and 'value'")
-    speaker = turn["from"]
-    if not isinstance(speaker, str) or speaker not in _SHAREGPT_ROLES:
-        raise ValueError(
-            f"conversations turn {where}: unknown speaker {speaker!r}; known are {', '.join(_SHAREGPT_ROLES)}"
-        )
-    return _message(_SHAREGPT_ROLES[speaker], turn["value"], f"conversations turn {where}")
+def _sharegpt_turn(turn: Any, where: str) -> Message:
+    speaker = turn.get("from") if isinstance(turn, dict) else None
+    if isinstance(speaker, str) and speaker in _SHAREGPT_ROLES:
+        turn = {**turn, "from": _SHAREGPT_ROLES[speaker]}
+    elif speaker is not None:
+        raise ValueError(f"{where}: unknown speaker {speaker!r:.40}; known are {', '.join(_SHAREGPT_ROLES)}")
+    return _turn(turn, ("from", "value"), where)
 
 
 def _prompt(value: Any) -> tuple[Message, ...]:
@@ -252,7 +285,8 @@ def _answer(value: Any, name: str) -> str:
     return value
 
 
-def _transcript(text: str, name: str) -> tuple[Message, ...]:
+def _transcript(text: Any, name: str) -> tuple[Message, ...]:
+    check_text(name, text)
     turns: list[Message] = []
     rest = text.replace("\r\n", "\n")
     marks = {"\n\nHuman:": "user", "\n\nAssistant:": "assistant"}
@@ -278,25 +312,32 @@ def _demonstration(row_id: str, messages: tuple[Message, ...], topic: str | None
     return Demonstration(row_id, messages[:-1], messages[-1].content, topic)
 
 
-def _preference_of(
+def _preference(
     row_id: str, chosen: tuple[Message, ...], rejected: tuple[Message, ...], topic: str | None, *, tie: bool = False
 ) -> Ranking:
-    for number, (a, b) in enumerate(zip(chosen[:-1], rejected[:-1], strict=False), start=1):
-        if a != b:
-            raise ValueError(
-                f"chosen and rejected differ at turn {number}, before the last; their prompts must be the same"
-            )
-    if len(chosen) != len(rejected):
-        raise ValueError(f"chosen has {len(chosen)} turns, rejected {len(rejected)}; their prompts must be the same")
-    return _preference(row_id, chosen[:-1], chosen[-1].content, rejected[-1].content, topic, tie=tie)
+    """Two conversations that are the same up to their last turn, the answers. The same answer twice is a tie."""
+    for name, turns in (("chosen", chosen), ("rejected", rejected)):
+        try:
+            check_order(turns)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if turns[-1].role != "assistant":
+            raise ValueError(f"{name} does not end with an assistant turn")
+    for number, (one, other) in enumerate(zip_longest(chosen[:-1], rejected[:-1]), start=1):
+        if one != other:
+            raise ValueError(f"the prompts of chosen and rejected differ at turn {number}; they must be the same")
+    answers = (chosen[-1].content, rejected[-1].content)
+    tie = tie or answers[0] == answers[1]
+    return Ranking(row_id, chosen[:-1], answers, (0, 0 if tie else 1), (True, True), topic)
 
 
-def _preference(
-    row_id: str, prompt: tuple[Message, ...], chosen: str, rejected: str, topic: str | None, *, tie: bool = False
-) -> Ranking:
-    if chosen == rejected and not tie:
-        raise ValueError("chosen and rejected are the same text")
-    return Ranking(row_id, prompt, (chosen, rejected), (0, 0 if tie else 1), (True, True), topic)
+def _score(row: dict[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{name} is {kind_of(value)} ({value!r:.40}), expected a finite number")
+    return value
 
 
 def _id(row: dict[str, Any], fallback: str) -> str:
@@ -306,12 +347,12 @@ def _id(row: dict[str, Any], fallback: str) -> str:
     if isinstance(value, str):
         check_text("id", value)
     elif type(value) is not int:
-        raise ValueError(f"id is {type(value).__name__}, expected text or a whole number")
+        raise ValueError(f"id is {kind_of(value)}, expected text or a whole number")
     return str(value)
 
 
 def _topic(row: dict[str, Any]) -> str | None:
     value = row.get("topic")
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"topic is {type(value).__name__}, expected text")
+    if value is not None:
+        check_text("topic", value)
     return value

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[str, ...] = ("system", "user", "assistant")
+_UNUSABLE = re.compile("[\0\ud800-\udfff]")
+_KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", int: "a number", float: "a number"}
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Message:
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
-            raise ValueError(f"role {self.role!r} is not one of {', '.join(ROLES)}")
+            raise ValueError(f"role {self.role!r:.40} is not one of {', '.join(ROLES)}")
         check_text("content", self.content)
 
 
@@ -72,6 +75,8 @@ class Ranking:
         for name, column in (("ranks", self.ranks), ("finished", self.finished)):
             if len(column) != len(self.responses):
                 raise ValueError(f"{len(self.responses)} responses but {len(column)} {name}")
+        if min(self.ranks) != 0:
+            raise ValueError(f"the best rank is {min(self.ranks)}, expected 0 (0 is best, equal ranks are a tie)")
         for number, response in enumerate(self.responses, start=1):
             check_text(f"response {number}", response)
         for i, j in combinations(range(len(self.responses)), 2):
@@ -88,17 +93,20 @@ class Ranking:
         ]
 
 
+def kind_of(value: object) -> str:
+    """What a value read from a file is, in words that fit every file format."""
+    return "null" if value is None else _KINDS.get(type(value), type(value).__name__)
+
+
 def check_text(name: str, text: object) -> None:
     """Raises ValueError for what no tokenizer can take: another type, nothing, a NUL, half a surrogate pair."""
     if not isinstance(text, str):
-        raise ValueError(f"{name} is {type(text).__name__}, expected text")
+        raise ValueError(f"{name} is {kind_of(text)}, expected text")
     if not text.strip():
         raise ValueError(f"{name} is empty")
-    for offset, character in enumerate(text):
-        if character == "\0":
-            raise ValueError(f"{name} holds a NUL character at offset {offset}")
-        if "\ud800" <= character <= "\udfff":
-            raise ValueError(f"{name} holds a lone surrogate at offset {offset}")
+    if found := _UNUSABLE.search(text):
+        what = "a NUL character" if found[0] == "\0" else "a lone surrogate"
+        raise ValueError(f"{name} holds {what} at offset {found.start()}")
 
 
 def check_turns(messages: tuple[Message, ...]) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.records import kind_of
 
 Row = tuple[int, dict[str, Any]]
+Unreadable = tuple[int, str]
 
 
-def read_rows(path: Path) -> Iterator[Row | tuple[int, str]]:
+def read_rows(path: Path) -> Iterator[Row | Unreadable]:
     """(row number from 1, row) for every row; (row number, problem) where a row cannot be read.
 
     Reads .jsonl (one object a line, lines end with "\\n" alone, since texts may hold other line separators), .json (a list),
@@ -41,52 +43,75 @@ def read_rows(path: Path) -> Iterator[Row | tuple[int, str]]:
         raise UserError(f"{path}: the file has no rows. Give at least one.")
 
 
-def _jsonl(path: Path) -> Iterator[Row | tuple[int, str]]:
+def _jsonl(path: Path) -> Iterator[Row | Unreadable]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             line = line.rstrip(b"\r\n")
             mark = len(BOM_UTF8) if number == 1 and line.startswith(BOM_UTF8) else 0
             if line[mark:].strip():
-                yield number, _object(line[mark:], skipped=mark)
+                yield number, _object(line[mark:], number, skipped=mark)
 
 
-def _object(line: bytes, *, skipped: int) -> dict[str, Any] | str:
+def _object(line: bytes, number: int, *, skipped: int) -> dict[str, Any] | str:
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = _parse(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         return f"not UTF-8 at byte {skipped + error.start + 1} of the line. Save the file as UTF-8."
     except json.JSONDecodeError as error:
-        return f"not JSON: {error.msg} at column {error.colno}. Each line must be one whole object."
+        return f"not JSON: {_break(error, number)}. Each line must be one whole object."
     except (RecursionError, ValueError) as error:
         return f"not usable JSON: {error}."
-    return row if isinstance(row, dict) else f"is {_kind(row)}, expected an object with named fields."
+    return row if isinstance(row, dict) else f"is {kind_of(row)}, expected an object with named fields."
 
 
-def _json(path: Path) -> Iterator[Row | tuple[int, str]]:
+def _json(path: Path) -> Iterator[Row | Unreadable]:
     try:
-        rows = json.loads(path.read_bytes().decode("utf-8-sig"))
+        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
+        rows = _parse(text) if text.strip() else []
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start + 1}. Save the file as UTF-8.") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno} column {error.colno}.") from None
+        hint = " For one object a line, name the file .jsonl." if error.msg == "Extra data" else ""
+        raise UserError(f"{path}: not JSON: {_break(error, error.lineno)}.{hint}") from None
     except (RecursionError, ValueError) as error:
         raise UserError(f"{path}: not usable JSON: {error}.") from None
     if not isinstance(rows, list):
         raise UserError(
-            f"{path}: holds {_kind(rows)}, expected a list of objects. For one object a line, name it .jsonl."
+            f"{path}: holds {kind_of(rows)}, expected a list of objects. For one object a line, name it .jsonl."
         )
     for number, row in enumerate(rows, start=1):
-        yield number, row if isinstance(row, dict) else f"is {_kind(row)}, expected an object with named fields."
+        yield number, row if isinstance(row, dict) else f"is {kind_of(row)}, expected an object with named fields."
 
 
-def _csv(path: Path) -> Iterator[Row | tuple[int, str]]:
+def _parse(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Python keeps the last of two fields of one name; which was meant is the user's to say."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field {next(n for n in names if names.count(n) > 1)!r:.60} stands twice in one object")
+    return fields
+
+
+def _break(error: json.JSONDecodeError, line: int) -> str:
+    return f"{error.msg.removesuffix(' at')} at line {line} column {error.colno}"
+
+
+def _csv(path: Path) -> Iterator[Row | Unreadable]:
     import csv
 
     # The library's own limit of 128 KiB a field would refuse long answers.
     csv.field_size_limit(2**31 - 1)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(csv.DictReader(file, strict=True), start=1):
+            reader = csv.DictReader(file, strict=True)
+            header = list(reader.fieldnames or [])
+            if twice := next((name for name in header if header.count(name) > 1), None):
+                raise UserError(f"{path}: two columns are named {twice!r:.60}. Rename one.")
+            for number, row in enumerate(reader, start=1):
                 if None in row or None in row.values():
                     yield number, "has another number of fields than the header. Quote texts that hold commas."
                 else:
@@ -97,20 +122,29 @@ def _csv(path: Path) -> Iterator[Row | tuple[int, str]]:
         raise UserError(f"{path}: not CSV: {error}.") from None
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path) -> Iterator[Row | Unreadable]:
     import pyarrow
     import pyarrow.parquet
 
     number = 0
     try:
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
+            for row in _rows_of(batch):
                 number += 1
                 yield number, row
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         # Arrow explains itself over several lines.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: not a readable Parquet file: {reason:.200}.") from None
+
+
+def _rows_of(batch) -> list[dict[str, Any] | str]:
+    try:
+        return batch.to_pylist()
+    except UnicodeDecodeError as error:
+        if batch.num_rows == 1:
+            return [f"a text is not UTF-8 at its byte {error.start + 1}. Write the file from decoded text."]
+        return [row for index in range(batch.num_rows) for row in _rows_of(batch.slice(index, 1))]
 
 
 def _first_bad_byte(path: Path) -> int:
@@ -120,16 +154,3 @@ def _first_bad_byte(path: Path) -> int:
     except UnicodeDecodeError as error:
         return error.start + 1
     return 1
-
-
-def _kind(value: object) -> str:
-    names = {
-        dict: "an object",
-        list: "a list",
-        str: "text",
-        bool: "true or false",
-        int: "a number",
-        float: "a number",
-        type(None): "null",
-    }
-    return names.get(type(value), type(value).__name__)

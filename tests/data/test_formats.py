@@ -1,6 +1,8 @@
 """Every format reads its own rows, and says what is wrong with any other."""
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -50,21 +52,38 @@ def test_each_format_reads_its_row(tmp_path, name):
     assert record == expected
 
 
+Q_A = ROWS["hh"]["chosen"]
+SAME = {"chosen": Q_A, "rejected": Q_A}
 BAD = [
     ("messages", {"messages": [A("a"), U("q")]}, "turn 1 is 'assistant', expected 'user'"),
     ("messages", {"messages": [U("q"), U("q2"), A("a")]}, "turn 2 is 'user', expected 'assistant'"),
     ("messages", {"messages": [{"role": "bot", "content": "q"}, A("a")]}, "turn 1: role 'bot' is not one of"),
-    ("messages", {"messages": [U(5), A("a")]}, "content is int, expected text"),
-    ("messages", {"messages": [U(None), A("a")]}, "content is NoneType"),
+    ("messages", {"messages": [U(5), A("a")]}, "turn 1: content is a number, expected text"),
+    ("messages", {"messages": [U(None), A("a")]}, "turn 1: content is null, expected text"),
     ("messages", {"messages": [U("q")]}, "nothing to learn from"),
     ("messages", {"mesages": []}, r"unknown field 'mesages'; did you mean 'messages'\? Mend or drop the row\.$"),
     ("messages", {"messages": [U("q"), A("a")], "topik": "x"}, "unknown field 'topik'; did you mean 'topic'"),
     ("messages", {"messages": [U("a\x00b"), A("a")]}, "NUL character at offset 1"),
     ("messages", {"messages": [U("ab\ud800"), A("a")]}, "lone surrogate at offset 2"),
-    ("hh", {"chosen": ROWS["hh"]["chosen"], "rejected": ROWS["hh"]["chosen"]}, "the same text"),
+    ("messages", {"messages": [{"role": "user", "contnet": "q"}]}, "turn 1 has no 'content'; found 'role', 'contnet'"),
+    ("messages", {"messages": ["q", "a"]}, "turn 1 is text, expected an object"),
+    ("messages", {"messages": [U("q"), A("a")], "topic": 3}, "topic is a number, expected text"),
+    ("prompt_completion", {"prompt": "q", "completion": [U("a")]}, "completion must be one assistant turn"),
+    ("hh", SAME, "chosen and rejected are the same text; 1 of 2 rows are so, and at most 5% may be"),
+    ("hh", {"chosen": ROWS["hh"]["chosen"], "rejected": 7}, "rejected is a number, expected text"),
+    ("hh", {"chosen": "\n\nHuman: q", "rejected": "\n\nHuman: q"}, "chosen does not end with an assistant turn"),
+    ("hh", {"chosen": f"{Q_A}\n\nHuman: r\n\nAssistant: b", "rejected": Q_A}, "prompts .* differ at turn 2"),
+    ("hh", {"chosen": f"{Q_A}\n\nAssistant: b", "rejected": Q_A}, "chosen: turn 3 is 'assistant', expected 'user'"),
     ("hh", {"chosen": "hello", "rejected": "x"}, "does not start with"),
     ("hh", {"chosen": "\n\nHuman: p\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: a"}, "differ at turn 1"),
-    ("ultrafeedback", {"chosen": [U("q"), A("a")], "rejected": None}, "rejected is NoneType"),
+    ("ultrafeedback", {"chosen": [U("q"), A("a")], "rejected": None}, "rejected is null, expected a list of turns"),
+    ("ultrafeedback", {**ROWS["ultrafeedback"], "rejected": None, "rejectd": []}, "'rejectd'; did you mean 'rejected'"),
+    ("ultrafeedback", {**ROWS["ultrafeedback"], "score_chosen": 1}, "chosen has the lower score: 1, rejected 3"),
+    (
+        "ultrafeedback",
+        {**ROWS["ultrafeedback"], "score_chosen": "8"},
+        "score_chosen is text .*expected a finite number",
+    ),
     (
         "ultrafeedback",
         {"prompt": "q", "completion": "a", "label": True},
@@ -74,14 +93,19 @@ BAD = [
     ("messages", ROWS["ranked"], "no field 'messages'.*that is the format ranked"),
     ("prompts", {"prompt": "q", "act": "x"}, "unknown field 'act'; known are id, prompt, topic"),
     ("alpaca", {"instruction": "q", "output": "a", "inputt": "b"}, "unknown field 'inputt'; did you mean 'input'"),
-    ("prompts", {"prompt": "q", "id": True}, "id is bool, expected text or a whole number"),
+    ("prompts", {"prompt": "q", "id": True}, "id is true or false, expected text or a whole number"),
     ("ranked", {"prompt": "q", "responses": ["a"], "ranks": [0]}, "at least 2"),
     ("ranked", {"prompt": "q", "responses": ["a", "b"], "ranks": [0]}, "2 responses but 1 ranks"),
-    ("ranked", {"prompt": "q", "responses": ["a", "b"], "ranks": [0, 0.5]}, "whole numbers"),
+    ("ranked", {**ROWS["ranked"], "finished": [True]}, "2 responses but 1 finished"),
+    ("ranked", {**ROWS["ranked"], "ranks": [0, 0.5]}, "whole numbers"),
+    ("ranked", {**ROWS["ranked"], "ranks": [1, 2]}, "the best rank is 1, expected 0"),
+    ("ranked", {**ROWS["ranked"], "responses": ["a", 3]}, "response 2 is a number, expected text"),
+    ("ranked", {**ROWS["ranked"], "prompt": [U("q"), A("a")]}, "ends with an assistant turn"),
     ("ranked", {"prompt": "q", "responses": ["a", "a"], "ranks": [0, 1]}, "same text but ranked apart"),
     ("ranked", {"prompt": "q", "responses": ["a", " "], "ranks": [0, 1]}, "response 2 is empty"),
     ("sharegpt", {"conversations": [{"from": "alien", "value": "q"}]}, "unknown speaker 'alien'"),
     ("alpaca", {"instruction": "q", "output": ""}, "output is empty"),
+    ("alpaca", {"instruction": "q", "input": 0, "output": "a"}, "input is a number, expected text"),
 ]
 
 
@@ -90,13 +114,39 @@ def test_a_row_that_cannot_be_used_is_named_with_the_reason(tmp_path, name, row,
     with pytest.raises(UserError, match=said) as caught:
         load(file_of(tmp_path, ROWS[name], row), name)
     (problem,) = caught.value.problems
-    assert problem.startswith(f"{tmp_path}/rows.jsonl row 2: ")
+    assert problem.startswith(f"{tmp_path}/rows.jsonl row 2: ") and problem.endswith(".")
 
 
 def test_all_mistakes_of_a_file_come_at_once(tmp_path):
     with pytest.raises(UserError) as caught:
         load(file_of(tmp_path, '{"prompt": ', {"prompt": ""}, {"prompt": "fine"}, "[1]"), "prompts")
     assert [p.split(": ")[0].split("row ")[1] for p in caught.value.problems] == ["1", "2", "4"]
+
+
+def test_a_fault_that_every_row_has_is_told_once(tmp_path):
+    with pytest.raises(UserError) as caught:
+        load(file_of(tmp_path, *[{"text": "q"}] * 300), "prompts")
+    (problem,) = caught.value.problems
+    assert problem.startswith(
+        f"{tmp_path}/rows.jsonl rows 1 to 300 (all): no field 'prompt'; found 'text'. Mend the file"
+    )
+
+
+def test_a_few_equal_answers_are_ties_and_many_are_refused(tmp_path):
+    rows = [{"chosen": Q_A, "rejected": f"{Q_A}{i}"} for i in range(19)]
+    records = load(file_of(tmp_path, *rows, SAME), "hh")
+    assert [r.pairs() for r in records] == [[(0, 1)]] * 19 + [[]]
+    with pytest.raises(UserError) as caught:
+        load(file_of(tmp_path, SAME, *rows, SAME), "hh")
+    assert [p.split("row ")[1].split(":")[0] for p in caught.value.problems] == ["1", "21"]
+
+
+def test_plain_rows_need_no_heavy_library(tmp_path):
+    path = file_of(tmp_path, ROWS["hh"])
+    code = f"import sys; from data.formats import load; load({str(path)!r}, 'hh'); print(*sys.modules)"
+    root = Path(__file__).resolve().parents[2]
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert not {"torch", "pandas", "datasets", "pyarrow", "numpy"} & set(ran.stdout.split())
 
 
 def test_two_rows_under_one_id_are_refused(tmp_path):
@@ -110,7 +160,7 @@ def test_a_row_without_an_id_is_named_by_its_place(tmp_path):
 
 
 def test_fields_that_public_sets_carry_do_no_harm(tmp_path):
-    row = {**ROWS["ultrafeedback"], "prompt": "q", "prompt_id": "x", "is_classification": False}
+    row = {**ROWS["ultrafeedback"], "prompt": "q", "prompt_id": "x", "idx": 3, "is_classification": False}
     assert len(load(file_of(tmp_path, row), "ultrafeedback")) == 1
 
 
@@ -185,15 +235,32 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+def bent(value):
+    """A row's value with one part of it replaced by anything."""
+    if isinstance(value, dict):
+        return st.sampled_from(sorted(value)).flatmap(
+            lambda key: (json_values | bent(value[key])).map(lambda new: {**value, key: new})
+        )
+    if isinstance(value, list) and value:
+        return st.integers(0, len(value) - 1).flatmap(
+            lambda at: (json_values | bent(value[at])).map(lambda new: [*value[:at], new, *value[at + 1 :]])
+        )
+    return st.just(value)
+
+
+@settings(max_examples=200, deadline=None)
 @given(st.sampled_from(sorted(FORMATS)), st.data())
 def test_any_row_gives_a_record_or_a_reason(name, data):
-    """The right fields with anything in them, which reaches further than random objects do."""
-    row = {key: data.draw(json_values | st.just(value)) for key, value in ROWS[name].items()}
+    """The right fields with anything in them, or anything put somewhere inside, which reaches further than random objects do."""
+    row = {key: data.draw(json_values | st.just(value) | bent(value)) for key, value in ROWS[name].items()}
+    row |= data.draw(
+        st.dictionaries(st.sampled_from(["id", "topic", "finished", "input", "chosen", "label"]), json_values)
+    )
     try:
         assert isinstance(FORMATS[name](row, "x"), Prompt | Demonstration | Ranking)
-    except ValueError:
-        pass
+    except ValueError as error:
+        # What the door prints must be printable and one line.
+        assert "\n" not in str(error) and str(error).encode("utf-8")
 
 
 @settings(max_examples=150, deadline=None)
@@ -214,14 +281,16 @@ def test_any_object_on_a_line_gives_a_record_or_one_line(tmp_path_factory, name,
 def test_any_bytes_give_rows_or_our_error(tmp_path_factory, content, suffix):
     path = tmp_path_factory.getbasetemp() / f"any{suffix}"
     path.write_bytes(content)
-    try:
-        load(path, "prompts")
-    except UserError as error:
-        assert all(len(p.splitlines()) == 1 for p in error.problems)
+    for name in FORMATS:
+        try:
+            load(path, name)
+        except UserError as error:
+            # The door prints them: one line each, and nothing that an encoder refuses.
+            assert all(len(p.splitlines()) == 1 and p.encode("utf-8") for p in error.problems)
 
 
 REAL = Path(__file__).resolve().parents[3] / "shared" / "data"
-# Rows of the files, and how many cannot be used: an empty turn (6), one speaker twice in a row (3), prompts that differ (4).
+# Rows of the files, and how many cannot be used: an empty turn, or one speaker twice in a row.
 COUNTED = [
     ("hh_pairs", "hh", 1170, 10),
     ("ultrafeedback_pairs", "ultrafeedback", 741, 2),

@@ -6,6 +6,7 @@ import os
 import pytest
 
 from data.errors import UserError
+from data.formats import load
 from data.sources import read_rows
 
 
@@ -104,3 +105,56 @@ def test_a_directory_and_a_file_without_permission_are_told_apart(tmp_path, monk
 
         monkeypatch.setattr(type(path), "open", refuse)
     assert "cannot be read: Permission denied" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("x.json", b"", "the file has no rows"),
+        (
+            "x.json",
+            b'{"a": 1}\n{"a": 2}',
+            "not JSON: Extra data at line 2 column 1. For one object a line, name the file .jsonl",
+        ),
+        ("x.csv", b"a,b,a\n1,2,3\n", "two columns are named 'a'"),
+    ],
+)
+def test_a_file_of_the_wrong_shape_says_which(tmp_path, name, content, said):
+    assert said in refusal(written(tmp_path, name, content))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b'{"a": 1, "a": 2}', "field 'a' stands twice in one object"),
+        (b'{"a": "cut', "Unterminated string starting at line 2 column 7"),
+        (b"[1]", "is a list, expected an object"),
+        (b"[" * 100_000, "not usable JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not usable JSON"),
+    ],
+)
+def test_a_line_that_is_no_object_says_why_and_the_next_is_read(tmp_path, line, said):
+    found = list(read_rows(written(tmp_path, "x.jsonl", b'{"a": 0}\n' + line + b'\n{"a": 3}\n')))
+    assert [number for number, _ in found] == [1, 2, 3] and found[2][1] == {"a": 3} and said in found[1][1]
+
+
+def test_a_file_that_breaks_off_also_tells_of_the_rows_before(tmp_path):
+    path = written(tmp_path, "x.csv", b'prompt\n" "\nfine\n"never closed\n')
+    with pytest.raises(UserError) as caught:
+        load(path, "prompts")
+    row, end = caught.value.problems
+    assert row == f"{path} row 1: prompt: content is empty. Mend or drop the row."
+    assert end.startswith(f"{path}: not CSV")
+
+
+def test_a_parquet_text_that_is_not_utf8_names_its_row(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    offsets = b"".join(n.to_bytes(4, "little") for n in (0, 2, 5))
+    column = pyarrow.Array.from_buffers(
+        pyarrow.utf8(), 2, [None, pyarrow.py_buffer(offsets), pyarrow.py_buffer(b"okab\xe9")]
+    )
+    pyarrow.parquet.write_table(pyarrow.table({"a": column}), tmp_path / "x.parquet")
+    (first, (number, problem)) = read_rows(tmp_path / "x.parquet")
+    assert first == (1, {"a": "ok"}) and number == 2 and "not UTF-8 at its byte 3" in problem
