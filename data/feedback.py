@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
@@ -52,7 +53,36 @@ MIGRATIONS: tuple[str, ...] = (
         created_ms INTEGER NOT NULL);
     CREATE TABLE export_log (id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, rows TEXT NOT NULL, created_ms INTEGER NOT NULL);
     """,
+    """
+    ALTER TABLE model ADD COLUMN adapter TEXT;
+    ALTER TABLE model ADD COLUMN step INTEGER;
+    """,
 )
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """One node of a conversation's tree. Messages of one parent are versions of each other."""
+
+    id: str
+    parent: str | None
+    author: str
+    content: str
+    model: str | None
+    finish: str | None
+    created_ms: int
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What a rater last said of a message: 1 is 👍, −1 is 👎, 0 was taken back."""
+
+    message: str
+    rater: str
+    value: int
+    tags: tuple[str, ...]
+    comment: str | None
+    created_ms: int
 
 
 class FeedbackStore:
@@ -88,8 +118,17 @@ class FeedbackStore:
 
     # -- writing -----------------------------------------------------------------------------------------------------------
 
-    def add_model(self, *, run: str, stage: str, weights_sha256: str, template_sha256: str) -> str:
-        """The id of this checkpoint, the same each time it is named."""
+    def add_model(
+        self,
+        *,
+        run: str,
+        stage: str,
+        weights_sha256: str,
+        template_sha256: str,
+        adapter: str | None = None,
+        step: int | None = None,
+    ) -> str:
+        """The id of this checkpoint, the same each time it is named. `adapter` and `step` say which file, after how many updates."""
         with self._write():
             found = self._db.execute(
                 "SELECT id FROM model WHERE run = ? AND stage = ? AND weights_sha256 = ? AND template_sha256 = ?",
@@ -98,7 +137,13 @@ class FeedbackStore:
             if found:
                 return found[0]
             return self._insert(
-                "model", run=run, stage=stage, weights_sha256=weights_sha256, template_sha256=template_sha256
+                "model",
+                run=run,
+                stage=stage,
+                weights_sha256=weights_sha256,
+                template_sha256=template_sha256,
+                adapter=adapter,
+                step=step,
             )
 
     def start_conversation(self, *, rater: str, system_prompt: str | None = None) -> str:
@@ -123,6 +168,10 @@ class FeedbackStore:
     ) -> str:
         """Adds a turn under `parent`; a second child of one parent is another version."""
         with self._write():
+            if parent is not None:
+                of = self._db.execute("SELECT conversation FROM message WHERE id = ?", (parent,)).fetchone()
+                if of != (conversation,):
+                    raise ValueError(f"parent {parent} is no message of conversation {conversation}")
             return self._insert(
                 "message",
                 conversation=conversation,
@@ -169,6 +218,22 @@ class FeedbackStore:
         ).fetchone()
         return row[0] if row else 0
 
+    def vote(self, message: str, rater: str) -> Vote | None:
+        """The newest vote of a rater on a message, with its tags and comment; a withdrawn one has the value 0."""
+        row = self._db.execute(
+            "SELECT message, rater, value, tags, comment, created_ms FROM rating WHERE message = ? AND rater = ? ORDER BY id DESC LIMIT 1",
+            (message, rater),
+        ).fetchone()
+        return Vote(*row[:3], tuple(json.loads(row[3])), *row[4:]) if row else None
+
+    def history(self, conversation: str) -> list[StoredMessage]:
+        """All messages of a conversation, every version, in the order in which they were written."""
+        rows = self._db.execute(
+            "SELECT id, parent, author, content, model, finish, created_ms FROM message WHERE conversation = ? ORDER BY rowid",
+            (conversation,),
+        )
+        return [StoredMessage(*row) for row in rows]
+
     def stats(self) -> dict[str, int]:
         """Counts of conversations, answers, ratings that stand, and comparisons."""
         one = lambda sql: self._db.execute(sql).fetchone()[0]  # noqa: E731
@@ -200,12 +265,23 @@ class FeedbackStore:
         until = time.monotonic() + BUSY_SECONDS
         while True:
             try:
+                self._refuse_foreign()
                 self._db.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:
                 if not _is_busy(error) or time.monotonic() > until:
                     raise self._refused(error) from None
                 time.sleep(0.02)
+
+    def _refuse_foreign(self) -> None:
+        """Before anything is written: another program's tables are not ours to add to."""
+        with self._db:
+            # One transaction, so that a database which another process is just making is seen empty or whole.
+            self._db.execute("BEGIN")
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and not (version > 0 and {"conversation", "message", "rating"} <= tables):
+            raise UserError(f"{self.path}: the database of another program. Name another file in chat.feedback_db.")
 
     def _migrate(self) -> None:
         with self._write():

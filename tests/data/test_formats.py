@@ -84,6 +84,7 @@ BAD = [
         {**ROWS["ultrafeedback"], "score_chosen": "8"},
         "score_chosen is text .*expected a finite number",
     ),
+    ("ultrafeedback", {**ROWS["ultrafeedback"], "score_chosen": float("nan")}, "score_chosen is .*expected a finite"),
     (
         "ultrafeedback",
         {"prompt": "q", "completion": "a", "label": True},
