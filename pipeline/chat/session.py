@@ -16,7 +16,7 @@ from pipeline.generation import Sampling
 
 COMMANDS: dict[str, str] = {
     "/good": "the last answer was good",
-    "/bad": "the last answer was bad; words after it are kept as a comment",
+    "/bad": "the last answer was bad; words after it are kept: /bad too long, for example",
     "/undo": "take the last vote back",
     "/retry": "another answer to the same question; the old one is kept",
     "/new": "start a new conversation",
@@ -27,6 +27,17 @@ COMMANDS: dict[str, str] = {
     "/help": "this list",
     "/quit": "leave",
 }
+# Words after a vote that stand for themselves, in the order in which people complain.
+TAGS = (
+    "misunderstood me",
+    "not correct",
+    "didn't follow instructions",
+    "too long",
+    "too short",
+    "unsafe",
+    "refused wrongly",
+    "other",
+)
 
 
 @dataclass
@@ -53,7 +64,7 @@ class Session:
         self.turns: list[_Turn] = []
         self._conversation: str | None = None
         self._models: dict[str, str] = {}
-        self._votes: list[tuple[str, int, str | None]] = []
+        self._votes: list[tuple[str, int, tuple[str, ...], str | None]] = []
 
     @property
     def status(self) -> str:
@@ -154,14 +165,15 @@ class Session:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         return f"unknown command {name}" + (f"; did you mean {close[0]}?" if close else "; /help lists them")
 
-    def _vote(self, value: int, comment: str) -> str:
+    def _vote(self, value: int, words: str) -> str:
         answer = self.turns[-1].answer_id if self.turns else None
         if answer is None:
             return "nothing to vote on yet: ask something first"
+        tags, comment = read_words(words)
         if comment:
             _check("the comment", comment)
-        self.store.rate(answer, rater=self.rater, value=value, comment=comment or None)
-        self._votes.append((answer, value, comment or None))
+        self.store.rate(answer, rater=self.rater, value=value, tags=tags, comment=comment)
+        self._votes.append((answer, value, tags, comment))
         return f"kept: {'good' if value > 0 else 'bad'}" + (
             "" if value > 0 else ". /retry gives another answer to compare"
         )
@@ -171,8 +183,8 @@ class Session:
             return "no vote of this session to take back"
         answer = self._votes[-1][0]
         before = [vote for vote in self._votes[:-1] if vote[0] == answer]
-        _, value, comment = before[-1] if before else (answer, 0, None)
-        self.store.rate(answer, rater=self.rater, value=value, comment=comment)
+        _, value, tags, comment = before[-1] if before else (answer, 0, (), None)
+        self.store.rate(answer, rater=self.rater, value=value, tags=tags, comment=comment)
         # Only now: had it not been saved, the vote would still stand.
         self._votes.pop()
         return "vote taken back"
@@ -221,6 +233,15 @@ class Session:
             f"{stats['up']} good and {stats['down']} bad of {stats['answers']} answers (conversations: {stats['conversations']}), "
             f"kept in {self.store.path}"
         )
+
+
+def read_words(words: str) -> tuple[tuple[str, ...], str | None]:
+    """Tags among the comma-separated words after a vote, and the rest as a comment."""
+    parts = [part.strip() for part in words.split(",")]
+    tags = tuple(dict.fromkeys(part.lower() for part in parts if part.lower() in TAGS))
+    # Without a tag the comment stays as it was typed.
+    rest = ", ".join(part for part in parts if part and part.lower() not in TAGS) if tags else words
+    return tags, rest or None
 
 
 def _check(name: str, text: str) -> None:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
+from markdown_it import MarkdownIt
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.markdown import Markdown
+from rich.segment import Segment, Segments
+from rich.text import Text
 
 from data.errors import UserError
 from data.feedback import FeedbackStore
-from pipeline.chat.session import COMMANDS, Session
+from pipeline.chat.session import COMMANDS, TAGS, Session
+
+_FENCE = re.compile(r"^ {0,3}(```|~~~)", re.MULTILINE)
+_SECONDS_BETWEEN_FRAMES = 0.05
 
 
 def chat(run_dir: Path, config) -> None:
@@ -68,14 +79,21 @@ def lines(session: Session, history: Path) -> Iterator[str]:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory
+    from prompt_toolkit.key_binding import KeyBindings
 
     # Made here, for its owner alone: it holds what the person said.
     os.close(os.open(history, os.O_CREAT | os.O_WRONLY, 0o600))
-    words = [*COMMANDS, *(f"/model {name}" for name in session.assistant.checkpoints)]
+    words = [*COMMANDS, *(f"/model {name}" for name in session.assistant.checkpoints), *(f"/bad {tag}" for tag in TAGS)]
+    keys = KeyBindings()
+    # Alt-Enter: a question may have several lines.
+    keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
     prompt = PromptSession(
         history=FileHistory(str(history)),
         completer=WordCompleter([*words, "/set temperature=", "/set max_new_tokens="], sentence=True),
         complete_while_typing=False,
+        key_bindings=keys,
+        # Eight lines, kept free for a menu below the prompt, would push the conversation up.
+        reserve_space_for_menu=4,
         bottom_toolbar=lambda: f" {session.status} · /help",
     )
     while True:
@@ -90,24 +108,20 @@ def lines(session: Session, history: Path) -> Iterator[str]:
 def _stream(session: Session, answer: Callable[[threading.Event], Iterator[str]], screen: Console) -> None:
     stop = threading.Event()
     pieces = answer(stop)
-    label, said = f"{session.checkpoint:<4} ", False
+    show = show_blocks if screen.is_terminal else show_plain
     try:
         with _interrupt_sets(stop):
-            for piece in pieces:
-                _write(screen, piece if said else label + piece)
-                said = True
+            show(screen, session.checkpoint, pieces)
     except KeyboardInterrupt:
         stop.set()
     finally:
         # Closing keeps what was drawn so far, marked as stopped.
         pieces.close()
-        if said:
-            _write(screen, "\n")
     if stop.is_set():
         _say(screen, "[stopped]")
     elif session.turns[-1].finish == "length":
         _say(screen, f"[cut off after {session.max_new_tokens} tokens; /set max_new_tokens=N allows more]")
-    elif not said:
+    elif not session.turns[-1].answer:
         _say(screen, "[an empty answer]")
 
 
@@ -128,6 +142,98 @@ def _interrupt_sets(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _no_echo() -> Iterator[None]:
+    """Keys pressed meanwhile, Ctrl-C too, leave no trace in the part that is redrawn; they are read by the next prompt."""
+    if os.name != "posix" or not sys.stdin.isatty():
+        yield
+        return
+    import termios
+
+    before = termios.tcgetattr(sys.stdin)
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, [*before[:3], before[3] & ~termios.ECHO, *before[4:]])
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def show_plain(screen: Console, name: str, pieces: Iterator[str]) -> None:
+    """The answer as it comes, for a pipe or a file."""
+    said = False
+    try:
+        for piece in pieces:
+            _write(screen, piece if said else f"{name:<4} {piece}")
+            said = True
+    finally:
+        if said:
+            _write(screen, "\n")
+
+
+def show_blocks(screen: Console, name: str, pieces: Iterator[str]) -> None:
+    """The answer as Markdown, for a terminal: finished blocks are printed once and scroll away, only the last is redrawn."""
+    tail, drawn_at = "", 0.0
+    screen.print(Text(name, style="bold"))
+    # Transient: what is redrawn disappears at the end, and the whole block is printed in its place.
+    with _no_echo(), Live(console=screen, auto_refresh=False, transient=True) as live:
+        try:
+            for piece in pieces:
+                *done, tail = blocks(tail + printable(piece))
+                if done:
+                    live.update("", refresh=True)
+                for block in done:
+                    _print_block(screen, block)
+                if time.monotonic() - drawn_at >= _SECONDS_BETWEEN_FRAMES:
+                    live.update(_Shown(tail, height=max(1, screen.height - 2)), refresh=True)
+                    drawn_at = time.monotonic()
+        finally:
+            live.update("", refresh=True)
+            _print_block(screen, tail)
+
+
+def _print_block(screen: Console, block: str) -> None:
+    if block.strip():
+        screen.print(_Shown(block))
+        screen.print()
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A block as it looks, without the blank lines that some kinds come with; at most its last `height` lines."""
+
+    text: str
+    height: int | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = console.render_lines(markdown(self.text), options, pad=False)
+        full = [n for n, line in enumerate(lines) if any(segment.text.strip() for segment in line)]
+        lines = lines[full[0] : full[-1] + 1] if full else []
+        shown = lines if self.height is None else lines[-self.height :]
+        yield Segments([segment for line in shown for segment in (*line, Segment.line())])
+
+
+def blocks(text: str) -> list[str]:
+    """The text cut after blank lines; code between fences stays whole. The last part may be unfinished."""
+    parts = [""]
+    for line in text.splitlines(keepends=True):
+        parts[-1] += line
+        if line == "\n" and parts[-1].strip() and len(_FENCE.findall(parts[-1])) % 2 == 0:
+            parts.append("")
+    return parts
+
+
+def markdown(text: str) -> Markdown:
+    """Shows all that was said: HTML, image marks and single line ends stay, and a link shows where it leads."""
+    shown = Markdown(text, code_theme="ansi_dark", hyperlinks=False)
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"]).disable("image")
+    shown.parsed = parser.parse(text)
+    for token in shown.parsed:
+        for child in token.children or ():
+            if child.type == "softbreak":
+                child.type = "hardbreak"
+    return shown
 
 
 def printable(text: str) -> str:

@@ -73,9 +73,9 @@ def rows(store, sql):
 
 
 def test_answers_stream_and_votes_are_kept(store):
-    _, said = run(store, Scripted("Hello there.", "Again."), "hi", "/good", "more", "/bad too short")
+    _, said = run(store, Scripted("Hello there.", "Again."), "hi", "/good", "more", "/bad so short, really")
     assert "Hello there." in said and "kept: good" in said
-    assert rows(store, "SELECT value, comment FROM rating ORDER BY id") == [(1, None), (-1, "too short")]
+    assert rows(store, "SELECT value, comment FROM rating ORDER BY id") == [(1, None), (-1, "so short, really")]
     assert rows(store, "SELECT author, content, finish FROM message WHERE author = 'model'")[0] == (
         "model",
         "Hello there. ",
@@ -294,3 +294,9 @@ def test_on_a_terminal_what_was_typed_is_kept_privately_and_there_is_a_way_out(s
     assert typed == ["hello", "/good"] and "+hello\n" in (tmp_path / "f.history").read_text()
     assert "/quit or Ctrl-D leaves" in capsys.readouterr().out
     assert stat.S_IMODE(os.stat(tmp_path / "f.history").st_mode) == 0o600
+
+
+def test_known_words_after_a_vote_are_tags_and_the_rest_a_comment(store):
+    session, _ = run(store, Scripted("a"), "q", "/bad Too long, unsafe, and it rambles, a lot", "/good", "/undo")
+    vote = store.vote(session.turns[-1].answer_id, "ann")
+    assert (vote.value, vote.tags, vote.comment) == (-1, ("too long", "unsafe"), "and it rambles, a lot")
