@@ -13,7 +13,7 @@ from data.records import Message
 from pipeline.adapters import BASE, POLICY, REFERENCE, SharedBase
 from pipeline.generation import Sampling, stream
 from pipeline.roles import ADAPTER, open_base
-from pipeline.template import prompt_ids, template_sha256
+from pipeline.template import PromptTooLong, prompt_ids, template_sha256
 
 # Which adapter role speaks for a checkpoint: in PPO the reference is the SFT policy, and so it is here.
 _ROLES = {"base": BASE, "sft": REFERENCE, "ppo": POLICY}
@@ -72,8 +72,7 @@ class Assistant:
     ) -> Iterator[Delta]:
         """The answer as it is drawn. Oldest turns are left out when the conversation outgrows the model's context."""
         tokenizer = self.base.tokenizer
-        limit = self.base.causal_lm.config.max_position_embeddings - sampling.max_new_tokens
-        ids = prompt_ids(tokenizer, messages, system_prompt=self.config.model.system_prompt, max_tokens=limit)
+        ids = self._fitted(messages, sampling.max_new_tokens)
         role = _ROLES[checkpoint]
         said: list[int] = []
         shown = ""
@@ -98,3 +97,23 @@ class Assistant:
                 shown += new
                 yield Delta(new, (step.token,), (step.logprob,))
         yield Delta("", finish=finish)
+
+    def _fitted(self, messages: Sequence[Message], max_new_tokens: int) -> list[int]:
+        """The conversation as token ids, without the oldest turns that would leave no room for the answer."""
+        context = self.base.causal_lm.config.max_position_embeddings
+        if max_new_tokens >= context:
+            raise UserError(
+                f"chat.max_new_tokens: {max_new_tokens}, but the model reads {context} tokens in all. Lower it."
+            )
+        try:
+            return prompt_ids(
+                self.base.tokenizer,
+                messages,
+                system_prompt=self.config.model.system_prompt,
+                max_tokens=context - max_new_tokens,
+            )
+        except PromptTooLong:
+            raise UserError(
+                f"The last message does not fit: the model reads {context} tokens, {max_new_tokens} of them kept for the "
+                "answer (chat.max_new_tokens). Shorten the message, or lower the setting."
+            ) from None

@@ -98,6 +98,7 @@ class RewardConfig(_Section):
     mismatched_negatives: bool = Field(True, description="also rank the best answer above a good one to another prompt")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     start_from_sft: bool = Field(True, description="the adapter starts as the SFT adapter, else as the identity")
+    members: int = Field(1, ge=1, le=8, description="reward models, each with its own head and order of the rankings")
     scale_lists: int = Field(64, ge=2, description="rankings on which the score's mean and spread are measured")
 
 
@@ -138,6 +139,10 @@ class PpoConfig(_Section):
         "recompute", description="where the old policy's log-probabilities come from"
     )
     checkpoint_every: int = Field(5, ge=0, description="updates; 0 is never")
+    ensemble: Literal["mean", "worst", "uncertainty"] = Field(
+        "mean", description="how the scores of several reward.members become one"
+    )
+    ensemble_coef: float = Field(1.0, ge=0, description="weight of the members' variance under 'uncertainty'")
     reward_sources: dict[str, float] = Field({"model": 1.0}, description="weights of sources in reward/sources.py")
 
     @model_validator(mode="after")

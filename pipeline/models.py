@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -166,6 +167,7 @@ def _embedded(cache_dir: str | None) -> Path:
     with (cache / f"{target.name}.lock").open("w") as lock:
         fcntl.lockf(lock, fcntl.LOCK_EX)
         if not (target / "complete").exists():
+            print(f"converting {EMBEDDED} into {target}, once, for about twenty seconds …", file=sys.stderr, flush=True)
             _convert(source, target)
     return target
 

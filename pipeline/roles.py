@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,10 +11,13 @@ from torch import Tensor
 
 from pipeline.adapters import REWARD, SharedBase
 from pipeline.models import load
-from reward.model import Encoder, ScalarHead, score, score_all
+from reward.ensemble import combine_ensemble
+from reward.model import ScalarHead, score, score_all
 from reward.scale import Scale
 
-ADAPTER, HEAD, SCALE = "adapter", "head.safetensors", "scale.json"
+ADAPTER, HEAD, SCALE, MEMBER = "adapter", "head.safetensors", "scale.json", "member-"
+# As reward.model.Encoder, with the adapter role to read with.
+RoleEncoder = Callable[..., tuple[Tensor, Tensor]]
 
 
 def open_base(config) -> SharedBase:
@@ -25,28 +29,29 @@ def open_base(config) -> SharedBase:
 class RewardModel:
     """Reward adapter, head and scale: ids of conversations → scores in units of the reference answers' spread."""
 
-    def __init__(self, base: SharedBase, head: ScalarHead, scale: Scale):
-        self.base, self.head, self.scale = base, head, scale
+    def __init__(self, base: SharedBase, head: ScalarHead, scale: Scale, role: str = REWARD):
+        self.base, self.head, self.scale, self.role = base, head, scale, role
 
     @staticmethod
-    def open(base: SharedBase, directory: Path) -> RewardModel:
+    def open(base: SharedBase, directory: Path, role: str = REWARD) -> RewardModel:
         """The model that the reward stage left in `directory`, frozen."""
-        base.load(REWARD, directory / ADAPTER, trainable=False)
+        base.load(role, directory / ADAPTER, trainable=False)
         head = ScalarHead(base.hidden_size)
         head.load(directory / HEAD)
-        return RewardModel(base, head.to(base.device).requires_grad_(False), Scale.load(directory / SCALE))
+        return RewardModel(base, head.to(base.device).requires_grad_(False), Scale.load(directory / SCALE), role)
 
     def save(self, directory: Path) -> None:
-        self.base.save(REWARD, directory / ADAPTER)
+        self.base.save(self.role, directory / ADAPTER)
         self.head.save(directory / HEAD)
         self.scale.save(directory / SCALE)
 
     def encode(self, sequences: Sequence[Sequence[int]]):
-        return self.base.encode(sequences, REWARD)
+        return self.base.encode(sequences, self.role)
 
-    def score(self, sequences: Sequence[Sequence[int]], encode: Encoder | None = None) -> Tensor:
+    def score(self, sequences: Sequence[Sequence[int]], encode: RoleEncoder | None = None) -> Tensor:
         """(b,) scores; `encode` stands in where the states below the adapters are already at hand."""
-        return self.scale(score(encode or self.encode, self.head, sequences))
+        read = self.encode if encode is None else partial(encode, role=self.role)
+        return self.scale(score(read, self.head, sequences))
 
     def score_all(self, sequences: Sequence[Sequence[int]], on_batch=None) -> list[float]:
         """Scores of any number of conversations, in batches, without gradients."""
@@ -60,10 +65,59 @@ class RewardModel:
         found: list[list[float]] = []
         for start in range(0, len(lists), batch_size):
             part = lists[start : start + batch_size]
-            scores = self.scale(self.head(self.base.encode_lists(part, REWARD))).tolist()
+            scores = self.scale(self.head(self.base.encode_lists(part, self.role))).tolist()
             for _, answers in part:
                 found.append(scores[: len(answers)])
                 del scores[: len(answers)]
             if on_batch:
                 on_batch(len(part))
         return found
+
+
+class RewardEnsemble:
+    """All reward models of a run, as one. With a single member, its scores are that member's."""
+
+    def __init__(self, members: Sequence[RewardModel], how: str = "mean", coef: float = 1.0):
+        self.members, self._how, self._coef = tuple(members), how, coef
+
+    @staticmethod
+    def open(base: SharedBase, directory: Path, settings) -> RewardEnsemble:
+        """What the reward stage left in `directory`. `settings` is the `ppo` section, which says how scores are combined."""
+        members = [
+            RewardModel.open(base, folder, member_role(index))
+            for index, folder in enumerate([directory, *sorted(directory.glob(f"{MEMBER}*"))])
+        ]
+        return RewardEnsemble(members, settings.ensemble, settings.ensemble_coef)
+
+    @property
+    def base(self) -> SharedBase:
+        return self.members[0].base
+
+    def score(self, sequences: Sequence[Sequence[int]], encode: RoleEncoder | None = None) -> Tensor:
+        return self._combined([m.score(sequences, encode) for m in self.members])
+
+    def score_all(self, sequences: Sequence[Sequence[int]], on_batch=None) -> list[float]:
+        return self._combined(self._each(lambda m, seen: m.score_all(sequences, on_batch=seen), on_batch)).tolist()
+
+    def score_lists(self, lists, *, batch_size: int = 8, on_batch=None) -> list[list[float]]:
+        each = self._each(lambda m, seen: m.score_lists(lists, batch_size=batch_size, on_batch=seen), on_batch)
+        flat = self._combined([[s for row in rows for s in row] for rows in each])
+        return [part.tolist() for part in flat.split([len(answers) for _, answers in lists])]
+
+    def _each(self, read, on_batch) -> list:
+        """Every member's reading; only the last one's progress is told, so that a bar counts each answer once."""
+        last = len(self.members) - 1
+        return [read(member, on_batch if index == last else None) for index, member in enumerate(self.members)]
+
+    def _combined(self, scores: Sequence[Tensor | Sequence[float]]) -> Tensor:
+        return combine_ensemble(torch.stack([torch.as_tensor(s) for s in scores]), how=self._how, coef=self._coef)
+
+
+def member_role(index: int) -> str:
+    """The adapter role of a reward model: the first is the one that the value model starts from."""
+    return REWARD if index == 0 else f"{REWARD}-{index}"
+
+
+def member_folder(directory: Path, index: int) -> Path:
+    """Where the reward stage keeps a member's files."""
+    return directory if index == 0 else directory / f"{MEMBER}{index}"

@@ -16,6 +16,10 @@ from data.records import Message
 _OPEN, _CLOSE = "\ue000", "\ue001"
 
 
+class PromptTooLong(UserError):
+    """The last user turn alone does not fit."""
+
+
 def plain_ids(tokenizer, text: str) -> list[int]:
     """Token ids of `text` as characters only: the spelling of a special token is split like any other text."""
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -30,7 +34,7 @@ def prompt_ids(
     on; a last user turn that alone exceeds the limit is an error, since cutting it would change the question.
 
     Raises:
-        UserError: the last user turn alone is longer than `max_tokens`.
+        PromptTooLong: the last user turn alone is longer than `max_tokens`.
     """
     turns = list(messages)
     if system_prompt and (not turns or turns[0].role != "system"):
@@ -39,7 +43,7 @@ def prompt_ids(
     ids = _render(tokenizer, turns, add_generation_prompt=True)
     while max_tokens is not None and len(ids) > max_tokens:
         if len(turns) - first <= 1:
-            raise UserError(
+            raise PromptTooLong(
                 f"prompt: {len(ids)} tokens, at most {max_tokens} fit (data.max_prompt_tokens). Shorten it or raise the setting."
             )
         # A question goes together with its answer, so that the conversation still starts with a user turn.

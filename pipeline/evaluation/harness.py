@@ -27,7 +27,7 @@ from pipeline.evaluation.statistics import (
     paired_difference,
     win_rate,
 )
-from pipeline.roles import ADAPTER, RewardModel, open_base
+from pipeline.roles import ADAPTER, RewardEnsemble, open_base
 from pipeline.template import prompt_ids, response_ids
 from reward.metrics import margins, pair_outcomes, pairs_by
 from reward.rubric import gold, rubric_parts
@@ -79,7 +79,7 @@ def evaluate_reward(ctx) -> dict[str, float]:
     """Does the reward model prefer what raters prefer, on prompts and topics that it has not seen?"""
     config = ctx.config
     base = open_base(config)
-    model = RewardModel.open(base, ctx.inputs["reward"])
+    model = RewardEnsemble.open(base, ctx.inputs["reward"], config.ppo)
     observed = load_records(ctx.inputs["prepare"] / "rankings.test.jsonl", "ranked")
     scores = _score_rankings(model, observed, config, ctx.progress, "scoring test rankings")
     entries = _accuracy_entries("observed", observed, scores, [r.pairs() for r in observed])
@@ -109,7 +109,7 @@ def evaluate_ppo(ctx) -> dict[str, float]:
     base = open_base(config)
     base.load(POLICY, ctx.inputs["ppo"] / ADAPTER, trainable=False)
     base.load(REFERENCE, ctx.inputs["sft"] / ADAPTER, trainable=False)
-    model = RewardModel.open(base, ctx.inputs["reward"])
+    model = RewardEnsemble.open(base, ctx.inputs["reward"], config.ppo)
     prompts = _heldout(ctx)
     rows = answer_prompts(
         base,
@@ -275,7 +275,7 @@ def _accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *,
     ]
 
 
-def _mismatch_entry(model: RewardModel, rankings: Sequence[Ranking], golds, scores, config) -> Entry:
+def _mismatch_entry(model: RewardEnsemble, rankings: Sequence[Ranking], golds, scores, config) -> Entry:
     """How often the best answer to a prompt beats the best answer to another prompt: does the model read the question?"""
     best = [int(np.argmax(g)) for g in golds]
     answers = [(r.responses[i], r.finished[i]) for r, i in zip(rankings, best, strict=True)]
@@ -309,7 +309,9 @@ def _conversation(base: SharedBase, prompt, answer: str, finished: bool, config)
     return ids + response_ids(base.tokenizer, answer, finished=finished)
 
 
-def _score_rankings(model: RewardModel, rankings: Sequence[Ranking], config, progress, label: str) -> list[list[float]]:
+def _score_rankings(
+    model: RewardEnsemble, rankings: Sequence[Ranking], config, progress, label: str
+) -> list[list[float]]:
     tokenizer = model.base.tokenizer
     lists = [
         (
@@ -325,7 +327,7 @@ def _score_rankings(model: RewardModel, rankings: Sequence[Ranking], config, pro
 
 
 def _score_answers(
-    model: RewardModel, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config, progress, label: str
+    model: RewardEnsemble, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config, progress, label: str
 ) -> list[float]:
     ids = _prompt_ids_by_id(model.base, prompts, config)
     with progress(len(rows), label, unit="answers") as bar:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data.records import Prompt
-from pipeline.adapters import POLICY, REFERENCE, VALUE, Batch, SharedBase
+from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE, Batch, SharedBase
 from pipeline.generation import Sample, Sampling, sample
 from pipeline.ppo.logprobs import token_logprobs
 from reward.model import ScalarHead
@@ -97,7 +97,9 @@ def collect(
     generated = _padded([s.logprobs for s in samples], mask)
 
     trunk = torch.cat([base.trunk(Batch(batch.ids[r], batch.mask[r])) for r in _chunks(len(samples), micro_batch)])
-    scores = scorer(answers, lambda sequences: _encode_reward(base, batch, trunk, sequences, answers, micro_batch))
+    scores = scorer(
+        answers, lambda sequences, role=REWARD: _encode(base, role, batch, trunk, sequences, answers, micro_batch)
+    )
     shape = mask.shape
     logprobs, ref_logprobs, values = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
     entropy = 0.0
@@ -176,13 +178,12 @@ def _answered(tokenizer, prompt: PromptIds, answer: Sample) -> Answered:
     return Answered(prompt.prompt.messages, text, answer.finished, (*prompt.ids, *answer.ids))
 
 
-def _encode_reward(base: SharedBase, batch: Batch, trunk: Tensor, sequences, answers, micro_batch: int):
-    from pipeline.adapters import REWARD
-
+def _encode(base: SharedBase, role: str, batch: Batch, trunk: Tensor, sequences, answers, micro_batch: int):
+    """As `SharedBase.encode`, for answers of this rollout, from the trunk that is at hand."""
     known = {a.ids: i for i, a in enumerate(answers)}
     rows = torch.tensor([known[tuple(s)] for s in sequences])
     states = torch.cat(
-        [base.states(trunk[rows[r]], batch.mask[rows[r]], REWARD) for r in _chunks(len(rows), micro_batch)]
+        [base.states(trunk[rows[r]], batch.mask[rows[r]], role) for r in _chunks(len(rows), micro_batch)]
     )
     return states, batch.mask[rows].sum(1)
 

@@ -70,7 +70,7 @@ EVALUATIONS: dict[str, Step] = {
     "reward": Step(
         name="evaluate-reward",
         needs=("prepare", "reward"),
-        settings=_ANSWERING,
+        settings=(*_ANSWERING, "ppo.ensemble", "ppo.ensemble_coef"),
         version=1,
         body="pipeline.evaluation.harness:evaluate_reward",
     ),

@@ -12,7 +12,7 @@ from pipeline.memory import release
 from pipeline.ppo import checkpoint
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
-from pipeline.roles import ADAPTER, RewardModel, open_base
+from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead
 from reward.sources import REWARD_SOURCES, weighted_scores
@@ -26,11 +26,11 @@ def run(ctx) -> dict[str, float]:
     base = open_base(config)
     base.load(POLICY, ctx.inputs["sft"] / ADAPTER, trainable=True)
     base.load(REFERENCE, ctx.inputs["sft"] / ADAPTER, trainable=False)
-    reward_model = RewardModel.open(base, ctx.inputs["reward"])
+    reward_model = RewardEnsemble.open(base, ctx.inputs["reward"], settings)
     base.add(VALUE, trainable=True, like=REWARD)
     ppo = PPO(
         base,
-        _value_head(reward_model),
+        _value_head(reward_model.members[0]),
         _prompts(ctx, base),
         settings,
         _scorer(reward_model, settings.reward_sources),
@@ -97,7 +97,7 @@ def _value_head(reward_model: RewardModel) -> ScalarHead:
     return head
 
 
-def _scorer(reward_model: RewardModel, weights):
+def _scorer(reward_model: RewardEnsemble, weights):
     def score(answers, encode):
         sources = {**REWARD_SOURCES, "model": lambda rows: reward_model.score([a.ids for a in rows], encode)}
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from data.errors import UserError
 from data.formats import load as load_records
 from data.quality import first_turn_key
+from data.quality import report as quality
 from data.records import Demonstration, Message, Prompt, Ranking
 from data.splits import is_test
 from pipeline.models import load_tokenizer, weights_sha256
@@ -80,6 +81,11 @@ def run(ctx) -> dict[str, float]:
         _write(ctx.out / "heldout_rankings.jsonl", map(_ranking_row, heldout_rankings))
     report = {
         "counts": counts,
+        "quality": {
+            "demonstrations": quality(demonstrations),
+            "rankings": quality(rankings),
+            "heldout_prompts": quality(heldout),
+        },
         "too_long": {"demonstrations": [d.id for d in long_d], "prompts": [p.id for p in long_prompts]},
         "base_weights_sha256": weights_sha256(config.model),
         "template_sha256": template_sha256(tokenizer, config.model.system_prompt),

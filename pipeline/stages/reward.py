@@ -9,25 +9,22 @@ import torch
 from data.errors import UserError
 from data.formats import load as load_records
 from data.records import Ranking
-from pipeline.adapters import REWARD, SharedBase
+from pipeline.adapters import SharedBase
 from pipeline.memory import release
-from pipeline.roles import ADAPTER, RewardModel, open_base
+from pipeline.roles import ADAPTER, RewardModel, member_folder, member_role, open_base
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead, score_all
 from reward.scale import Scale
 from reward.train import EncodedRanking, total_steps, train
 
+# Far from the seeds that a user counts up through, so that no member of one run is a member of another.
+MEMBER_SEED_STEP = 7919
+
 
 def run(ctx) -> dict[str, float]:
     """Starts from the SFT adapter, as InstructGPT's did from its SFT model. Leaves `adapter/`, the head and the scale."""
     config, settings = ctx.config, ctx.config.reward
-    torch.manual_seed(config.seed)
     base = open_base(config)
-    if settings.start_from_sft:
-        base.load(REWARD, ctx.inputs["sft"] / ADAPTER, trainable=True)
-    else:
-        base.add(REWARD, trainable=True)
-    head = ScalarHead(base.hidden_size).to(base.device)
     rankings = load_records(ctx.inputs["prepare"] / "rankings.train.jsonl", "ranked")
     encoded, unused = encode_rankings(base, rankings, config)
     if not encoded:
@@ -35,42 +32,59 @@ def run(ctx) -> dict[str, float]:
             f"reward: none of {len(rankings)} rankings can be used ({unused['tied']} all tied, {unused['too_long']} longer than "
             f"reward.max_tokens {settings.max_tokens})."
         )
-    with ctx.progress(total_steps(len(encoded), settings), "reward model", unit="steps") as bar:
+    members = [_member(ctx, base, encoded, index) for index in range(settings.members)]
+    for index, member in enumerate(members):
+        member.save(member_folder(ctx.out, index))
+    return {
+        "rankings": float(len(encoded)),
+        "pairs": float(sum(len(r.pairs) for r in encoded)),
+        "all_tied": float(unused["tied"]),
+        "too_long": float(unused["too_long"]),
+        "members": float(len(members)),
+        "raw_mean": members[0].scale.mean,
+        "raw_std": members[0].scale.std,
+    }
+
+
+def _member(ctx, base: SharedBase, encoded: list[EncodedRanking], index: int) -> RewardModel:
+    """One reward model, with a head and an order of the rankings of its own: what an ensemble differs in (Coste et al. 2023)."""
+    config, settings = ctx.config, ctx.config.reward
+    role, seed = member_role(index), config.seed + index * MEMBER_SEED_STEP
+    torch.manual_seed(seed)
+    if settings.start_from_sft:
+        base.load(role, ctx.inputs["sft"] / ADAPTER, trainable=True)
+    else:
+        base.add(role, trainable=True)
+    head = ScalarHead(base.hidden_size).to(base.device)
+    label = "reward model" if settings.members == 1 else f"reward model {index + 1}/{settings.members}"
+    steps = total_steps(len(encoded), settings)
+    with ctx.progress(steps, label, unit="steps") as bar:
 
         def on_step(figures: dict[str, float]) -> None:
-            ctx.log(figures)
+            ctx.log({"member": index, **figures, "step": index * steps + figures["step"]})
             if figures["step"] % 10 == 0:
                 release()
             bar.advance(1, loss=figures["loss"], accuracy=figures["accuracy"])
 
         try:
             train(
-                lambda lists: base.encode_lists(lists, REWARD),
+                lambda lists: base.encode_lists(lists, role),
                 head,
-                base.parameters(REWARD),
+                base.parameters(role),
                 encoded,
                 settings,
-                seed=config.seed,
+                seed=seed,
                 on_step=on_step,
             )
         except FloatingPointError as error:
             raise UserError(str(error)) from None
     reference = [r.prompt + answer for r in encoded[: settings.scale_lists] for answer in r.answers]
     with ctx.progress(len(reference), "reward scale", unit="answers") as bar:
-        raw = score_all(lambda sequences: base.encode(sequences, REWARD), head, reference, on_batch=bar.advance)
+        raw = score_all(lambda sequences: base.encode(sequences, role), head, reference, on_batch=bar.advance)
     try:
-        scale = Scale.of(raw)
+        return RewardModel(base, head, Scale.of(raw), role)
     except ValueError as error:
         raise UserError(str(error)) from None
-    RewardModel(base, head, scale).save(ctx.out)
-    return {
-        "rankings": float(len(encoded)),
-        "pairs": float(sum(len(r.pairs) for r in encoded)),
-        "all_tied": float(unused["tied"]),
-        "too_long": float(unused["too_long"]),
-        "raw_mean": scale.mean,
-        "raw_std": scale.std,
-    }
 
 
 def encode_rankings(

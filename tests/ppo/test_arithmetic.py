@@ -9,6 +9,7 @@ import torch
 
 from pipeline.ppo import advantages, kl, logprobs, losses, masking, scores
 from pipeline.ppo.ema import EMA
+from reward.ensemble import combine_ensemble
 
 T = torch.tensor
 
@@ -212,10 +213,10 @@ def test_running_moments_equal_numpy_on_the_concatenation_and_survive_a_resume()
 def test_identical_members_make_every_ensemble_the_single_one_and_an_outlier_moves_only_what_it_should():
     one = T([1.0, -2.0])
     for how in ("mean", "worst", "uncertainty"):
-        assert scores.combine_ensemble(one.repeat(3, 1), how=how).tolist() == one.tolist()
+        assert combine_ensemble(one.repeat(3, 1), how=how).tolist() == one.tolist()
     members = T([[1.0], [1.0], [-5.0]])
-    assert scores.combine_ensemble(members, how="worst").item() == -5.0
-    assert scores.combine_ensemble(members, how="uncertainty", coef=0.5).item() == pytest.approx(-1.0 - 0.5 * 8.0)
+    assert combine_ensemble(members, how="worst").item() == -5.0
+    assert combine_ensemble(members, how="uncertainty", coef=0.5).item() == pytest.approx(-1.0 - 0.5 * 8.0)
 
 
 def test_the_average_has_its_closed_form_after_three_steps():

@@ -3,13 +3,15 @@
 import itertools
 import math
 import random
+import statistics
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from pipeline.adapters import REWARD
-from pipeline.roles import RewardModel
+from pipeline.config import PpoConfig
+from pipeline.roles import RewardEnsemble, RewardModel, member_folder, member_role
 from reward.metrics import pair_outcomes, pairs_by
 from reward.model import ScalarHead, last_states, score, score_all
 from reward.scale import Scale
@@ -153,6 +155,35 @@ def test_saved_and_loaded_scores_the_same(make_base, tmp_path):
     model.save(tmp_path)
     again = RewardModel.open(make_base(), tmp_path)
     assert again.score_all([[5, 6, 7], [8, 9]]) == model.score_all([[5, 6, 7], [8, 9]])
+
+
+def test_an_ensemble_is_its_members_scores_combined_by_hand(make_base, tmp_path):
+    members = 3
+    base = make_base(*(member_role(i) for i in range(members)))
+    for i in range(members):
+        model = RewardModel(base, ScalarHead(base.hidden_size), Scale(0.1 * i, 1.0 + i), member_role(i))
+        model.save(member_folder(tmp_path, i))
+    texts, lists = [[5, 6, 7], [8, 9]], [([5, 6], [[7], [8, 9]]), ([4], [[3, 3]])]
+    fresh = make_base()
+    alone = [
+        RewardModel.open(fresh, member_folder(tmp_path, i), member_role(i)).score_all(texts) for i in range(members)
+    ]
+    columns = list(zip(*alone, strict=True))
+    assert len({round(s, 4) for s in columns[0]}) == members
+    by_hand = {
+        "mean": [statistics.fmean(c) for c in columns],
+        "worst": [min(c) for c in columns],
+        "uncertainty": [statistics.fmean(c) - 2.0 * statistics.pvariance(c) for c in columns],
+    }
+    for how, expected in by_hand.items():
+        ensemble = RewardEnsemble.open(make_base(), tmp_path, PpoConfig(ensemble=how, ensemble_coef=2.0))
+        assert ensemble.score_all(texts) == pytest.approx(expected, abs=1e-5)
+        with torch.no_grad():
+            assert ensemble.score(texts).tolist() == pytest.approx(expected, abs=1e-5)
+        found = ensemble.score_lists(lists)
+        assert [len(row) for row in found] == [2, 1]
+        flat = ensemble.score_all([[5, 6, 7], [5, 6, 8, 9], [4, 3, 3]])
+        assert [s for row in found for s in row] == pytest.approx(flat, abs=1e-4)
 
 
 def test_pairs_and_outcomes_by_hand():

@@ -1,0 +1,82 @@
+"""Thumbloop's side of `benchmarks/side_by_side.py`: policy, reference, reward and value as adapters on one base."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parent)]
+
+import task  # noqa: E402
+import torch  # noqa: E402
+
+
+def main() -> None:
+    parser = task.arguments(__doc__)
+    parser.add_argument("--last-layers", type=int, help="adapt the last N layers only; all when not given")
+    parser.add_argument("--set", nargs="*", default=[], help="further settings of the `ppo` section, key=value")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(arguments.seed)
+
+    from data.records import Message, Prompt
+    from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE, SharedBase
+    from pipeline.config import LoraConfig, ModelConfig, PpoConfig
+    from pipeline.memory import release
+    from pipeline.models import load
+    from pipeline.ppo.rollout import PromptIds
+    from pipeline.ppo.trainer import PPO
+    from reward.model import ScalarHead, score
+
+    model, tokenizer = load(ModelConfig(name=arguments.model, dtype=arguments.dtype))
+    base = SharedBase(model, tokenizer, LoraConfig(rank=16, alpha=32.0, last_layers=arguments.last_layers))
+    for role in (POLICY, REFERENCE, REWARD, VALUE):
+        base.add(role, trainable=role in (POLICY, VALUE))
+    value_head, reward_head = ScalarHead(base.hidden_size), ScalarHead(base.hidden_size)
+    torch.nn.init.zeros_(value_head.weight)
+    pays = torch.tensor(task.pays([tokenizer.decode([i]) for i in range(len(tokenizer))]))
+    prompts = [
+        PromptIds(
+            Prompt(f"p{i}", (Message("user", text),)), tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+        )
+        for i, text in enumerate(task.prompts())
+    ]
+    starts = {p.prompt.messages: len(p.ids) for p in prompts}
+
+    def scorer(answers, encode):
+        # The reward model's forward pass is paid for, as on the other side; what counts is the programmatic score.
+        with torch.no_grad():
+            score(encode, reward_head, [a.ids for a in answers])
+        return torch.stack([task.SCALE * pays[list(a.ids[starts[a.prompt] :])].mean() for a in answers])
+
+    settings = PpoConfig(
+        updates=arguments.updates,
+        episodes=arguments.batch,
+        minibatch=arguments.minibatch,
+        epochs=arguments.epochs,
+        learning_rate=arguments.lr,
+        value_learning_rate=arguments.lr,
+        lr_decay=False,
+        kl_coef=arguments.kl_coef,
+        max_new_tokens=arguments.response,
+        temperature=1.0,
+        missing_eos_penalty=0.0,
+        **{"micro_batch": arguments.minibatch, **{k: json.loads(v) for k, v in (s.split("=") for s in arguments.set)}},
+    )
+    ppo = PPO(base, value_head, prompts, settings, scorer, seed=arguments.seed)
+    clock = task.Clock(arguments.json)
+    for _ in range(arguments.updates):
+        figures, rollout = ppo.update()
+        del rollout
+        release()
+        clock.lap(
+            score=figures["score"],
+            kl=figures["kl"],
+            tokens=figures["response_tokens"] * arguments.batch,
+            rollout_s=figures["rollout_seconds"],
+        )
+
+
+if __name__ == "__main__":
+    main()
