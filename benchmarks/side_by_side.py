@@ -72,10 +72,16 @@ def main() -> None:
 
 def save(arguments: argparse.Namespace, found: list[dict]) -> None:
     RESULTS.mkdir(exist_ok=True)
+    """Keeps this call's runs, and those of earlier calls of the same shape that it did not repeat, each with its command."""
     command = f"python benchmarks/side_by_side.py --peer-python PYTHON --shape {arguments.shape} --updates {arguments.updates}"
     command += f" --seeds {' '.join(map(str, arguments.seeds))} --threads {arguments.threads}"
+    if set(arguments.sides) != set(SIDES):
+        command += " --sides " + " ".join(f"'{side}'" for side in arguments.sides)
     file = RESULTS / f"side_by_side_{arguments.shape}.json"
-    file.write_text(json.dumps({"command": command, "runs": found}, indent=1) + "\n", encoding="utf-8")
+    before = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.exists() else []
+    again = {(run["side"], run["seed"]) for run in found}
+    runs = [r for r in before if (r["side"], r["seed"]) not in again] + [{**r, "command": command} for r in found]
+    file.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
 
 
 def embedded() -> str:
