@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -137,7 +138,13 @@ class SharedBase:
             UserError: the file does not fit this base and these LoRA settings.
         """
         file = directory / "adapter_model.safetensors"
-        tensors = {name.removeprefix("base_model.model."): t for name, t in load_file(file).items()}
+        try:
+            tensors = {name.removeprefix("base_model.model."): t for name, t in load_file(file).items()}
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{file}: cannot be read ({str(error).splitlines()[0]}). It is missing or damaged; "
+                "`status --verify` names every such file, `run --redo` with the stage makes it anew."
+            ) from None
         if role not in self.roles:
             self.add(role, trainable=trainable)
         try:

@@ -58,6 +58,11 @@ class Assistant:
         """From the untrained to the most trained."""
         return tuple(self._weights)
 
+    @property
+    def context_tokens(self) -> int:
+        """How many tokens the model reads at most, question and answer together."""
+        return self.base.causal_lm.config.max_position_embeddings
+
     def describe(self, checkpoint: str) -> dict[str, str]:
         """Identity of a checkpoint, for the record of what a vote was about."""
         return {
@@ -100,7 +105,7 @@ class Assistant:
 
     def _fitted(self, messages: Sequence[Message], max_new_tokens: int) -> list[int]:
         """The conversation as token ids, without the oldest turns that would leave no room for the answer."""
-        context = self.base.causal_lm.config.max_position_embeddings
+        context = self.context_tokens
         if max_new_tokens >= context:
             raise UserError(
                 f"chat.max_new_tokens: {max_new_tokens}, but the model reads {context} tokens in all. Lower it."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import sys
 import warnings
@@ -94,7 +95,7 @@ def evaluate(overrides: Overrides = None, config: ConfigOption = None, run_name:
     """Judge every finished stage and write the report."""
     from pipeline.conductor import registry
 
-    opened = _open(config, run_name, overrides)
+    opened = _open(config, run_name, overrides, must_exist=True)
     finished = tuple(s.name for s in registry()[0] if opened.manifest(s) is not None)
     if not finished:
         raise UserError(f"{opened.path}: no finished stage to judge. `python run_pipeline.py run` makes them.")
@@ -111,15 +112,22 @@ def status(
     """What of a run is done, with its key figures."""
     from pipeline.conductor import all_steps, summary
 
-    opened = _open(config, run_name, overrides)
+    opened = _open(config, run_name, overrides, must_exist=True)
     steps = all_steps()
     print(f"{opened.path}")
     problems = []
+    holder = opened.holder()
     for name, step in steps.items():
-        manifest = opened.manifest(step)
+        try:
+            manifest = opened.manifest(step)
+        except UserError as error:
+            print(f"  {name:<16} damaged")
+            problems += error.problems
+            continue
         if manifest is None:
             left = (opened.path / f"{step.folder}.partial").exists()
-            print(f"  {name:<16} {'stopped half-way' if left else 'not yet'}")
+            half = f"at work: {holder}" if holder else "stopped half-way"
+            print(f"  {name:<16} {half if left else 'not yet'}")
             continue
         changed = opened.differences(step, steps)
         state = f"made with {changed[0]}" if changed else f"done {manifest.environment['seconds']:6.0f} s"
@@ -133,7 +141,7 @@ def status(
 @app.command()
 def chat(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
     """Talk to a run's models in the terminal; /good and /bad are kept."""
-    opened = _open(config, run_name, overrides)
+    opened = _open(config, run_name, overrides, must_exist=True)
     from pipeline.chat.terminal import chat as talk
 
     talk(opened.path, opened.config)
@@ -199,17 +207,19 @@ def _chosen(only: str | None, first: str | None, until: str | None) -> tuple[str
     return names[start : end + 1]
 
 
-def _open(config: Path | None, run_name: str | None, overrides: list[str] | None):
+def _open(config: Path | None, run_name: str | None, overrides: list[str] | None, *, must_exist: bool = False):
     """The run meant: an existing one by name with its frozen config, or the one that a config file names."""
-    from pipeline.config import load_config
-    from pipeline.run import CONFIG, Run
+    from pipeline.config import RUN_NAME, load_config
+    from pipeline.run import Run
 
     overrides = overrides or []
+    if run_name is not None and not re.fullmatch(RUN_NAME, Path(run_name).name):
+        raise UserError(
+            f"--run: a run's name holds letters, digits and . _ - and starts with a letter or digit (got '{run_name}')."
+        )
     if run_name is not None and config is None:
         path = Path(run_name) if "/" in run_name else Path("runs") / run_name
-        if (path / CONFIG).is_file():
-            return Run.load(path, overrides)
-        if path.exists() or "/" in run_name:
+        if must_exist or path.exists() or "/" in run_name:
             return Run.load(path, overrides)
     loaded = load_config(config or DEFAULT_CONFIG, overrides)
     if run_name is not None:
@@ -222,17 +232,13 @@ def _open(config: Path | None, run_name: str | None, overrides: list[str] | None
 
 
 def _conduct(config, run_name, overrides, chosen, *, redo=None, accept=None, dry_run=False) -> None:
+    if redo is not None and redo not in _chosen(None, None, None):
+        raise UserError(f"--redo {redo}: no such stage; there are {', '.join(_chosen(None, None, None))}.")
     opened = _open(config, run_name, overrides)
     if dry_run:
-        _show_plan(opened, chosen)
+        _show_plan(opened, chosen, redo)
         return
-    if redo is not None:
-        from pipeline.conductor import redo as remove
-
-        if redo not in _chosen(None, None, None):
-            raise UserError(f"--redo {redo}: no such stage; there are {', '.join(_chosen(None, None, None))}.")
-        remove(opened, redo, print)
-    _go(opened, chosen, accept=accept)
+    _go(opened, chosen, redo=redo, accept=accept)
 
 
 def _go(opened, chosen, **options) -> None:
@@ -268,18 +274,22 @@ def _run_argument(opened) -> str:
     return opened.path.name if opened.path.parent == Path("runs") else str(opened.path)
 
 
-def _show_plan(opened, chosen) -> None:
-    from pipeline.conductor import all_steps, registry
+def _show_plan(opened, chosen, redo: str | None) -> None:
+    from pipeline.conductor import all_steps, follows, registry
     from pipeline.config import check_files, dump
+    from pipeline.evaluation.gates import unknown_metrics
 
     print(dump(opened.config))
+    gone = follows(redo) if redo else frozenset()
     stages, evaluations = registry()
     steps = all_steps()
     for stage in stages:
         for step in (stage, evaluations.get(stage.name)):
             if step is None:
                 continue
-            if stage.name not in chosen:
+            if step.name in gone and opened.manifest(step) is not None:
+                plan = "would be removed" + (" and made anew" if stage.name in chosen else "")
+            elif stage.name not in chosen:
                 plan = "left out"
             elif opened.manifest(step) is None:
                 plan = "would run"
@@ -287,5 +297,5 @@ def _show_plan(opened, chosen) -> None:
                 changed = opened.differences(step, steps)
                 plan = f"refused: made with {changed[0]}" if changed else "done already"
             print(f"{step.name:<16} {plan}")
-    if problems := check_files(opened.config):
+    if problems := check_files(opened.config) + unknown_metrics(opened.config.gates):
         raise UserError(problems)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.config import check_files
 from pipeline.errors import GateFailure, UserError
+from pipeline.evaluation import gates
 from pipeline.run import Run, StageManifest, Step
 
 Say = Callable[[str], None]
@@ -53,69 +55,97 @@ def conduct(
     chosen: Sequence[str],
     say: Say,
     *,
+    redo: str | None = None,
     accept: dict[str, str] | None = None,
     evaluate_only: bool = False,
 ) -> int:
     """Runs the chosen stages, each with its evaluation and gates. Returns how many steps had to run.
 
+    Everything that can be refused is refused before anything is removed, written or trained.
+
     Args:
         chosen: names of stages, in any order; they run in theirs.
+        redo: a stage to make anew, with all that follows from it.
         accept: gates that may be missed, with the reason, kept in the run.
         evaluate_only: leaves the stages as they are and only judges them.
 
     Raises:
-        UserError: a data file is missing, or a step cannot run.
+        UserError: a data file is missing, a gate does not exist, or a step cannot run.
         GateFailure: a number missed its bound; the report is written all the same.
     """
-    if problems := check_files(run.config):
-        raise UserError(problems)
     stages, evaluations = registry()
     steps = all_steps()
-    with run.lock():
-        _refuse_other_settings(run, [s for s in stages if s.name in chosen], evaluations, steps, evaluate_only)
-        run.freeze()
-        for gate, why in (accept or {}).items():
-            _accept(run, gate, why)
-        ran = 0
-        try:
-            for stage in stages:
-                if stage.name not in chosen:
-                    continue
-                if not evaluate_only:
-                    ran += _step(run, stage, steps, say)
-                evaluation = evaluations.get(stage.name)
-                if evaluation is not None:
-                    ran += _step(run, evaluation, steps, say)
-                    _hold_gates(run, evaluation, say)
-        finally:
-            _report(run, ran)
+    gone = follows(redo) if redo else frozenset()
+    if problems := check_files(run.config) + _bad_gates(run, accept or {}) + _missing_needs(run, chosen, gone):
+        raise UserError(problems)
+    fresh = not run.path.exists()
+    try:
+        with run.lock():
+            _refuse_other_settings(run, steps, gone)
+            for name, step in steps.items():
+                if name in gone and run.remove(step):
+                    say(f"{name}: removed")
+            run.freeze()
+            for gate, why in (accept or {}).items():
+                gates.accept(run.path, gate, why)
+            ran = 0
+            try:
+                for stage in stages:
+                    if stage.name not in chosen:
+                        continue
+                    if not evaluate_only:
+                        ran += _step(run, stage, steps, say)
+                    evaluation = evaluations.get(stage.name)
+                    if evaluation is not None:
+                        ran += _step(run, evaluation, steps, say)
+                        _hold_gates(run, evaluation, say)
+            finally:
+                _report(run, ran)
+    except UserError:
+        # A run that this very call made and that came to nothing leaves nothing behind.
+        if fresh and not any((run.path / step.folder).exists() for step in steps.values()):
+            shutil.rmtree(run.path, ignore_errors=True)
+        raise
     return ran
 
 
-def redo(run: Run, stage: str, say: Say) -> None:
-    """Removes a stage and every step that builds on it, so that the next run makes them anew."""
-    steps = all_steps()
+def follows(stage: str) -> frozenset[str]:
+    """A stage and every step that builds on it: what `--redo` removes."""
     _, evaluations = registry()
     gone = {stage} | ({evaluations[stage].name} if stage in evaluations else set())
-    for step in steps.values():
+    for step in all_steps().values():
         if gone & set(step.needs):
             gone.add(step.name)
-    with run.lock():
-        for name, step in steps.items():
-            if name in gone and run.remove(step):
-                say(f"{name}: removed")
+    return frozenset(gone)
 
 
-def _refuse_other_settings(
-    run: Run, stages: Sequence[Step], evaluations: dict[str, Step], steps: dict[str, Step], evaluate_only: bool
-) -> None:
-    """Before anything is written: a finished step that the config now asks otherwise stops the run."""
-    for stage in stages:
-        for step in ([] if evaluate_only else [stage]) + (
-            [evaluations[stage.name]] if stage.name in evaluations else []
-        ):
-            if run.manifest(step) is not None:
-                run.execute(step, steps)
+def _bad_gates(run: Run, accept: dict[str, str]) -> list[str]:
+    """One line for each gate on a metric that no card ever has, and for each gate accepted that does not exist."""
+    there = ", ".join(run.config.gates) or "none"
+    unknown = [f"--accept {gate}: no such gate; there are {there}." for gate in accept if gate not in run.config.gates]
+    return gates.unknown_metrics(run.config.gates) + unknown
+
+
+def _missing_needs(run: Run, chosen: Sequence[str], gone: frozenset[str]) -> list[str]:
+    """One line for each chosen stage that reads a stage which is neither finished nor chosen too."""
+    steps = all_steps()
+    lines = []
+    for name in chosen:
+        needed = [n for n in steps[name].needs if n not in chosen]
+        missing = [n for n in needed if n in gone or run.manifest(steps[n]) is None]
+        if missing:
+            lines.append(
+                f"{run.path}: '{name}' needs {', '.join(missing)}, not finished here. Run `run` or that stage first."
+            )
+    return lines
+
+
+def _refuse_other_settings(run: Run, steps: dict[str, Step], gone: frozenset[str]) -> None:
+    """A finished step that the config now asks otherwise stops the run, also one that would not run now: the config that is
+    frozen into a run must be that of all its steps."""
+    for name, step in steps.items():
+        if name not in gone and run.manifest(step) is not None:
+            run.execute(step, steps)
 
 
 def _step(run: Run, step: Step, steps: dict[str, Step], say: Say) -> int:
@@ -137,8 +167,6 @@ def _took(manifest: StageManifest) -> str:
 
 
 def _hold_gates(run: Run, evaluation: Step, say: Say) -> None:
-    from pipeline.evaluation import gates
-
     stage = evaluation.folder.split("/")[-1]
     file = run.path / evaluation.folder / "card.json"
     card = json.loads(file.read_text(encoding="utf-8"))
@@ -150,14 +178,6 @@ def _hold_gates(run: Run, evaluation: Step, say: Say) -> None:
     problems = [r.problem for r in missed if r.gate not in accepted]
     if problems:
         raise GateFailure(problems)
-
-
-def _accept(run: Run, gate: str, why: str) -> None:
-    from pipeline.evaluation import gates
-
-    if gate not in run.config.gates:
-        raise UserError(f"--accept {gate}: no such gate; there are {', '.join(run.config.gates) or 'none'}.")
-    gates.accept(run.path, gate, why)
 
 
 def _report(run: Run, ran: int) -> tuple[Path, Path] | None:

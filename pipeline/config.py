@@ -12,12 +12,14 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data.errors import UserError
+from data.formats import FORMATS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
+RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelConfig(_Section):
@@ -61,9 +63,19 @@ class DataConfig(_Section):
     heldout_rankings: str | None = Field(
         None, description="file of ranked answers to held-out prompts, for the reward model"
     )
+    heldout_rankings_format: str = Field("ranked", description="a name in data/formats.py")
     test_share: float = Field(0.1, gt=0, le=0.5, description="share of questions kept out of training")
     max_prompt_tokens: int = Field(64, ge=4, description="tokens; longer training prompts are left out and counted")
     limit: int | None = Field(None, ge=1, description="first N rows of every file")
+
+    @model_validator(mode="after")
+    def _formats(self) -> DataConfig:
+        for name in (n for n in type(self).model_fields if n.endswith("_format")):
+            if (value := getattr(self, name)) not in FORMATS:
+                near = difflib.get_close_matches(value, FORMATS, n=1)
+                guess = f"; did you mean '{near[0]}'?" if near else ""
+                raise ValueError(f"'{name}' should be one of {', '.join(FORMATS)} (got '{value}'){guess}")
+        return self
 
 
 class SftConfig(_Section):
@@ -198,9 +210,7 @@ class Config(_Section):
     seed: int = Field(0, ge=0, description="all chance follows from it")
     threads: int | None = Field(None, ge=1, description="CPU threads; None is one for each core")
     runs_dir: str = Field("runs", description="where runs are kept")
-    run_name: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="None is the config file's name"
-    )
+    run_name: str | None = Field(None, pattern=f"^{RUN_NAME}$", description="None is the config file's name")
     model: ModelConfig = ModelConfig()
     lora: LoraConfig = LoraConfig()
     data: DataConfig
@@ -254,7 +264,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     raw = _plain(node, "", lines, problems, path) if node is not None else {}
     for override in overrides:
         key, equals, value = override.partition("=")
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             problems.append(f"command line: '{override}' should read key=value, for example ppo.kl_coef=0.1")
             continue
         try:
@@ -367,6 +377,9 @@ def _explain(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> 
         return f"{place}: '{name}' is missing; it has no default"
     if kind == "value_error":
         text = str(error["ctx"]["error"])
+        # The complaint is about one key of the section: its own place says more than the section's.
+        if named := re.match(r"'([\w.]+)'", text):
+            place = lines.get(f"{name}.{named[1]}" if name else named[1], place)
         return f"{place}: " + (
             re.sub(r"^'", f"'{name}.", text) if name and text.startswith("'") else f"'{name}' {text}" if name else text
         )

@@ -53,7 +53,7 @@ def load(settings):
                 use_safetensors=True,
                 quantization_config=_quantization(settings),
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise UserError(_not_found(settings.name, error)) from None
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
@@ -83,7 +83,7 @@ def load_tokenizer(settings, source: Path | str | None = None):
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(_not_found(settings.name, error)) from None
     if tokenizer.eos_token_id is None:
         raise UserError(

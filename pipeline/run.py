@@ -85,8 +85,13 @@ class StageManifest:
 
     @staticmethod
     def read(file: Path) -> StageManifest:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        return StageManifest(**{**raw, "artifacts": [Artifact(**a) for a in raw["artifacts"]]})
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+            return StageManifest(**{**raw, "artifacts": [Artifact(**a) for a in raw["artifacts"]]})
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{file}: damaged, not a manifest that a run wrote. Use --redo with its stage to make it anew."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,10 @@ class Run:
         Raises:
             RunBusy: another process works on the run; the message names it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be made ({error.strerror}). Choose another --run.") from None
         with (self.path / "run.lock").open("a+", encoding="utf-8") as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,6 +171,18 @@ class Run:
             file.write(f"process {os.getpid()} (since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)\n")
             file.flush()
             yield
+
+    def holder(self) -> str | None:
+        """Who works on the run now, as its lock says; None when nobody does."""
+        file = self.path / "run.lock"
+        if not file.is_file():
+            return None
+        with file.open("r+", encoding="utf-8") as opened:
+            try:
+                fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return opened.read().strip() or "another process"
+        return None
 
     # -- steps -----------------------------------------------------------------------------------------------------------
 
@@ -251,6 +271,9 @@ class Run:
         old = self._leftover(partial, key)
         partial.mkdir(parents=True)
         (partial / ".key").write_text(key, encoding="utf-8")
+        if old is not None and (old / "checkpoints").exists():
+            # Moved, not copied, and before anything slow, so that a second kill finds it again.
+            (old / "checkpoints").rename(partial / "checkpoints")
         started, utc = time.monotonic(), datetime.now(UTC)
         _settle(self.config)
         module, _, function = step.body.partition(":")
@@ -261,10 +284,13 @@ class Run:
             inputs={name: self.path / steps[name].folder for name in step.needs},
             resume_dir=old,
         )
-        if old is not None and (old / "checkpoints").exists():
-            # Moved, not copied, so that a second kill finds it again.
-            (old / "checkpoints").rename(partial / "checkpoints")
-        metrics = getattr(importlib.import_module(module), function)(context)
+        try:
+            metrics = getattr(importlib.import_module(module), function)(context)
+        except UserError:
+            # Nothing half-written stays, except what the work can be taken up from.
+            if not (partial / "checkpoints").exists():
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
         release()
         (partial / ".key").unlink()
         manifest = StageManifest(
@@ -293,14 +319,20 @@ class Run:
     def _leftover(self, partial: Path, key: str) -> Path | None:
         """Puts a killed attempt aside, if it was for the same key; removes it otherwise."""
         aside = partial.with_name(partial.name + ".old")
-        if partial.exists():
-            mark = partial / ".key"
-            if mark.is_file() and mark.read_text(encoding="utf-8") == key:
-                shutil.rmtree(aside, ignore_errors=True)
-                partial.rename(aside)
-                return aside
-            shutil.rmtree(partial)
+
+        def ours(folder: Path) -> bool:
+            mark = folder / ".key"
+            return mark.is_file() and mark.read_text(encoding="utf-8") == key
+
+        # Killed between putting the attempt aside and taking its checkpoints over: they still lie aside.
+        if ours(aside) and (aside / "checkpoints").exists() and not (partial / "checkpoints").exists():
+            shutil.rmtree(partial, ignore_errors=True)
+            return aside
         shutil.rmtree(aside, ignore_errors=True)
+        if ours(partial):
+            partial.rename(aside)
+            return aside
+        shutil.rmtree(partial, ignore_errors=True)
         return None
 
     def _identity(self, step: Step, steps: dict[str, Step]) -> dict[str, Any]:
@@ -311,7 +343,9 @@ class Run:
                 if self.manifest(steps[name])
             },
             "settings": self.config.subset(step.settings),
-            "files": [{"path": str(p), "sha256": _sha256(p)} for p in step.files(self.config)],
+            "files": [
+                {"path": str(p), "sha256": _sha256(p) if p.is_file() else "missing"} for p in step.files(self.config)
+            ],
         }
 
 

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from pipeline.evaluation.gates import unknown_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -105,8 +108,6 @@ def test_status_shows_each_step_and_verify_finds_one_flipped_byte(smoke):
 
 
 def test_a_missing_last_stage_is_made_again_and_only_that(smoke):
-    import shutil
-
     run = smoke[0]
     shutil.rmtree(run / "evaluation" / "ppo")
     done = door("run", "--run", run)
@@ -125,13 +126,58 @@ def test_the_chat_answers_and_keeps_a_vote(smoke):
 
 
 def test_redo_takes_what_follows_with_it(smoke, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(smoke[0], copy)
     done = door("run", "--run", copy, "--redo", "ppo", "--only", "prepare")
     assert "ppo: removed" in done.stdout and "evaluate-ppo: removed" in done.stdout
     assert (copy / "stages" / "reward" / "manifest.json").exists() and not (copy / "stages" / "ppo").exists()
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [("data.demonstrations=nope.jsonl",), ("--accept", "bad.gate", "--why", "x"), ("--only", "ppo"), ("lora.rank=2",)],
+)
+def test_a_slip_beside_redo_costs_no_finished_stage(smoke, tmp_path, slip):
+    copy = tmp_path / "copy"
+    shutil.copytree(smoke[0], copy)
+    before = sorted(copy.rglob("manifest.json"))
+    done = door("run", "--run", copy, "--redo", "sft", *slip)
+    assert done.returncode == 2 and sorted(copy.rglob("manifest.json")) == before, (done.stdout, done.stderr)
+
+
+def test_a_dry_run_shows_what_redo_would_remove(smoke):
+    done = door("run", "--run", smoke[0], "--redo", "ppo", "--dry-run")
+    assert "evaluate-ppo     would be removed and made anew" in done.stdout
+    assert "reward           done already" in done.stdout and (smoke[0] / "stages" / "ppo").exists()
+
+
+def test_the_frozen_config_never_contradicts_a_finished_step(smoke, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(smoke[0], copy)
+    frozen = (copy / "config.yaml").read_text(encoding="utf-8")
+    done = door("run", "--run", copy, "--from", "ppo", "sft.learning_rate=9e-3")
+    assert done.returncode == 2 and "'sft' was made with sft.learning_rate 0.001, now 0.009" in done.stderr
+    assert (copy / "config.yaml").read_text(encoding="utf-8") == frozen
+
+
+def test_damaged_files_are_named_in_a_line(smoke, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(smoke[0], copy)
+    adapter = copy / "stages" / "ppo" / "adapter" / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:100])
+    done = door("chat", "--run", copy)
+    assert done.returncode == 2 and f"{adapter}: cannot be read" in done.stderr and "Traceback" not in done.stderr
+    manifest = copy / "stages" / "sft" / "manifest.json"
+    manifest.write_text(manifest.read_text(encoding="utf-8")[:200], encoding="utf-8")
+    for command in ("status", "run"):
+        done = door(command, "--run", copy)
+        assert done.returncode == 2 and f"{manifest}: damaged" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_gates_know_every_metric_that_a_card_has(smoke):
+    for stage in ("base", "sft", "reward", "ppo"):
+        card = json.loads((smoke[0] / "evaluation" / stage / "card.json").read_text(encoding="utf-8"))
+        assert unknown_metrics({f"{stage}.{e['metric']}.ci_low": {} for e in card["entries"]}) == []
 
 
 def test_help_answers_at_once():
@@ -171,6 +217,20 @@ def test_a_dry_run_prints_the_whole_config_and_writes_nothing(tmp_path):
             "without a GPU",
         ),
         (("sft", "--config", "configs/smoke.yaml"), "'sft' needs prepare"),
+        (("status", "--run", "never-made"), "no run there"),
+        (("run", "--run", ".."), "--run: a run's name holds letters"),
+        (("run", "--config", "configs/smoke.yaml", "ppo..kl=1"), "should read key=value"),
+        (("run", "--config", "configs/smoke.yaml", "ppo.kl_coef=.inf"), "'ppo.kl_coef' should be"),
+        (("run", "--config", "configs/smoke.yaml", "evaluation.best_of=[9]"), "command line: 'evaluation.best_of'"),
+        (
+            ("run", "--config", "configs/smoke.yaml", "data.rankings_format=ultrafeedbak"),
+            "command line: 'data.rankings_format' should be one of",
+        ),
+        (
+            ("run", "--config", "configs/smoke.yaml", "gates.reward.clean_acuracy.min=0.9"),
+            "gates.reward.clean_acuracy: the card of 'reward' has no metric 'clean_acuracy'; did you mean",
+        ),
+        (("run", "--config", "configs/smoke.yaml", "model.name=data"), "model.name: 'data' could not be loaded"),
     ],
 )
 def test_a_slip_is_one_line_with_status_2(arguments, said, tmp_path):
@@ -179,6 +239,11 @@ def test_a_slip_is_one_line_with_status_2(arguments, said, tmp_path):
     done = door(*arguments)
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert said in done.stderr and "Traceback" not in done.stderr
+    left = [f for run in tmp_path.iterdir() for f in run.rglob("*")]
+    assert not left or any(f.name == "manifest.json" for f in left), (
+        "a start that came to nothing left something behind"
+    )
+    assert not [f for f in left if f.name.endswith(".partial")], "something half-written stayed"
 
 
 def test_a_bad_data_row_stops_before_training(tmp_path):
@@ -212,3 +277,20 @@ def test_held_out_questions_in_training_are_refused(tmp_path):
         "run", "--config", "configs/smoke.yaml", f"runs_dir={tmp_path}/runs", f"data.heldout_prompts={tmp_path}/h.jsonl"
     )
     assert done.returncode == 2 and "also occur in the rankings" in done.stderr
+    done = door(
+        "run",
+        "--config",
+        "configs/smoke.yaml",
+        f"runs_dir={tmp_path}/runs",
+        "data.heldout_rankings=data/seed/rankings.jsonl",
+    )
+    assert done.returncode == 2 and "data.heldout_rankings:" in done.stderr and "in the rankings" in done.stderr
+
+
+def test_the_mistakes_of_all_data_files_are_told_at_once(tmp_path):
+    for name in ("d", "r"):
+        (tmp_path / f"{name}.jsonl").write_text('{"id": 1}\n', encoding="utf-8")
+    files = (f"data.demonstrations={tmp_path}/d.jsonl", f"data.rankings={tmp_path}/r.jsonl")
+    done = door("run", "--config", "configs/smoke.yaml", f"runs_dir={tmp_path}/runs", *files)
+    assert done.returncode == 2 and "d.jsonl row 1" in done.stderr and "r.jsonl row 1" in done.stderr
+    assert not (tmp_path / "runs" / "smoke").exists()

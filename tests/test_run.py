@@ -110,6 +110,24 @@ def test_a_killed_step_is_not_finished_and_the_next_run_goes_on(place):
     assert not list((run.path / "stages").glob("*.partial*"))
 
 
+@pytest.mark.parametrize("taken_over", [False, True])
+def test_a_second_kill_while_starting_up_keeps_the_checkpoints(place, taken_over):
+    python(place, "run.execute(FIRST, STEPS); run.execute(SECOND, STEPS)").communicate(timeout=120)
+    stages = opened(place).path / "stages"
+    partial, aside = stages / "second.partial", stages / "second.partial.old"
+    (partial / "checkpoints").mkdir()
+    (partial / "checkpoints" / "c").write_text("whole", encoding="utf-8")
+    # What a kill leaves right after the attempt was put aside: before, and after its checkpoints were taken over.
+    partial.rename(aside)
+    partial.mkdir()
+    (partial / ".key").write_bytes((aside / ".key").read_bytes())
+    if taken_over:
+        (aside / "checkpoints").rename(partial / "checkpoints")
+    run = opened(place)
+    assert run.execute(SECOND, STEPS)[0].metrics["resumed"] == 1.0
+    assert (stages / "second" / "checkpoints" / "c").read_text(encoding="utf-8") == "whole"
+
+
 def test_what_a_kill_left_of_another_setting_is_not_resumed(place):
     python(place, "run.execute(FIRST, STEPS); run.execute(SECOND, STEPS)").communicate(timeout=120)
     manifest, _ = opened(place, "lora.rank=3").execute(SECOND, STEPS)

@@ -85,7 +85,13 @@ class Session:
         parent = self.turns[-1].answer_id if self.turns else None
         question_id = self.store.add_message(self._conversation, parent=parent, author="human", content=question)
         self.turns.append(_Turn(question, question_id, parent))
-        yield from self._answer(stop)
+        try:
+            yield from self._answer(stop)
+        except Exception:
+            # A question that got no answer is no turn: the next one does not follow from it, and nobody can vote on it.
+            if not self.turns[-1].answer:
+                self.turns.pop()
+            raise
 
     def retry(self, stop: threading.Event) -> Iterator[str]:
         """Another answer to the last question, beside the old one."""
@@ -94,6 +100,7 @@ class Session:
 
     def _answer(self, stop: threading.Event) -> Iterator[str]:
         turn = self.turns[-1]
+        before = turn.answer, turn.answer_id, turn.finish
         messages = [Message("system", self.system_prompt)] if self.system_prompt else []
         for earlier in self.turns[:-1]:
             messages += [Message("user", earlier.question), Message("assistant", _as_said(earlier.answer))]
@@ -134,6 +141,8 @@ class Session:
                 total_ms=_ms(started),
                 finish=finish,
             )
+            if finish == "error" and not text:
+                turn.answer, turn.answer_id, turn.finish = before
 
     def _model_id(self) -> str:
         if self.checkpoint not in self._models:
@@ -197,8 +206,13 @@ class Session:
         known = self.assistant.checkpoints
         if name not in known:
             return f"there are {', '.join(known)}; {self.checkpoint} answers now"
+        if name == self.checkpoint:
+            return f"{name} answers already"
         self.checkpoint = name
-        return f"{name} answers from now on"
+        # It would take up the other's tone from the conversation so far, and the two would look alike.
+        return f"{name} answers from now on" + (
+            "; /retry asks it the last question too, /new starts afresh" if self.turns else ""
+        )
 
     def _system(self, text: str) -> str:
         if text:
@@ -209,7 +223,7 @@ class Session:
 
     def _set(self, text: str) -> str:
         name, _, value = (part.strip() for part in text.partition("="))
-        limits = {"temperature": (float, 0.0, 5.0), "max_new_tokens": (int, 1, 4096)}
+        limits = {"temperature": (float, 0.0, 5.0), "max_new_tokens": (int, 1, self.assistant.context_tokens - 1)}
         if name not in limits:
             close = difflib.get_close_matches(name, limits, n=1)
             return (f"did you mean {close[0]}? " if close else "") + (

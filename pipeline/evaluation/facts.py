@@ -319,7 +319,8 @@ def key_figures(facts: Facts, stage: str) -> list[tuple[str, str]]:
     if chosen:
         return [(label(e.metric), figure(e)) for e in chosen]
     metrics = facts.manifests.get(stage, {}).get("metrics", {})
-    return [(label(name), quantity(value)) for name, value in list(metrics.items())[:3] if is_finite(value)]
+    shown = [(name, value) for name, value in list(metrics.items())[:3] if is_finite(value)]
+    return [(label(name), f"{value:,.0f}" if float(value).is_integer() else quantity(value)) for name, value in shown]
 
 
 def gate_summary(facts: Facts, stage: str) -> str:
@@ -458,6 +459,9 @@ def run_facts(facts: Facts) -> list[tuple[str, str]]:
     spent = [e["seconds"] for e in environments if is_finite(e.get("seconds"))]
     if spent:
         out.append(("Time in stages and evaluations", duration(sum(spent))))
+    peaks = [e["peak_memory_bytes"] for e in environments if is_finite(e.get("peak_memory_bytes"))]
+    if peaks:
+        out.append(("Peak memory", f"{max(peaks) / 1e9:.2f} GB"))
     versions: dict[str, dict[str, None]] = {}
     for environment in environments:
         for package, version in (environment.get("versions") or {}).items():
@@ -467,7 +471,7 @@ def run_facts(facts: Facts) -> list[tuple[str, str]]:
     evaluation = config.evaluation
     told = [
         f"{getattr(evaluation, key)} {said}"
-        for key, said in (("samples_per_prompt", "answers a prompt"), ("max_new_tokens", "tokens at most"))
+        for key, said in (("samples_per_prompt", "answers a prompt (base: 1)"), ("max_new_tokens", "tokens at most"))
         if getattr(evaluation, key, None) is not None
     ]
     if getattr(evaluation, "temperature", None) is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,54 @@ def unknown_stages(gates: Mapping[str, Any], stages: Iterable[str]) -> list[str]
         guess = f"; did you mean '{near[0]}.{metric}'?" if near and metric else ""
         lines.append(f"gates.{gate}: a gate is <stage>.<metric>, and the stage is one of {', '.join(known)}{guess}")
     return lines
+
+
+# What the harness puts on each card, as patterns; a custom metric (metrics.py) is added under its own name.
+_ANSWERS = r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share"
+METRICS: dict[str, str] = {
+    "base": _ANSWERS,
+    "sft": rf"{_ANSWERS}|base_heldout_nll|heldout_nll(_change)?|(gold(_\w+)?|eos_rate)_minus_base|win_rate_vs_base|distinct_2_ratio_base",
+    "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|wrong_prompt_accuracy|(observed_)?(pairs|mean_margin|ece|temperature)",
+    "ppo": rf"{_ANSWERS}|sft_proxy|(gold(_\w+)?|eos_rate)_minus_sft|win_rate_vs_sft|distinct_2_ratio|gold_minus_best_of_\d+"
+    r"|best_of_\d+_(gold|proxy|kl)|kl_to_reference|kl_at_start",
+}
+# One name for each pattern above, to guess from.
+_COMMON_NAMES = (
+    *("gold", "eos_rate", "answer_tokens", "heldout_nll", "heldout_nll_change", "gold_minus_base", "win_rate_vs_base"),
+    *("clean_accuracy", "observed_accuracy", "length_rule_accuracy", "wrong_prompt_accuracy", "pairs", "ece"),
+    *(
+        "gold_minus_sft",
+        "win_rate_vs_sft",
+        "gold_minus_best_of_2",
+        "distinct_2_ratio",
+        "kl_to_reference",
+        "kl_at_start",
+    ),
+)
+
+
+def unknown_metrics(gates: Mapping[str, Any]) -> list[str]:
+    """One line for each gate on a metric that no card of its stage ever has: found before anything is trained."""
+    named = [(gate, *gate.split(".")[:2]) for gate in gates]
+    strange = [(gate, stage, metric) for gate, stage, metric in named if not _on_card(stage, metric)]
+    if not strange:
+        return []
+    # Only now: the metrics' library takes seconds to import.
+    from pipeline.evaluation.metrics import METRICS as CLASSES
+
+    lines = []
+    for gate, stage, metric in strange:
+        if metric in CLASSES:
+            continue
+        fitting = [*(n for n in _COMMON_NAMES if _on_card(stage, n)), *CLASSES]
+        near = difflib.get_close_matches(metric, fitting, n=1)
+        guess = f"; did you mean '{stage}.{near[0]}'?" if near else f"; there are {', '.join(fitting)}."
+        lines.append(f"gates.{gate}: the card of '{stage}' has no metric '{metric}'{guess}")
+    return lines
+
+
+def _on_card(stage: str, metric: str) -> bool:
+    return re.fullmatch(METRICS.get(stage, ""), metric) is not None
 
 
 def read_accepted(run_dir: Path) -> dict[str, str]:

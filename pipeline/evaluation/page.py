@@ -15,6 +15,7 @@ from importlib import resources
 
 from pipeline.evaluation import charts
 from pipeline.evaluation import facts as f
+from pipeline.evaluation.caveats import caveats
 from pipeline.evaluation.charts import Line, Mark
 from pipeline.evaluation.facts import Facts
 
@@ -56,6 +57,7 @@ def page(facts: Facts) -> str:
     sections = [
         ("stages", "Stages", _stages(facts)),
         ("gates", "Gates", _gates(facts)),
+        ("doubts", "What to doubt", _doubts(facts)),
         ("gold", "Gold score", _gold(facts)),
         ("reward", "Reward model", _reward_model(facts)),
         ("training", "Training", _training(facts)),
@@ -166,6 +168,11 @@ def _gates(facts: Facts) -> str:
         ("Gate", "Value and 95 % interval", "Bound", "Result"), rows, "Bounds that the run had to hold", "gates"
     )
     return table + (f'<ul class="problems">{said}</ul>' if said else "")
+
+
+def _doubts(facts: Facts) -> str:
+    said = "".join(f"<li>{text(line)}</li>" for line in caveats(facts))
+    return f'<ul class="doubts">{said}</ul>' if said else ""
 
 
 def _gold(facts: Facts) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation import facts as f
+from pipeline.evaluation.caveats import caveats
 from pipeline.evaluation.facts import Facts
 from pipeline.evaluation.page import page
 
@@ -41,6 +42,7 @@ def to_markdown(facts: Facts) -> str:
         [f"# Run {escape(facts.run)}", "", escape(f.verdict(facts))],
         _stages(facts),
         _gates(facts),
+        _caveats(facts),
         _gold(facts),
         _best_of_n(facts),
         _reward_model(facts),
@@ -91,6 +93,11 @@ def _gates(facts: Facts) -> list[str]:
     lines += [f"\n- {escape(g.result.problem)}" for g in facts.gates if g.result.problem]
     lines += [f"\n- accepted {escape(g.name)}: {escape(g.why)}" for g in facts.gates if g.state == "accepted"]
     return lines
+
+
+def _caveats(facts: Facts) -> list[str]:
+    found = caveats(facts)
+    return ["## What to doubt", "", *(f"- {escape(said)}" for said in found)] if found else []
 
 
 def _gold(facts: Facts) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.formats import load as load_records
-from data.quality import first_turn_key
+from data.quality import first_turn_key, prompt_of
 from data.quality import report as quality
 from data.records import Demonstration, Message, Prompt, Ranking
 from data.splits import is_test
@@ -21,21 +21,11 @@ def run(ctx) -> dict[str, float]:
     config = ctx.config
     settings = config.data
     tokenizer = load_tokenizer(config.model)
-    demonstrations = _load(settings.demonstrations, settings.demonstrations_format, settings.limit, Demonstration)
-    rankings = _load(settings.rankings, settings.rankings_format, settings.limit, Ranking)
-    heldout = _load(settings.heldout_prompts, settings.heldout_prompts_format, settings.limit, Prompt)
-    heldout_rankings = (
-        _load(settings.heldout_rankings, settings.rankings_format, settings.limit, Ranking)
-        if settings.heldout_rankings
-        else []
-    )
+    demonstrations, rankings, given_prompts, heldout, heldout_rankings = _load_all(settings)
     share = settings.test_share
     train_d, test_d = _split(demonstrations, share)
     train_r, test_r = _split(rankings, share)
-    if settings.prompts:
-        prompts = _load(settings.prompts, settings.prompts_format, settings.limit, Prompt)
-    else:
-        prompts = [Prompt(r.id, r.prompt, r.topic) for r in train_r]
+    prompts = given_prompts if settings.prompts else [Prompt(r.id, r.prompt, r.topic) for r in train_r]
     problems = []
     for name, kept in (("demonstrations", train_d), ("rankings", train_r), ("heldout_prompts", heldout)):
         if not kept:
@@ -44,7 +34,8 @@ def run(ctx) -> dict[str, float]:
             )
     if not test_d or not test_r:
         problems.append("data.test_share: the test split is empty. Raise it, or give more rows.")
-    problems += _leaks(heldout, train_d, train_r, prompts)
+    problems += _leaks("heldout_prompts", heldout, train_d, train_r, prompts)
+    problems += _leaks("heldout_rankings", heldout_rankings, train_d, train_r, prompts)
     kept_prompts, long_prompts = _fitting(tokenizer, prompts, config)
     problems += [
         f"{settings.heldout_prompts}: prompt {p.id} is longer than data.max_prompt_tokens ({settings.max_prompt_tokens})."
@@ -94,6 +85,30 @@ def run(ctx) -> dict[str, float]:
     return {name: float(value) for name, value in counts.items()}
 
 
+def _load_all(settings) -> list[list]:
+    """The records of every file that the `data` section names, an empty list for one that it does not.
+
+    Raises:
+        UserError: the mistakes of all files, not of the first alone.
+    """
+    loaded, problems = [], []
+    for name, kind in (
+        ("demonstrations", Demonstration),
+        ("rankings", Ranking),
+        ("prompts", Prompt),
+        ("heldout_prompts", Prompt),
+        ("heldout_rankings", Ranking),
+    ):
+        path, form = getattr(settings, name), getattr(settings, f"{name}_format")
+        try:
+            loaded.append(_load(path, form, settings.limit, kind) if path else [])
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return loaded
+
+
 def _load(path: str, format_name: str, limit: int | None, kind: type) -> list:
     records = load_records(Path(path), format_name)
     wrong = next((r for r in records if not isinstance(r, kind)), None)
@@ -112,9 +127,9 @@ def _split(records: Sequence, share: float) -> tuple[list, list]:
     return sides
 
 
-def _leaks(heldout, demonstrations, rankings, prompts) -> list[str]:
+def _leaks(held: str, heldout: Sequence[Prompt | Ranking], demonstrations, rankings, prompts) -> list[str]:
     """A held-out question that any training set also asks would make every later comparison worthless."""
-    asked = {first_turn_key(p.messages): p.id for p in heldout}
+    asked = {first_turn_key(prompt_of(record)): record.id for record in heldout}
     found = []
     for name, messages in (
         ("demonstrations", [d.prompt for d in demonstrations]),
@@ -124,7 +139,7 @@ def _leaks(heldout, demonstrations, rankings, prompts) -> list[str]:
         shared = sorted({asked[k] for m in messages if (k := first_turn_key(m)) in asked})
         if shared:
             found.append(
-                f"data.heldout_prompts: {len(shared)} of {len(asked)} also occur in the {name} (first: {shared[0]}). Remove them from one side."
+                f"data.{held}: {len(shared)} of {len(asked)} also occur in the {name} (first: {shared[0]}). Remove them from one side."
             )
     return found
 

@@ -26,6 +26,7 @@ class Scripted:
     """
 
     checkpoints = ("base", "sft", "ppo")
+    context_tokens = 4097
 
     def __init__(self, *texts, finish="stop"):
         self.texts, self.finish, self.asked = list(texts), finish, []
@@ -81,6 +82,26 @@ def test_answers_stream_and_votes_are_kept(store):
         "Hello there. ",
         "stop",
     )
+
+
+def test_an_answer_that_never_came_is_no_turn_and_takes_no_vote(store):
+    class Refusing(Scripted):
+        def stream(self, messages, **kwargs):
+            if messages[-1].content == "too long":
+                raise UserError("The last message does not fit.")
+            yield from super().stream(messages, **kwargs)
+
+    session, said = run(store, Refusing("fine"), "too long", "/bad", "q", "/good")
+    assert "nothing to vote on yet" in said and "kept: good" in said
+    assert [t.question for t in session.turns] == ["q"] and session.turns[0].parent is None
+    assert store.stats()["up"] == 1 and store.stats()["down"] == 0
+
+
+def test_changing_the_model_within_a_conversation_says_how_to_compare(store):
+    _, said = run(store, Scripted("a"), "/model base", "q", "/model ppo", "/model ppo")
+    assert "base answers from now on\n" in said
+    assert "ppo answers from now on; /retry asks it the last question too, /new starts afresh" in said
+    assert "ppo answers already" in said
 
 
 def test_retry_adds_a_version_and_keeps_the_old_one(store):

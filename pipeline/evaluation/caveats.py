@@ -1,0 +1,96 @@
+"""What to doubt in a run, read off its own cards: the weak points that a table of passed gates does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from pipeline.evaluation import facts as f
+from pipeline.evaluation.facts import Facts
+
+# Below this share of finished answers, a policy's scores say more about the limit on tokens than about the policy.
+MOSTLY_CUT = 0.5
+
+
+def caveats(facts: Facts) -> list[str]:
+    """One sentence for each weak point that the numbers show; those that hold for every run come last."""
+    return [said for look in LOOKS for said in look(facts)]
+
+
+def _length_rule(facts: Facts) -> Iterator[str]:
+    model, rule = facts.entry("reward", "clean_accuracy"), facts.entry("reward", "length_rule_accuracy")
+    if model and rule and rule.value >= (model.ci_low if model.ci_low is not None else model.value):
+        yield (
+            f"The rule “the shorter answer is better” is right on {f.figure(rule)} of the clean pairs, the reward model on "
+            f"{f.figure(model)}: on these pairs it is not measurably better than that rule."
+        )
+
+
+def _chance_parts(facts: Facts) -> Iterator[str]:
+    for part in facts.parts("reward", "clean_accuracy_"):
+        entry = facts.entry("reward", f"clean_accuracy_{part}")
+        if entry and entry.ci_low is not None and entry.ci_low <= 0.5:
+            yield (
+                f"On pairs that differ in “{part}”, the reward model is right on {f.figure(entry)} ({f.interval(entry)}): "
+                "it does not reward that part, so PPO learns nothing about it."
+            )
+
+
+def _lost_parts(facts: Facts) -> Iterator[str]:
+    card = facts.cards.get("ppo")
+    for name in card.names if card else ():
+        if name.startswith("gold_") and name.endswith("_minus_sft") and name != "gold_minus_sft":
+            entry = facts.entry("ppo", name)
+            if entry and entry.value < 0:
+                sure = (
+                    "" if entry.ci_high is not None and entry.ci_high < 0 else ", an interval that includes no change"
+                )
+                part = name.removeprefix("gold_").removesuffix("_minus_sft")
+                yield f"PPO lost in “{part}”: {f.figure(entry)} against SFT ({f.interval(entry)}{sure})."
+
+
+def _no_better_than_picking(facts: Facts) -> Iterator[str]:
+    for n, _, _ in facts.best_of():
+        entry = facts.entry("ppo", f"gold_minus_best_of_{n}")
+        if entry and entry.ci_low is not None and entry.ci_low <= 0:
+            yield (
+                f"Picking the best of {n} SFT answers does about as well as PPO ({f.figure(entry)}, {f.interval(entry)}), "
+                "without any training."
+            )
+
+
+def _cut_off(facts: Facts) -> Iterator[str]:
+    for policy in f.POLICIES:
+        entry = facts.entry(policy, "eos_rate")
+        if entry and entry.value < MOSTLY_CUT:
+            limit = getattr(facts.config.evaluation, "max_new_tokens", None)
+            yield (
+                f"{f.stage_name(policy)} finished {f.figure(entry)} of its answers; the rest were cut at {limit} tokens. Parts of "
+                "the score that ask for an end or for brevity count against it for that reason, not for what it says."
+            )
+
+
+def _accepted(facts: Facts) -> Iterator[str]:
+    for gate in facts.gates:
+        if gate.state == "accepted":
+            yield f"The gate {gate.name} was missed and accepted by a person: {gate.why}"
+
+
+def _always(facts: Facts) -> Iterator[str]:
+    if any(facts.entry(policy, "gold") for policy in f.POLICIES):
+        yield (
+            "The rubric reads form and the words of the question, not truth: an answer that is wrong can have full marks. "
+            "Read the answers below."
+        )
+    if facts.cards:
+        yield "Intervals are over the held-out prompts of this one run; another seed trains another model."
+
+
+LOOKS: tuple[Callable[[Facts], Iterator[str]], ...] = (
+    _length_rule,
+    _chance_parts,
+    _lost_parts,
+    _no_better_than_picking,
+    _cut_off,
+    _accepted,
+    _always,
+)
