@@ -22,12 +22,16 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+# Adam's epsilon is what the other side uses. With a third of the layers adapted, alpha is three times as large, so that a step
+# at the same learning rate moves the policy about as far.
+EQUAL = ["--set", "adam_eps=1e-8"]
+UPPER = ["--last-layers", "10", "--alpha", "96", *EQUAL]
 # What is varied on our side, and how: name → further arguments of peer/ours.py.
 SIDES = {
     "TRL 1.12.0": None,
-    "all layers, float32": ["--dtype", "float32"],
-    "last 10 layers, float32": ["--dtype", "float32", "--last-layers", "10"],
-    "last 10 layers, bfloat16 base": ["--dtype", "bfloat16", "--last-layers", "10"],
+    "all layers, float32": ["--dtype", "float32", *EQUAL],
+    "last 10 layers, float32": ["--dtype", "float32", *UPPER],
+    "last 10 layers, bfloat16 base": ["--dtype", "bfloat16", *UPPER],
 }
 
 

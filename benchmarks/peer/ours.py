@@ -15,6 +15,7 @@ import torch  # noqa: E402
 def main() -> None:
     parser = task.arguments(__doc__)
     parser.add_argument("--last-layers", type=int, help="adapt the last N layers only; all when not given")
+    parser.add_argument("--alpha", type=float, default=32.0, help="LoRA's; the update is scaled by alpha / rank")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of the `ppo` section, key=value")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -30,7 +31,7 @@ def main() -> None:
     from reward.model import ScalarHead, score
 
     model, tokenizer = load(ModelConfig(name=arguments.model, dtype=arguments.dtype))
-    base = SharedBase(model, tokenizer, LoraConfig(rank=16, alpha=32.0, last_layers=arguments.last_layers))
+    base = SharedBase(model, tokenizer, LoraConfig(rank=16, alpha=arguments.alpha, last_layers=arguments.last_layers))
     for role in (POLICY, REFERENCE, REWARD, VALUE):
         base.add(role, trainable=role in (POLICY, VALUE))
     value_head, reward_head = ScalarHead(base.hidden_size), ScalarHead(base.hidden_size)

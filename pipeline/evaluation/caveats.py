@@ -31,7 +31,7 @@ def _chance_parts(facts: Facts) -> Iterator[str]:
         if entry and entry.ci_low is not None and entry.ci_low <= 0.5:
             yield (
                 f"On pairs that differ in “{part}”, the reward model is right on {f.figure(entry)} ({f.interval(entry)}): "
-                "it does not reward that part, so PPO learns nothing about it."
+                "chance is not excluded, so nothing shows that PPO was paid for that part."
             )
 
 
