@@ -42,18 +42,24 @@ def side_by_side(shape: str) -> str:
     figures = {side: summary([run for run in runs if run["side"] == side]) for side in sides}
     lines = [title]
     lines += [f"    {command}" for command in dict.fromkeys(run["command"] for run in runs)]
+    peer = figures[PEER]
+    scored = f"score, last {peer['last']} of {peer['updates']} updates"
     lines += [
         "",
-        f"| | s an update | CPU-s an update | peak GB | time / TRL | peak / TRL | score, last {figures[PEER]['last']} of {figures[PEER]['updates']} updates | KL there |",
+        f"| | s an update | CPU-s an update | peak GB | time / TRL | peak / TRL | {scored} | KL there |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for side in sides:
-        f, peer = figures[side], figures[PEER]
+        f = figures[side]
         lines.append(
             f"| {side} | {f['wall']:.1f} | {f['cpu']:.1f} | {f['peak']:.2f} | **{f['wall'] / peer['wall']:.2f}** | "
             f"**{f['peak'] / peer['peak']:.2f}** | {f['score']:.2f} ({', '.join(f'{s:.2f}' for s in f['scores'])}) | {f['kl']:.1f} |"
         )
-    lines += ["", f"Medians over all updates but each run's first; scores by seed {', '.join(map(str, figures[PEER]['seeds']))}.", ""]
+    lines += [
+        "",
+        f"Medians over all updates but each run's first; scores by seed {', '.join(map(str, figures[PEER]['seeds']))}.",
+        "",
+    ]
     return "\n".join(lines)
 
 
@@ -99,7 +105,10 @@ def tokens(points: list[dict]) -> str:
     y = [median(p["seconds"] for p in ps) for ps in rows.values()]
     slope, start = np.polyfit(x, y, 1)
     r2 = np.corrcoef(x, y)[0, 1] ** 2
-    lines = ["| tokens an answer, at most | tokens an update | s an update | the line | peak GB |", "|---:|---:|---:|---:|---:|"]
+    lines = [
+        "| tokens an answer, at most | tokens an update | s an update | the line | peak GB |",
+        "|---:|---:|---:|---:|---:|",
+    ]
     for (t, ps), n, s in zip(rows.items(), x, y, strict=True):
         lines.append(f"| {t} | {n:.0f} | {s:.1f} | {start + slope * n:.1f} | {median(p['peak_gb'] for p in ps):.2f} |")
     said = f"Least squares: {start:.1f} s + {1000 * slope:.1f} ms a token, R² = {r2:.4f}. The constant is the reading of 16 prompts."
@@ -134,7 +143,10 @@ def roles(points: list[dict]) -> str:
 
 
 def rankings(points: list[dict]) -> str:
-    lines = ["| K | way | readings of answers | s a step | peak GB | time / side by side |", "|---:|---|---:|---:|---:|---:|"]
+    lines = [
+        "| K | way | readings of answers | s a step | peak GB | time / side by side |",
+        "|---:|---|---:|---:|---:|---:|",
+    ]
     for k in sorted({p["answers"] for p in points}):
         own = [p for p in points if p["answers"] == k]
         base = median(p["seconds"] for p in own if p["way"] == "side by side")

@@ -7,6 +7,7 @@ With adapters on the last N layers only (`lora.last_layers`), everything below i
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +75,9 @@ class SharedBase:
             self._peft = get_peft_model(self._model, self._lora_config(), adapter_name=role)
         else:
             self._peft.add_adapter(role, self._lora_config())
+        # What PEFT adds is in training mode, whatever the model is in: its dropout would make every log-probability a matter of
+        # chance (Huang et al. 2024, detail 7).
+        self._model.train(self._model.training)
         if like is not None:
             self.load_state(role, self.state(like))
         for name, state in {**before, role: trainable}.items():
@@ -130,6 +134,11 @@ class SharedBase:
         tensors = {f"base_model.model.{name}": t.contiguous().cpu() for name, t in self.state(role).items()}
         save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
         self._lora_config().save_pretrained(directory)
+        # PEFT writes a set in whatever order it has in this process; the same adapter should be the same bytes.
+        file = directory / "adapter_config.json"
+        written = json.loads(file.read_text(encoding="utf-8"))
+        written["target_modules"] = sorted(written["target_modules"])
+        file.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def load(self, role: str, directory: Path, *, trainable: bool) -> None:
         """Adds the adapter saved in `directory` under `role`.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import signal
 import sys
 import warnings
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from pipeline import stopping
 from pipeline.errors import UserError
 
 _SHOWN_PROBLEMS = 20
@@ -150,7 +150,7 @@ def chat(overrides: Overrides = None, config: ConfigOption = None, run_name: Run
 def main() -> None:
     """Entry: quiet libraries, one line a mistake, and the exit status that belongs to it."""
     _quieten()
-    signal.signal(signal.SIGTERM, _on_terminate)
+    stopping.install()
     try:
         app(standalone_mode=False)
     except UserError as error:
@@ -159,8 +159,10 @@ def main() -> None:
         if len(error.problems) > len(shown):
             print(f"… and {len(error.problems) - len(shown)} more", file=sys.stderr)
         sys.exit(error.exit_code)
+    except stopping.Stopped as stopped:
+        print(f"\nstopped by {stopped}; the same command goes on from what is kept", file=sys.stderr)
+        sys.exit(128 + stopped.signum)
     except (KeyboardInterrupt, typer.Abort):
-        print("\nstopped; the same command goes on from what is finished", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         # typer's own complaints (an unknown option, a missing value) are a user's slip like any other.
@@ -168,11 +170,6 @@ def main() -> None:
             print(f"{error.format_message()} See `python run_pipeline.py --help`.", file=sys.stderr)
             sys.exit(2)
         raise
-
-
-def _on_terminate(signum, frame) -> None:
-    print("\nterminated; the same command goes on from what is finished", file=sys.stderr)
-    sys.exit(128 + signum)
 
 
 def _quieten() -> None:

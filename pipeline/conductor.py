@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.config import check_files
-from pipeline.errors import GateFailure, UserError
+from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
 from pipeline.evaluation import gates
 from pipeline.run import Run, StageManifest, Step
 
@@ -101,12 +101,26 @@ def conduct(
                         _hold_gates(run, evaluation, say)
             finally:
                 _report(run, ran)
-    except UserError:
+    except UserError as error:
+        if is_disk_full(error):
+            raise _disk_full(run) from None
         # A run that this very call made and that came to nothing leaves nothing behind.
         if fresh and not any((run.path / step.folder).exists() for step in steps.values()):
             shutil.rmtree(run.path, ignore_errors=True)
         raise
+    except Exception as error:
+        if is_disk_full(error):
+            raise _disk_full(run) from None
+        raise
     return ran
+
+
+def _disk_full(run: Run) -> DiskFull:
+    free = shutil.disk_usage(run.path.parent).free
+    return DiskFull(
+        f"{run.path}: no space left on the disk ({free / 1e6:.0f} MB free). What was finished is whole; free some space and "
+        "give the same command again, it goes on from there."
+    )
 
 
 def follows(stage: str) -> frozenset[str]:

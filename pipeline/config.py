@@ -84,6 +84,7 @@ class SftConfig(_Section):
     batch_size: int = Field(8, ge=1, description="demonstrations a step")
     micro_batch_size: int = Field(8, ge=1, description="demonstrations a forward pass")
     max_tokens: int = Field(128, ge=8, description="tokens; longer demonstrations are left out and counted")
+    checkpoint_every: int = Field(20, ge=0, description="steps; 0 is never")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
 
@@ -101,6 +102,8 @@ class RewardConfig(_Section):
     learning_rate: float = Field(5e-4, gt=0, lt=1, description="peak of the adapter's, per step")
     head_learning_rate: float = Field(1e-3, gt=0, lt=1, description="peak of the scalar head's, per step")
     lists_per_step: int = Field(4, ge=1, description="rankings a step")
+    micro_lists: int = Field(4, ge=1, description="rankings a forward pass")
+    checkpoint_every: int = Field(20, ge=0, description="steps; 0 is never")
     max_tokens: int = Field(
         128, ge=8, description="tokens of prompt and answer; longer rankings are left out and counted"
     )
@@ -112,6 +115,14 @@ class RewardConfig(_Section):
     start_from_sft: bool = Field(True, description="the adapter starts as the SFT adapter, else as the identity")
     members: int = Field(1, ge=1, le=8, description="reward models, each with its own head and order of the rankings")
     scale_lists: int = Field(64, ge=2, description="rankings on which the score's mean and spread are measured")
+
+    @model_validator(mode="after")
+    def _batches(self) -> RewardConfig:
+        if self.micro_lists > self.lists_per_step:
+            raise ValueError(
+                f"'micro_lists' should be at most lists_per_step {self.lists_per_step} (got {self.micro_lists})"
+            )
+        return self
 
 
 class PpoConfig(_Section):

@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import progress
+from pipeline.checkpoint import sha256 as _sha256
+from pipeline.checkpoint import sync as _sync
 from pipeline.config import Config, dump, load_config
 from pipeline.errors import RunBusy, UserError
 from pipeline.memory import release
 
-MANIFEST, LOG, CONFIG = "manifest.json", "log.jsonl", "config.yaml"
+MANIFEST, LOG, CONFIG, CHECKPOINTS = "manifest.json", "log.jsonl", "config.yaml", "checkpoints"
 _EVALUATION = "evaluate-"
 _PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
 
@@ -111,6 +113,15 @@ class StepContext:
     inputs: dict[str, Path]
     resume_dir: Path | None
     progress: Callable[..., Any] = progress.track
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where a step keeps what it can be taken up from. An earlier, killed attempt with the same key left its own there."""
+        return self.out / CHECKPOINTS
+
+    def forget_checkpoints(self) -> None:
+        """Once the result is written: what only served to go on after a kill would double its size."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def log(self, line: dict[str, Any]) -> None:
         """Appends one JSON line to the step's log."""
@@ -271,9 +282,9 @@ class Run:
         old = self._leftover(partial, key)
         partial.mkdir(parents=True)
         (partial / ".key").write_text(key, encoding="utf-8")
-        if old is not None and (old / "checkpoints").exists():
+        if old is not None and (old / CHECKPOINTS).exists():
             # Moved, not copied, and before anything slow, so that a second kill finds it again.
-            (old / "checkpoints").rename(partial / "checkpoints")
+            (old / CHECKPOINTS).rename(partial / CHECKPOINTS)
         started, utc = time.monotonic(), datetime.now(UTC)
         _settle(self.config)
         module, _, function = step.body.partition(":")
@@ -288,7 +299,7 @@ class Run:
             metrics = getattr(importlib.import_module(module), function)(context)
         except UserError:
             # Nothing half-written stays, except what the work can be taken up from.
-            if not (partial / "checkpoints").exists():
+            if not (partial / CHECKPOINTS).exists():
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         release()
@@ -325,7 +336,7 @@ class Run:
             return mark.is_file() and mark.read_text(encoding="utf-8") == key
 
         # Killed between putting the attempt aside and taking its checkpoints over: they still lie aside.
-        if ours(aside) and (aside / "checkpoints").exists() and not (partial / "checkpoints").exists():
+        if ours(aside) and (aside / CHECKPOINTS).exists() and not (partial / CHECKPOINTS).exists():
             shutil.rmtree(partial, ignore_errors=True)
             return aside
         shutil.rmtree(aside, ignore_errors=True)
@@ -403,16 +414,3 @@ def _environment(config: Config, started: datetime, seconds: float) -> dict[str,
         # The process's peak so far, all steps before this one included.
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from reward.model import ListEncoder, ScalarHead
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ def train(
     settings,
     *,
     seed: int,
-    on_step: Callable[[dict[str, float]], None] = lambda figures: None,
+    resume: tuple[dict[str, Tensor], int] | None = None,
+    on_step: Callable[[dict[str, float], Callable[[], dict[str, Tensor]]], None] = lambda figures, state: None,
+    in_parts: Callable[[Callable[[int], T]], T] | None = None,
 ) -> None:
     """Fits the reward adapter and head in place.
 
@@ -77,32 +83,71 @@ def train(
     Args:
         encode: the reward role's encoder, differentiable with respect to `adapter`.
         settings: the `reward` section of the config.
-        on_step: receives step, loss, accuracy on the step's own pairs, seconds, learning_rate and grad_norm.
+        resume: what `state` gave after so many steps, and that number: the run goes on as if it had never stopped.
+        on_step: receives step, loss, accuracy on the step's own pairs, seconds, learning_rate and grad_norm, and `state`, a
+            function that returns everything the next step depends on, as tensors by name.
+        in_parts: calls a function with the number of rankings a forward pass; again with fewer when memory ran out.
 
     Raises:
-        FloatingPointError: the loss is not finite; the message names the step.
+        FloatingPointError: the loss or its gradient is not finite; the message names the step, and nothing was changed by it.
     """
     rng = random.Random(seed)
     steps = total_steps(len(rankings), settings)
+    adapter = list(adapter)
     optimizer = torch.optim.AdamW(
         [
-            {"params": list(adapter), "lr": settings.learning_rate},
+            {"params": adapter, "lr": settings.learning_rate},
             {"params": list(head.parameters()), "lr": settings.head_learning_rate},
         ],
         weight_decay=settings.weight_decay,
     )
+    peaks = [group["lr"] for group in optimizer.param_groups]
     warmup = max(1, round(settings.warmup_share * steps))
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
-    )
+    done = 0
+    if resume is not None:
+        tensors, done = resume
+        _load(tensors, adapter, head, optimizer)
+    in_parts = in_parts or (lambda attempt: attempt(settings.micro_lists))
     for step, batch in enumerate(_batches(rankings, settings, steps, rng)):
+        if step < done:
+            continue
         started = time.monotonic()
-        scores = head(encode([(ranking.prompt, ranking.answers) for ranking in batch]))
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
+        loss, right, pairs = in_parts(
+            lambda size, batch=batch: _backward(encode, head, optimizer, batch, settings, size)
+        )
+        norm = nn.utils.clip_grad_norm_([*adapter, *head.parameters()], settings.max_grad_norm)
+        if not (math.isfinite(loss) and torch.isfinite(norm)):
+            raise FloatingPointError(
+                f"reward model: loss {loss}, gradient norm {float(norm)} at step {step}. Lower reward.learning_rate."
+            )
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        on_step(
+            {
+                "step": step,
+                "loss": loss,
+                "accuracy": right / pairs,
+                "seconds": time.monotonic() - started,
+                "learning_rate": optimizer.param_groups[0]["lr"],
+                "grad_norm": float(norm),
+            },
+            lambda: _state(adapter, head, optimizer),
+        )
+
+
+def _backward(
+    encode: ListEncoder, head: ScalarHead, optimizer, batch: Sequence[EncodedRanking], settings, size: int
+) -> tuple[float, int, int]:
+    """Leaves the gradient of the batch's loss, from `size` rankings a forward pass. Returns loss, pairs right, pairs."""
+    optimizer.zero_grad(set_to_none=True)
+    total, right, pairs = 0.0, 0, 0
+    for first in range(0, len(batch), size):
+        part = batch[first : first + size]
+        scores = head(encode([(ranking.prompt, ranking.answers) for ranking in part]))
         loss, centre = scores.new_zeros(()), scores.new_zeros(())
-        right = pairs = start = 0
-        for ranking in batch:
-            own = scores[start : start + len(ranking.answers)]
-            start += len(ranking.answers)
+        for ranking, own in zip(part, scores.split([len(r.answers) for r in part]), strict=True):
             loss = loss + ranking_loss(own, ranking.pairs) / len(batch)
             # Pairs leave the level of the scores undetermined. (r_c + r_r)² for a pair, generalised to K answers
             # (Eisenstein et al. 2023), holds it near zero and leaves the differences alone.
@@ -110,24 +155,30 @@ def train(
             better, worse = torch.tensor(ranking.pairs).T
             right += int((own[better] > own[worse]).sum())
             pairs += len(ranking.pairs)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f"reward model: loss is {loss.item()} at step {step}. Lower reward.learning_rate.")
         (loss + settings.center_coef * centre).backward()
-        norm = nn.utils.clip_grad_norm_([*adapter, *head.parameters()], settings.max_grad_norm)
-        rate = optimizer.param_groups[0]["lr"]
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        on_step(
-            {
-                "step": step,
-                "loss": loss.item(),
-                "accuracy": right / pairs,
-                "seconds": time.monotonic() - started,
-                "learning_rate": rate,
-                "grad_norm": float(norm),
-            }
-        )
+        total += loss.item()
+    return total, right, pairs
+
+
+def _state(adapter: Sequence[nn.Parameter], head: ScalarHead, optimizer) -> dict[str, Tensor]:
+    tensors = {f"adapter/{i}": p.detach().clone() for i, p in enumerate(adapter)}
+    tensors |= {f"head/{name}": t.detach().clone() for name, t in head.state_dict().items()}
+    for index, slots in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam/{index}/{slot}": value for slot, value in slots.items()}
+    return tensors
+
+
+def _load(tensors: dict[str, Tensor], adapter: Sequence[nn.Parameter], head: ScalarHead, optimizer) -> None:
+    with torch.no_grad():
+        for i, parameter in enumerate(adapter):
+            parameter.copy_(tensors[f"adapter/{i}"])
+    head.load_state_dict({n.removeprefix("head/"): t for n, t in tensors.items() if n.startswith("head/")})
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("adam/"):
+            _, index, slot = name.split("/")
+            slots.setdefault(int(index), {})[slot] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
 
 
 def total_steps(rankings: int, settings) -> int:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from data.errors import UserError
-from pipeline.adapters import BASE, POLICY, REFERENCE, REWARD, VALUE, Batch
-from pipeline.config import LoraConfig
+from pipeline.adapters import BASE, POLICY, REFERENCE, REWARD, VALUE, Batch, SharedBase
+from pipeline.config import LoraConfig, ModelConfig
+from pipeline.models import load
 
 TEXTS = [[5, 6, 7, 8, 9], [10, 11, 12], [13, 14, 15, 16, 17, 18, 19, 20]]
 
@@ -18,6 +19,17 @@ def states(base, role):
 
 def same(a, b, tolerance=0.0):
     return all(torch.allclose(x, y, atol=tolerance, rtol=0) for x, y in zip(a, b, strict=True))
+
+
+def test_dropout_is_off_in_every_role_outside_of_sft(tokenizer):
+    model, _ = load(ModelConfig(name="tiny-random", dtype="float32"))
+    base = SharedBase(model, tokenizer, LoraConfig(rank=4, alpha=8.0, dropout=0.5, last_layers=2))
+    for role in (POLICY, VALUE):
+        base.add(role, trainable=True)
+        for parameter in base.parameters(role):
+            parameter.data.normal_(std=0.3)
+    twice = [base.encode([[5, 6, 7, 8]], role)[0] for role in (POLICY, VALUE) for _ in range(2)]
+    assert torch.equal(twice[0], twice[1]) and torch.equal(twice[2], twice[3])
 
 
 def test_a_fresh_adapter_is_the_identity(make_base):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.adapters import POLICY, VALUE, SharedBase
+from pipeline.memory import MicroBatch
 from pipeline.ppo.advantages import gae
 from pipeline.ppo.ema import EMA
 from pipeline.ppo.kl import AdaptiveKLController, FixedKLController, sequence_kl, shape_rewards
@@ -37,12 +38,14 @@ class PPO:
         scorer: Scorer,
         *,
         seed: int,
+        micro_batch: MicroBatch | None = None,
         demonstrations: Sequence[tuple[tuple[int, ...], int]] = (),
     ):
         """
         Args:
             base: with the roles policy (trainable), reference, reward and value (trainable).
             settings: the `ppo` section of the config.
+            micro_batch: how many answers a forward pass takes; halved when memory runs out. Default: `settings.micro_batch`.
             demonstrations: (ids, prompt length) of texts for the pretraining mix, needed when `ptx_coef` > 0.
 
         Raises:
@@ -54,6 +57,7 @@ class PPO:
             raise ValueError("ppo.ptx_coef > 0 needs demonstrations to mix in")
         self.base, self.value_head, self.prompts, self.settings = base, value_head, list(prompts), settings
         self.scorer, self.seed, self.demonstrations = scorer, seed, list(demonstrations)
+        self.micro_batch = micro_batch or MicroBatch(settings.micro_batch, "ppo.micro_batch", "ppo.max_new_tokens")
         self.policy = base.parameters(POLICY)
         self.value = [*base.parameters(VALUE), *value_head.parameters()]
         self.policy_optimizer = torch.optim.AdamW(
@@ -81,17 +85,8 @@ class PPO:
         """
         started = time.monotonic()
         settings = self.settings
-        generator = torch.Generator(device=self.base.device).manual_seed(_mix(self.seed, self.done))
         self._set_learning_rate()
-        rollout = collect(
-            self.base,
-            self.value_head,
-            self._next_prompts(),
-            settings,
-            self.scorer,
-            generator=generator,
-            micro_batch=settings.micro_batch,
-        )
+        rollout = self.micro_batch.attempt(self._collect)
         collected = time.monotonic()
         rewards, kl = self._rewards(rollout)
         if settings.whiten_rewards:
@@ -120,12 +115,25 @@ class PPO:
             "explained_variance": float(explained_variance(rollout.values, returns, rollout.mask)),
             "sampler_gap": rollout.sampler_gap,
             "episodes": len(rollout.answers) * (self.done + 1),
+            "micro_batch": self.micro_batch.size,
             **learnt,
             "rollout_seconds": collected - started,
             "seconds": time.monotonic() - started,
         }
         self.done += 1
         return figures, rollout
+
+    def _collect(self, micro_batch: int) -> Rollout:
+        """The update's rollout. All its chance follows from (seed, update), so a second attempt draws the same answers."""
+        return collect(
+            self.base,
+            self.value_head,
+            self._next_prompts(),
+            self.settings,
+            self.scorer,
+            generator=torch.Generator(device=self.base.device).manual_seed(_mix(self.seed, self.done)),
+            micro_batch=micro_batch,
+        )
 
     def _rewards(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """(b, t) rewards: −β·KL on every token and the treated score on the last; and the KL (b,) in nats a sequence."""
@@ -167,9 +175,36 @@ class PPO:
         # Rows of like length share a micro-batch, so that little of a forward pass is padding.
         rows = sorted(rows, key=lambda i: int(rollout.batch.mask[i].sum()))
         tokens = int(rollout.mask[rows].sum())
+        sums = self.micro_batch.attempt(lambda size: self._accumulate(rollout, advantages, returns, rows, tokens, size))
+        if settings.ptx_coef > 0:
+            sums["ptx_loss"] = self._pretraining_mix(rng, len(rows))
+        sums["grad_norm"] = float(nn.utils.clip_grad_norm_(self.policy, settings.max_grad_norm))
+        sums["value_grad_norm"] = float(nn.utils.clip_grad_norm_(self.value, settings.max_grad_norm))
+        for name in ("policy_loss", "value_loss", "grad_norm", "value_grad_norm"):
+            if not math.isfinite(sums[name]):
+                raise FloatingPointError(
+                    f"ppo: {name} is {sums[name]} in update {self.done}, answers {sorted(rows)}. "
+                    "The adapters were not changed by it; lower ppo.learning_rate or raise ppo.kl_coef."
+                )
+        for optimizer in (self.policy_optimizer, self.value_optimizer):
+            optimizer.step()
+        self._zero_grad()
+        sums["sequence_kl_step"] = sums["approx_kl"] * tokens / len(rows)
+        return sums
+
+    def _zero_grad(self) -> None:
+        for optimizer in (self.policy_optimizer, self.value_optimizer):
+            optimizer.zero_grad(set_to_none=True)
+
+    def _accumulate(
+        self, rollout, advantages, returns, rows: list[int], tokens: int, micro_batch: int
+    ) -> dict[str, float]:
+        """Leaves the gradients of a minibatch, which hold `tokens` answer tokens, from passes over `micro_batch` rows each."""
+        settings = self.settings
+        self._zero_grad()
         sums: dict[str, float] = {"ratio_max": 0.0}
-        for start in range(0, len(rows), settings.micro_batch):
-            part = torch.tensor(rows[start : start + settings.micro_batch])
+        for start in range(0, len(rows), micro_batch):
+            part = torch.tensor(rows[start : start + micro_batch])
             view = View.of(rollout.batch, rollout.trunk, rollout.starts, rollout.tokens, rollout.mask, part)
             share = int(view.mask.sum()) / tokens
             wide = slice(0, view.width)
@@ -204,20 +239,6 @@ class PPO:
             sums["ratio_max"] = max(sums["ratio_max"], figures.pop("ratio_max"))
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + value * share
-        if settings.ptx_coef > 0:
-            sums["ptx_loss"] = self._pretraining_mix(rng, len(rows))
-        sums["grad_norm"] = float(nn.utils.clip_grad_norm_(self.policy, settings.max_grad_norm))
-        sums["value_grad_norm"] = float(nn.utils.clip_grad_norm_(self.value, settings.max_grad_norm))
-        for name in ("policy_loss", "value_loss", "grad_norm", "value_grad_norm"):
-            if not math.isfinite(sums[name]):
-                raise FloatingPointError(
-                    f"ppo: {name} is {sums[name]} in update {self.done}, answers {sorted(rows)}. "
-                    "The adapters were not changed by it; lower ppo.learning_rate or raise ppo.kl_coef."
-                )
-        for optimizer in (self.policy_optimizer, self.value_optimizer):
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        sums["sequence_kl_step"] = sums["approx_kl"] * tokens / len(rows)
         return sums
 
     def _pretraining_mix(self, rng: random.Random, count: int) -> float:

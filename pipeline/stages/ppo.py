@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 from data.errors import UserError
 from data.formats import load as load_records
+from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
-from pipeline.memory import release
-from pipeline.ppo import checkpoint
+from pipeline.memory import MicroBatch, release
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
 from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base
+from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead
 from reward.sources import REWARD_SOURCES, weighted_scores
-
-CHECKPOINTS = "checkpoints"
 
 
 def run(ctx) -> dict[str, float]:
@@ -35,13 +33,14 @@ def run(ctx) -> dict[str, float]:
         settings,
         _scorer(reward_model, settings.reward_sources),
         seed=config.seed,
+        micro_batch=MicroBatch(settings.micro_batch, "ppo.micro_batch", "ppo.max_new_tokens or data.max_prompt_tokens"),
         demonstrations=_demonstrations(ctx, base) if settings.ptx_coef > 0 else (),
     )
     samples = ctx.out / "samples.jsonl"
     lines = _resume(ctx, ppo)
     if not lines:
         samples.write_text("", encoding="utf-8")
-    with ctx.progress(settings.updates, "PPO", unit="updates") as bar:
+    with ctx.progress(settings.updates, "PPO", unit="updates") as bar, steps_finish():
         bar.advance(ppo.done)
         while ppo.done < settings.updates:
             try:
@@ -63,17 +62,18 @@ def run(ctx) -> dict[str, float]:
             del rollout
             release()
             bar.advance(1, score=figures["score"], kl=figures["kl"], eos=figures["eos_rate"])
-            if settings.checkpoint_every and ppo.done % settings.checkpoint_every == 0 and ppo.done < settings.updates:
+            due = settings.checkpoint_every and ppo.done % settings.checkpoint_every == 0
+            if due or asked():
                 tensors, facts = ppo.state()
-                checkpoint.save(ctx.out / CHECKPOINTS, ppo.done, tensors, {**facts, "lines": lines})
+                checkpoint.save(ctx.checkpoints, ppo.done, tensors, {**facts, "lines": lines})
+            stop_if_asked()
     base.save(POLICY, ctx.out / ADAPTER)
     if ppo.ema is not None:
         base.load_state(POLICY, ppo.ema.state)
         base.save(POLICY, ctx.out / "ema")
     base.save(VALUE, ctx.out / "value")
     ppo.value_head.save(ctx.out / "value" / "head.safetensors")
-    # The stage is whole now; what only served to go on after a kill would double its size.
-    shutil.rmtree(ctx.out / CHECKPOINTS, ignore_errors=True)
+    ctx.forget_checkpoints()
     last = lines[-1]
     return {
         "updates": float(ppo.done),
@@ -137,7 +137,7 @@ def _demonstrations(ctx, base) -> list[tuple[tuple[int, ...], int]]:
 
 def _resume(ctx, ppo: PPO) -> list[dict]:
     """Takes up the newest whole checkpoint of a run that was stopped; returns the log lines up to it."""
-    found = checkpoint.newest(ctx.out / CHECKPOINTS) if ctx.resume_dir else None
+    found = checkpoint.newest(ctx.checkpoints) if ctx.resume_dir else None
     if found is None:
         return []
     tensors, facts = found

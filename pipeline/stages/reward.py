@@ -9,9 +9,11 @@ import torch
 from data.errors import UserError
 from data.formats import load as load_records
 from data.records import Ranking
+from pipeline import checkpoint
 from pipeline.adapters import SharedBase
-from pipeline.memory import release
-from pipeline.roles import ADAPTER, RewardModel, member_folder, member_role, open_base
+from pipeline.memory import MicroBatch, release
+from pipeline.roles import ADAPTER, MEMBER, RewardModel, member_folder, member_role, open_base
+from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead, score_all
 from reward.scale import Scale
@@ -35,6 +37,7 @@ def run(ctx) -> dict[str, float]:
     members = [_member(ctx, base, encoded, index) for index in range(settings.members)]
     for index, member in enumerate(members):
         member.save(member_folder(ctx.out, index))
+    ctx.forget_checkpoints()
     return {
         "rankings": float(len(encoded)),
         "pairs": float(sum(len(r.pairs) for r in encoded)),
@@ -50,6 +53,8 @@ def _member(ctx, base: SharedBase, encoded: list[EncodedRanking], index: int) ->
     """One reward model, with a head and an order of the rankings of its own: what an ensemble differs in (Coste et al. 2023)."""
     config, settings = ctx.config, ctx.config.reward
     role, seed = member_role(index), config.seed + index * MEMBER_SEED_STEP
+    steps = total_steps(len(encoded), settings)
+    found = checkpoint.newest(ctx.checkpoints / f"{MEMBER}{index}")
     torch.manual_seed(seed)
     if settings.start_from_sft:
         base.load(role, ctx.inputs["sft"] / ADAPTER, trainable=True)
@@ -57,14 +62,25 @@ def _member(ctx, base: SharedBase, encoded: list[EncodedRanking], index: int) ->
         base.add(role, trainable=True)
     head = ScalarHead(base.hidden_size).to(base.device)
     label = "reward model" if settings.members == 1 else f"reward model {index + 1}/{settings.members}"
-    steps = total_steps(len(encoded), settings)
-    with ctx.progress(steps, label, unit="steps") as bar:
+    micro = MicroBatch(settings.micro_lists, "reward.micro_lists", "reward.max_tokens")
+    with ctx.progress(steps, label, unit="steps") as bar, steps_finish():
+        lines = list(found[1]["lines"]) if found else []
+        for line in lines:
+            ctx.log(line)
+        bar.advance(len(lines))
 
-        def on_step(figures: dict[str, float]) -> None:
-            ctx.log({"member": index, **figures, "step": index * steps + figures["step"]})
-            if figures["step"] % 10 == 0:
+        def on_step(figures: dict[str, float], state) -> None:
+            lines.append({"member": index, **figures, "step": index * steps + figures["step"]})
+            ctx.log(lines[-1])
+            done = len(lines)
+            if done % 10 == 0:
                 release()
             bar.advance(1, loss=figures["loss"], accuracy=figures["accuracy"])
+            due = settings.checkpoint_every and done % settings.checkpoint_every == 0
+            # The last step is kept too: a later member may be the one that is interrupted.
+            if due or done == steps or asked():
+                checkpoint.save(ctx.checkpoints / f"{MEMBER}{index}", done, state(), {"lines": lines})
+            stop_if_asked()
 
         try:
             train(
@@ -74,7 +90,9 @@ def _member(ctx, base: SharedBase, encoded: list[EncodedRanking], index: int) ->
                 encoded,
                 settings,
                 seed=seed,
+                resume=(found[0], len(lines)) if found else None,
                 on_step=on_step,
+                in_parts=micro.attempt,
             )
         except FloatingPointError as error:
             raise UserError(str(error)) from None

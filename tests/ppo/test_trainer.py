@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from data.records import Message, Prompt
+from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.config import PpoConfig
-from pipeline.ppo import checkpoint
 from pipeline.ppo.rollout import PromptIds, collect
 from pipeline.ppo.trainer import PPO
 from reward.model import ScalarHead, score
@@ -158,8 +158,8 @@ def test_a_resume_without_one_part_is_not_the_same_run(make_ppo, part):
 def test_a_damaged_checkpoint_is_passed_over_for_an_older_one(tmp_path, damage):
     for update in (1, 2):
         checkpoint.save(tmp_path / str(update), update, {"x": torch.tensor([float(update)])}, {"done": update})
-    (tmp_path / "2" / "update-000002").rename(tmp_path / "1" / "update-000002")
-    file = tmp_path / "1" / "update-000002" / "tensors.safetensors"
+    (tmp_path / "2" / "step-00000002").rename(tmp_path / "1" / "step-00000002")
+    file = tmp_path / "1" / "step-00000002" / "tensors.safetensors"
     data = bytearray(file.read_bytes())
     if damage == "delete":
         file.unlink()

@@ -11,6 +11,7 @@ import torch
 
 from pipeline.adapters import REWARD
 from pipeline.config import PpoConfig
+from pipeline.memory import MicroBatch
 from pipeline.roles import RewardEnsemble, RewardModel, member_folder, member_role
 from reward.metrics import pair_outcomes, pairs_by
 from reward.model import ScalarHead, last_states, score, score_all
@@ -66,7 +67,8 @@ def test_the_score_sees_the_prompt_and_the_end(make_base):
 
 def settings(**changes):
     base = {
-        "epochs": 1.0, "learning_rate": 5e-3, "head_learning_rate": 1e-2, "lists_per_step": 4, "warmup_share": 0.1,
+        "epochs": 1.0, "learning_rate": 5e-3, "head_learning_rate": 1e-2, "lists_per_step": 4, "micro_lists": 4,
+        "warmup_share": 0.1,
         "weight_decay": 0.0, "center_coef": 0.01, "mismatched_negatives": False, "max_grad_norm": 1.0,
     }  # fmt: skip
     return SimpleNamespace(**{**base, **changes})
@@ -106,7 +108,7 @@ def test_training_learns_a_visible_rule_and_leaves_the_base_alone(make_base):
     steps = []
     train(
         lambda lists: base.encode_lists(lists, REWARD), head, base.parameters(REWARD), lists_about_a_token(160, seed=1), settings(), seed=0,
-        on_step=steps.append,
+        on_step=lambda figures, state: steps.append(figures),
     )  # fmt: skip
     after = accuracy(base, head, held)
     assert after > 0.9 > before, (before, after)
@@ -129,6 +131,82 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(make_base):
             settings(),
             seed=0,
         )
+
+
+def reward_weights(base, head):
+    return [p.detach().clone() for p in (*base.parameters(REWARD), *head.parameters())]
+
+
+def trained(make_base, stop_after=None, resume=None, in_parts=None, **changes):
+    """Weights after training, or the state after `stop_after` steps; learning is the same in every call."""
+    torch.manual_seed(0)
+    base = make_base()
+    base.add(REWARD, trainable=True)
+    head = ScalarHead(base.hidden_size)
+    kept = []
+
+    class Enough(Exception):
+        pass
+
+    def on_step(figures, state):
+        if figures["step"] + 1 == stop_after:
+            kept.append(state())
+            raise Enough
+
+    try:
+        train(
+            lambda x: base.encode_lists(x, REWARD),
+            head,
+            base.parameters(REWARD),
+            lists_about_a_token(24, 1),
+            settings(mismatched_negatives=True, **changes),
+            seed=3,
+            resume=resume,
+            on_step=on_step,
+            in_parts=in_parts,
+        )
+    except Enough:
+        return kept[0]
+    return reward_weights(base, head)
+
+
+def test_training_taken_up_half_way_ends_bit_for_bit_where_it_would_have(make_base):
+    whole = trained(make_base)
+    again = trained(make_base, resume=(trained(make_base, stop_after=3), 3))
+    assert len(whole) > 5 and all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
+    # And each part of what is kept is needed.
+    for part in ("adapter/", "head/", "adam/"):
+        state = trained(make_base, stop_after=3)
+        lacking = {
+            n: torch.zeros_like(t) if n.startswith(part) and not n.endswith("/step") else t for n, t in state.items()
+        }
+        other = trained(make_base, resume=(lacking, 3))
+        assert not all(torch.equal(a, b) for a, b in zip(whole, other, strict=True)), part
+
+
+def test_fewer_rankings_a_pass_give_the_same_step(make_base):
+    at_once, in_turn = trained(make_base, micro_lists=4), trained(make_base, micro_lists=1)
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(at_once, in_turn, strict=True))
+
+
+def test_out_of_memory_halves_the_rankings_a_pass_and_changes_nothing_else(make_base):
+    said, failed = [], []
+    micro = MicroBatch(4, "reward.micro_lists", "reward.max_tokens", said.append)
+
+    def in_parts(attempt):
+        def once_too_much(size):
+            if size == 4:
+                # After half of the gradient was made: what it left must not be counted twice.
+                attempt(4)
+                failed.append(size)
+                raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+            return attempt(size)
+
+        return micro.attempt(once_too_much)
+
+    plain, halved = trained(make_base, micro_lists=2), trained(make_base, in_parts=in_parts)
+    assert failed == [4] and micro.size == 2 and "2 rows a forward pass" in said[0]
+    assert all(torch.equal(a, b) for a, b in zip(plain, halved, strict=True))
 
 
 def test_a_borrowed_answer_stands_under_another_prompt_and_loses_to_the_best_alone():
