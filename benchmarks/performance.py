@@ -106,18 +106,18 @@ def tokens(points: list[dict]) -> str:
     slope, start = np.polyfit(x, y, 1)
     r2 = np.corrcoef(x, y)[0, 1] ** 2
     lines = [
-        "| tokens an answer, at most | tokens an update | s an update | the line | peak GB |",
+        "| tokens an answer, at most | tokens an update | CPU-s an update | the line | peak GB |",
         "|---:|---:|---:|---:|---:|",
     ]
     for (t, ps), n, s in zip(rows.items(), x, y, strict=True):
         lines.append(f"| {t} | {n:.0f} | {s:.1f} | {start + slope * n:.1f} | {median(p['peak_gb'] for p in ps):.2f} |")
     said = f"Least squares: {start:.1f} s + {1000 * slope:.1f} ms a token, R² = {r2:.4f}. The constant is the reading of 16 prompts."
-    return "\n".join([*lines, "", said, "", chart(x, y, "tokens an update", "seconds an update"), ""])
+    return "\n".join([*lines, "", said, "", chart(x, y, "tokens an update", "CPU-seconds an update"), ""])
 
 
 def roles(points: list[dict]) -> str:
     lines = [
-        "| roles | one base, peak GB | a model each, peak GB | one base, s to read | a model each, s to read |",
+        "| roles | one base, peak GB | a model each, peak GB | one base, CPU-s to read | a model each, CPU-s to read |",
         "|---:|---:|---:|---:|---:|",
     ]
     series: dict[str, list[float]] = {"shared": [], "separate": []}
@@ -144,7 +144,7 @@ def roles(points: list[dict]) -> str:
 
 def rankings(points: list[dict]) -> str:
     lines = [
-        "| K | way | readings of answers | s a step | peak GB | time / side by side |",
+        "| K | way | readings of answers | CPU-s a step | peak GB | time / side by side |",
         "|---:|---|---:|---:|---:|---:|",
     ]
     for k in sorted({p["answers"] for p in points}):

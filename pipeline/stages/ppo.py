@@ -26,10 +26,12 @@ def run(ctx) -> dict[str, float]:
     base.load(REFERENCE, ctx.inputs["sft"] / ADAPTER, trainable=False)
     reward_model = RewardEnsemble.open(base, ctx.inputs["reward"], settings)
     base.add(VALUE, trainable=True, like=REWARD)
+    prompts = _prompts(ctx, base)
+    _check_context(base, prompts, settings)
     ppo = PPO(
         base,
         _value_head(reward_model.members[0]),
-        _prompts(ctx, base),
+        prompts,
         settings,
         _scorer(reward_model, settings.reward_sources),
         seed=config.seed,
@@ -124,6 +126,17 @@ def _prompts(ctx, base) -> list[PromptIds]:
         )
         for p in load_records(ctx.inputs["prepare"] / "prompts.jsonl", "prompts")
     ]
+
+
+def _check_context(base, prompts: list[PromptIds], settings) -> None:
+    """Before the first update: an answer that runs past the context would be made of positions that the model never saw."""
+    context = base.causal_lm.config.max_position_embeddings
+    longest = max(len(p.ids) for p in prompts)
+    if longest + settings.max_new_tokens > context:
+        raise UserError(
+            f"ppo.max_new_tokens: {settings.max_new_tokens} tokens after a prompt of {longest} exceed the model's context of {context}. "
+            "Lower it, or data.max_prompt_tokens."
+        )
 
 
 def _demonstrations(ctx, base) -> list[tuple[tuple[int, ...], int]]:

@@ -5,12 +5,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from data.errors import UserError
 from data.records import Message, Prompt
 from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.config import PpoConfig
+from pipeline.memory import MicroBatch
 from pipeline.ppo.rollout import PromptIds, collect
 from pipeline.ppo.trainer import PPO
+from pipeline.stages.ppo import _check_context
 from reward.model import ScalarHead, score
 
 PROMPTS = [
@@ -106,6 +109,54 @@ def test_micro_batches_add_up_to_the_gradient_of_the_minibatch(make_ppo):
         ppo.update()
         found.append(torch.cat([p.grad.flatten() for p in [*ppo.policy, *ppo.value]]))
     assert found[0].abs().sum() > 0 and torch.allclose(found[0], found[1], atol=1e-5)
+
+
+def test_out_of_memory_halves_the_pass_and_ends_where_half_the_pass_would_have(make_ppo):
+    said = []
+    plain, short = make_ppo(micro_batch=2), make_ppo(micro_batch=4)
+    short.micro_batch = MicroBatch(4, "ppo.micro_batch", "ppo.max_new_tokens", said.append)
+    states = short.base.states
+
+    def no_room_for_four(trunk, mask, role):
+        if len(trunk) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return states(trunk, mask, role)
+
+    short.base.states = no_room_for_four
+    for _ in range(2):
+        plain.update()
+        short.update()
+    assert short.micro_batch.size == 2 and len(said) == 1 and "ppo.micro_batch=2" in said[0]
+    assert all(torch.equal(t, short.state()[0][n]) for n, t in plain.state()[0].items())
+
+
+def test_out_of_memory_in_the_middle_of_a_minibatch_counts_no_gradient_twice(make_ppo):
+    plain, struck = make_ppo(micro_batch=2), make_ppo(micro_batch=2)
+    struck.micro_batch = MicroBatch(2, "ppo.micro_batch", "ppo.max_new_tokens", lambda line: None)
+    head, calls = struck.value_head.forward, []
+
+    def once_no_memory(x):
+        calls.append(x.requires_grad)
+        # The second pass with gradients: the first one has already left its own.
+        if sum(calls) == 2 and struck.micro_batch.size == 2:
+            raise RuntimeError("out of memory")
+        return head(x)
+
+    struck.value_head.forward = once_no_memory
+    plain.update()
+    struck.update()
+    assert struck.micro_batch.size == 1
+    assert all(
+        torch.allclose(t, struck.state()[0][n], atol=2e-4) for n, t in plain.state()[0].items() if "adam" not in n
+    )
+
+
+def test_a_prompt_that_leaves_no_room_for_the_answer_is_named_before_the_first_update(make_ppo):
+    ppo = make_ppo(max_new_tokens=1020)
+    with pytest.raises(
+        UserError, match="ppo.max_new_tokens: 1020 tokens after a prompt of 10 exceed the model's context of 1024"
+    ):
+        _check_context(ppo.base, PROMPTS, ppo.settings)
 
 
 def test_learning_moves_policy_and_value_and_nothing_else(make_ppo):
