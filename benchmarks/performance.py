@@ -88,7 +88,20 @@ def scaling() -> list[str]:
         section(kept, "tokens", "Cost against tokens", tokens),
         section(kept, "roles", "Cost against roles", roles),
         section(kept, "rankings", "One reading of each ranked answer", rankings),
+        parts(),
     ]
+
+
+def parts() -> str:
+    file = RESULTS / "parts.json"
+    title = "## What each part saves\n"
+    if not file.exists():
+        return f"{title}\nNot measured yet.\n"
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    lines = [title, f"    {kept['command']}", "", "| part | CPU-s | the plain way | ratio |", "|---|---:|---:|---:|"]
+    for p in kept["parts"]:
+        lines.append(f"| {p['part']} | {p['kept']:.2f} | {p['plain']:.2f} | **{p['kept'] / p['plain']:.2f}** |")
+    return "\n".join([*lines, ""])
 
 
 def section(kept: dict, name: str, title: str, write) -> str:
