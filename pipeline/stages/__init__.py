@@ -46,8 +46,8 @@ STAGES: tuple[Step, ...] = (
     Step(
         name="ppo",
         needs=("prepare", "sft", "reward"),
-        settings=(*_COMMON, "ppo", "data.max_prompt_tokens"),
-        version=1,
+        settings=(*_COMMON, "ppo", "detectors", "evaluation.gold", "data.max_prompt_tokens"),
+        version=2,
         body="pipeline.stages.ppo:run",
     ),
 )
