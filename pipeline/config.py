@@ -182,7 +182,7 @@ class DetectorsConfig(_Section):
         24, ge=2, description="prompts of the test split that the judge sees, the same each time"
     )
     judge_fall: float = Field(
-        2.0, gt=0, description="standard errors below the judge's best look, reward model above it: reward hacking"
+        2.5, gt=0, description="standard errors below the judge's best look, reward model above it: reward hacking"
     )
     judge_patience: int = Field(2, ge=1, description="looks in a row that must show it")
     window: int = Field(3, ge=1, description="updates whose mean is held against SFT")
