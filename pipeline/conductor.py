@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.config import check_files
 from pipeline.errors import GateFailure, UserError
-from pipeline.evaluation import gates
+from pipeline.evaluation import detectors, gates
 from pipeline.run import Run, StageManifest, Step
 
 Say = Callable[[str], None]
@@ -153,7 +153,14 @@ def _step(run: Run, step: Step, steps: dict[str, Step], say: Say) -> int:
         say(f"{step.name} …")
     manifest, fresh = run.execute(step, steps)
     say(f"{step.name}: {_took(manifest) if fresh else 'done already'}  {summary(manifest)}".rstrip())
+    if stopped := _stopped(run.path / step.folder / detectors.REPORT):
+        say(stopped)
     return int(fresh)
+
+
+def _stopped(file: Path) -> str:
+    """Why a failure detector ended the stage early, in one line; empty when none did."""
+    return json.loads(file.read_text(encoding="utf-8"))["said"] if file.is_file() else ""
 
 
 def summary(manifest: StageManifest, count: int = 4) -> str:
