@@ -140,7 +140,7 @@ def test_it_is_the_penalised_maximum_that_scipy_finds():
 
 
 def test_wins_that_length_alone_explains_are_taken_out():
-    """Planted: θ = 0, φ = 2, mostly longer answers. The raw rate is 0.71; n = 3,000 gives σ(θ) a standard error of .013."""
+    """Planted: θ = 0, φ = 2, mostly longer answers. The raw rate is 0.70; n = 3,000 gives σ(θ) a standard error of .013."""
     rng = np.random.default_rng(4)
     lengths = rng.normal(10, 12, 3000)
     won = rng.random(3000) < 1 / (1 + np.exp(-2 * np.tanh(lengths / lengths.std())))
