@@ -76,7 +76,8 @@ def conduct(
     stages, evaluations = registry()
     steps = all_steps()
     gone = follows(redo) if redo else frozenset()
-    if problems := check_files(run.config) + _bad_gates(run, accept or {}) + _missing_needs(run, chosen, gone):
+    problems = check_files(run.config) + _bad_gates(run, accept or {}) + _missing_needs(run, chosen, gone)
+    if problems := problems + (_bad_judge(run) if "ppo" in chosen else []):
         raise UserError(problems)
     fresh = not run.path.exists()
     try:
@@ -124,6 +125,19 @@ def _bad_gates(run: Run, accept: dict[str, str]) -> list[str]:
     there = ", ".join(run.config.gates) or "none"
     unknown = [f"--accept {gate}: no such gate; there are {there}." for gate in accept if gate not in run.config.gates]
     return gates.unknown_metrics(run.config.gates) + unknown
+
+
+def _bad_judge(run: Run) -> list[str]:
+    """Why the endpoint that is to judge PPO cannot be used as it is configured: told now, not after the training."""
+    if not run.config.judge.url:
+        return []
+    from pipeline.evaluation.judges import of_config
+
+    try:
+        of_config(run.config.judge)
+    except UserError as error:
+        return list(error.problems)
+    return []
 
 
 def _missing_needs(run: Run, chosen: Sequence[str], gone: frozenset[str]) -> list[str]:

@@ -234,6 +234,20 @@ class EvaluationConfig(_Section):
         return self
 
 
+class JudgeConfig(_Section):
+    """A language model that compares PPO's answers with SFT's, beside the gold rubric or in its place. None asks nobody."""
+
+    url: str | None = Field(
+        None, description="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; None is none"
+    )
+    model: str = Field("", description="the endpoint's name of the model")
+    key_variable: str | None = Field(None, description="environment variable with the key; the key stands in no config")
+    prompts: int = Field(60, ge=1, description="first N held-out prompts, one answer each, asked in both orders")
+    max_tokens: int = Field(256, ge=8, description="tokens of a verdict with its reason")
+    timeout_seconds: float = Field(60.0, gt=0, description="seconds a request")
+    attempts: int = Field(4, ge=1, description="requests before giving up on a busy endpoint")
+
+
 class Gate(_Section):
     min: float | None = Field(None, description="the number must not be below")
     max: float | None = Field(None, description="the number must not be above")
@@ -265,6 +279,7 @@ class Config(_Section):
     ppo: PpoConfig = PpoConfig()
     detectors: DetectorsConfig = DetectorsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    judge: JudgeConfig = JudgeConfig()
     gates: dict[str, Gate] = Field(
         {}, description="'stage.metric' to bounds; '.ci_low' or '.ci_high' holds an interval's end"
     )

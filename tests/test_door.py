@@ -254,6 +254,15 @@ def test_a_dry_run_prints_the_whole_config_and_writes_nothing(tmp_path):
             "gates.reward.clean_acuracy: the card of 'reward' has no metric 'clean_acuracy'; did you mean",
         ),
         (("run", "--config", "configs/smoke.yaml", "model.name=data"), "model.name: 'data' could not be loaded"),
+        (
+            ("run", "--config", "configs/smoke.yaml", "judge.url=ftp://x", "judge.model=m"),
+            "judge: 'ftp://x' is no http or https address",
+        ),
+        (("run", "--config", "configs/smoke.yaml", "judge.url=http://localhost:1/v1"), "judge.model: is empty"),
+        (
+            ("run", "--config", "configs/smoke.yaml", "detectors.warn_only=[length]"),
+            "command line: 'detectors.warn_only' should name detectors out of",
+        ),
     ],
 )
 def test_a_slip_is_one_line_with_status_2(arguments, said, tmp_path):

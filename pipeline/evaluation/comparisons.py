@@ -182,8 +182,9 @@ def _intercepts(won: Floats, x: Floats, weights: Floats) -> Floats:
         step_t = np.clip((pp * slope_t - tp * slope_p) / scale, -_LONGEST_STEP, _LONGEST_STEP)
         step_p = np.clip((tt * slope_p - tp * slope_t) / scale, -_LONGEST_STEP, _LONGEST_STEP)
         # Where every comparison is won θ has no end; beyond this σ(θ) is 1 anyway.
-        theta, phi = np.clip(theta + step_t, -40, 40), phi + step_p
-        if max(np.abs(step_t).max(), np.abs(step_p).max()) < 1e-12:
+        moved = np.clip(theta + step_t, -40, 40) - theta
+        theta, phi = theta + moved, phi + step_p
+        if max(np.abs(moved).max(), np.abs(step_p).max()) < 1e-12:
             break
     return _sigmoid(theta)
 

@@ -179,6 +179,24 @@ class Endpoint:
         raise UserError(f"judge: {self._url} cannot be reached after {self._attempts} attempts ({problem}).")
 
 
+def of_config(settings) -> Endpoint:
+    """The endpoint of the `judge` section of the config.
+
+    Raises:
+        UserError: as `Endpoint`, and where no model is named.
+    """
+    if not settings.model:
+        raise UserError(f"judge.model: is empty, but judge.url is {settings.url}. Name the endpoint's model.")
+    return Endpoint(
+        settings.url,
+        settings.model,
+        key_variable=settings.key_variable,
+        max_tokens=settings.max_tokens,
+        timeout=settings.timeout_seconds,
+        attempts=settings.attempts,
+    )
+
+
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *args, **kwargs) -> None:
         return None

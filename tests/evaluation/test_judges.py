@@ -8,7 +8,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from data.errors import UserError
+from pipeline.config import JudgeConfig
+from pipeline.evaluation import gates, harness
+from pipeline.evaluation.answers import AnswerRow
 from pipeline.evaluation.judges import FIRST, SECOND, TIE, Comparison, Endpoint, judge, read_verdict
+from pipeline.progress import track
 
 PAIRS = [Comparison(f"question {i}", f"good {i}", f"bad {i}") for i in range(4)]
 
@@ -165,3 +169,37 @@ def test_addresses_and_keys_are_checked_before_anything_is_sent(monkeypatch):
         Endpoint("https://judge.example/v1", "m", key_variable="NO_SUCH_KEY")
     with pytest.raises(UserError, match="unencrypted"):
         Endpoint("http://judge.example/v1", "m", key_variable="A_KEY")
+
+
+# --- on the card -----------------------------------------------------------------------------------------------------
+
+
+def answer_row(prompt, text, tokens):
+    return AnswerRow(prompt, None, f"what is {prompt}?", 0, text, True, tokens, ())
+
+
+def test_the_card_has_the_win_rate_over_consistent_verdicts_and_how_far_to_trust_it():
+    own = [answer_row(f"p{i}", f"ppo {i}", 5) for i in range(5)]
+    sft = [answer_row(f"p{i}", f"sft {i}", 5) for i in range(5)]
+
+    def ask(prompt, first, second):
+        """PPO wins on p0 and p1, loses on p2; on p3 the first place wins; p4 is refused."""
+        number = int(prompt[-2])
+        if number == 4:
+            return None
+        return FIRST if number == 3 or first.startswith("ppo") == (number < 2) else SECOND
+
+    entries = {e.metric: e for e in harness._judge_entries(own, sft, JudgeConfig(prompts=5), ask, track)}
+    assert entries["judge_win_rate_vs_sft"].value == pytest.approx(2 / 3) and entries["judge_win_rate_vs_sft"].n == 3
+    assert "3 of 5 comparisons: 1 changed with the order, 1 refused" in entries["judge_win_rate_vs_sft"].note
+    assert entries["judge_lc_win_rate_vs_sft"].value == pytest.approx(2 / 3, abs=1e-6)
+    # Places named: once first and once second on p0 to p2, twice first on p3.
+    assert entries["judge_first_share"].value == 5 / 8 and entries["judge_agreement"].value == 0.75
+    assert entries["judge_refused_share"].value == 0.2
+    assert gates.unknown_metrics({f"ppo.{name}": {"min": 0} for name in entries}) == []
+
+
+def test_a_judge_that_decides_nothing_leaves_no_number_to_pass_a_gate_with():
+    rows = [answer_row("p", "x", 1)]
+    entries = harness._judge_entries(rows, rows, JudgeConfig(), lambda *_: None, track)
+    assert entries[0].metric == "judge_win_rate_vs_sft" and math.isnan(entries[0].value)
