@@ -194,7 +194,7 @@ class DetectorsConfig(_Section):
     entropy_floor: float = Field(0.3, ge=0, le=1, description="share of SFT's entropy a token")
     opening_floor: float = Field(0.5, ge=0, le=1, description="share of SFT's different openings of 8 words")
     distinct_floor: float = Field(
-        0.8, ge=0, le=1, description="share of SFT's different word pairs over all word pairs"
+        0.9, ge=0, le=1, description="share of SFT's different word pairs over all word pairs"
     )
     repeat_rise: float = Field(0.1, ge=0, le=1, description="share of answers that repeat 4 words thrice, above SFT")
     kl_max: float = Field(30.0, gt=0, description="nats a sequence from the reference")
