@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.config import check_files
 from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
-from pipeline.evaluation import gates
+from pipeline.evaluation import detectors, gates
 from pipeline.run import Run, StageManifest, Step
 
 Say = Callable[[str], None]
@@ -76,7 +76,8 @@ def conduct(
     stages, evaluations = registry()
     steps = all_steps()
     gone = follows(redo) if redo else frozenset()
-    if problems := check_files(run.config) + _bad_gates(run, accept or {}) + _missing_needs(run, chosen, gone):
+    problems = check_files(run.config) + _bad_gates(run, accept or {}) + _missing_needs(run, chosen, gone)
+    if problems := problems + (_bad_judge(run) if "ppo" in chosen else []):
         raise UserError(problems)
     fresh = not run.path.exists()
     try:
@@ -140,6 +141,19 @@ def _bad_gates(run: Run, accept: dict[str, str]) -> list[str]:
     return gates.unknown_metrics(run.config.gates) + unknown
 
 
+def _bad_judge(run: Run) -> list[str]:
+    """Why the endpoint that is to judge PPO cannot be used as it is configured: told now, not after the training."""
+    if not run.config.judge.url:
+        return []
+    from pipeline.evaluation.judges import of_config
+
+    try:
+        of_config(run.config.judge)
+    except UserError as error:
+        return list(error.problems)
+    return []
+
+
 def _missing_needs(run: Run, chosen: Sequence[str], gone: frozenset[str]) -> list[str]:
     """One line for each chosen stage that reads a stage which is neither finished nor chosen too."""
     steps = all_steps()
@@ -167,7 +181,14 @@ def _step(run: Run, step: Step, steps: dict[str, Step], say: Say) -> int:
         say(f"{step.name} …")
     manifest, fresh = run.execute(step, steps)
     say(f"{step.name}: {_took(manifest) if fresh else 'done already'}  {summary(manifest)}".rstrip())
+    if stopped := _stopped(run.path / step.folder / detectors.REPORT):
+        say(stopped)
     return int(fresh)
+
+
+def _stopped(file: Path) -> str:
+    """Why a failure detector ended the stage early, in one line; empty when none did."""
+    return json.loads(file.read_text(encoding="utf-8"))["said"] if file.is_file() else ""
 
 
 def summary(manifest: StageManifest, count: int = 4) -> str:

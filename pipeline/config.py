@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data.errors import UserError
 from data.formats import FORMATS
+from pipeline.evaluation.detectors import DETECTORS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
@@ -179,6 +180,51 @@ class PpoConfig(_Section):
         return self
 
 
+class DetectorsConfig(_Section):
+    """Bounds of the failure detectors. "Above SFT" compares the mean of the last `window` updates with the first rollout,
+    which is drawn before any step and so is the SFT policy's."""
+
+    enabled: bool = Field(True, description="an alarm stops PPO and rolls back to a better policy")
+    warn_only: list[str] = Field(
+        ["eos_loss", "value_failure"], description="detectors whose alarm is noted and stops nothing"
+    )
+    judge_every: int = Field(4, ge=0, description="updates between looks of the independent judge; 0 is never")
+    judge_prompts: int = Field(
+        24, ge=2, description="prompts of the test split that the judge sees, the same each time"
+    )
+    judge_fall: float = Field(
+        2.5, gt=0, description="standard errors below the judge's best look, reward model above it: reward hacking"
+    )
+    judge_patience: int = Field(2, ge=1, description="looks in a row that must show it")
+    window: int = Field(3, ge=1, description="updates whose mean is held against SFT")
+    noise: float = Field(
+        2.0, ge=0, description="standard errors by which a share of answers must also differ from SFT's"
+    )
+    length_rise: float = Field(0.3, gt=0, description="share of SFT's mean answer length above it")
+    length_fall: float = Field(0.7, gt=0, le=1, description="share of SFT's mean answer length below it")
+    entropy_floor: float = Field(0.3, ge=0, le=1, description="share of SFT's entropy a token")
+    opening_floor: float = Field(0.5, ge=0, le=1, description="share of SFT's different openings of 8 words")
+    distinct_floor: float = Field(
+        0.9, ge=0, le=1, description="share of SFT's different word pairs over all word pairs"
+    )
+    repeat_rise: float = Field(0.1, ge=0, le=1, description="share of answers that repeat 4 words thrice, above SFT")
+    kl_max: float = Field(30.0, gt=0, description="nats a sequence from the reference")
+    approx_kl_max: float = Field(0.1, gt=0, description="nats a token from the policy that drew the rollout")
+    clip_fraction_max: float = Field(
+        0.3, gt=0, le=1, description="share of tokens whose ratio is clipped, in one update"
+    )
+    eos_fall: float = Field(0.1, ge=0, le=1, description="share of answers that end by themselves, below SFT")
+    refusal_rise: float = Field(0.1, ge=0, le=1, description="share of answers that refuse, above SFT")
+    value_after: int = Field(20, ge=0, description="updates before explained variance below 0 is an alarm")
+
+    @model_validator(mode="after")
+    def _names(self) -> DetectorsConfig:
+        for name in self.warn_only:
+            if name not in DETECTORS:
+                raise ValueError(f"'warn_only' should name detectors out of {', '.join(DETECTORS)} (got '{name}')")
+        return self
+
+
 class EvaluationConfig(_Section):
     max_new_tokens: int = Field(40, ge=1, description="tokens an answer")
     temperature: float = Field(0.7, ge=0, description="of sampling; 0 is greedy")
@@ -197,6 +243,20 @@ class EvaluationConfig(_Section):
                 f"'best_of' should lie between 2 and samples_per_prompt {self.samples_per_prompt} (got {wrong[0]})"
             )
         return self
+
+
+class JudgeConfig(_Section):
+    """A language model that compares PPO's answers with SFT's, beside the gold rubric or in its place. None asks nobody."""
+
+    url: str | None = Field(
+        None, description="OpenAI-compatible endpoint, such as http://127.0.0.1:8000/v1; None is none"
+    )
+    model: str = Field("", description="the endpoint's name of the model")
+    key_variable: str | None = Field(None, description="environment variable with the key; the key stands in no config")
+    prompts: int = Field(60, ge=1, description="first N held-out prompts, one answer each, asked in both orders")
+    max_tokens: int = Field(256, ge=8, description="tokens of a verdict with its reason")
+    timeout_seconds: float = Field(60.0, gt=0, description="seconds a request")
+    attempts: int = Field(4, ge=1, description="requests before giving up on a busy endpoint")
 
 
 class Gate(_Section):
@@ -228,7 +288,9 @@ class Config(_Section):
     sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
     ppo: PpoConfig = PpoConfig()
+    detectors: DetectorsConfig = DetectorsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    judge: JudgeConfig = JudgeConfig()
     gates: dict[str, Gate] = Field(
         {}, description="'stage.metric' to bounds; '.ci_low' or '.ci_high' holds an interval's end"
     )

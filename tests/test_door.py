@@ -133,6 +133,29 @@ def test_redo_takes_what_follows_with_it(smoke, tmp_path):
     assert (copy / "stages" / "reward" / "manifest.json").exists() and not (copy / "stages" / "ppo").exists()
 
 
+def test_an_alarm_stops_ppo_goes_back_says_why_and_the_run_goes_on(smoke, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(smoke[0], copy)
+    done = door("run", "--run", copy, "--redo", "ppo", "detectors.approx_kl_max=1e-12")
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if "blow-up" in line)
+    assert (
+        line.startswith("KL blow-up in update 0: ") and "went back to the SFT policy (the judge's best so far)" in line
+    )
+    stage = copy / "stages" / "ppo"
+    manifest, seen = (
+        json.loads((stage / "manifest.json").read_text()),
+        json.loads((stage / "detectors.json").read_text()),
+    )
+    assert manifest["metrics"]["updates"] == 1.0 and manifest["metrics"]["updates_kept"] == seen["rolled_back_to"] == 0
+    assert seen["alarms"][0]["detector"] == "kl_blow_up" and len((stage / "log.jsonl").read_text().splitlines()) == 1
+    files = [folder / "adapter" / "adapter_model.safetensors" for folder in (stage, copy / "stages" / "sft")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    card = json.loads((copy / "evaluation" / "ppo" / "card.json").read_text())
+    assert next(e["value"] for e in card["entries"] if e["metric"] == "kl_to_reference") == 0.0
+    assert "A failure detector stopped PPO: KL blow-up" in (copy / "report.md").read_text()
+
+
 @pytest.mark.parametrize(
     "slip",
     [("data.demonstrations=nope.jsonl",), ("--accept", "bad.gate", "--why", "x"), ("--only", "ppo"), ("lora.rank=2",)],
@@ -231,6 +254,15 @@ def test_a_dry_run_prints_the_whole_config_and_writes_nothing(tmp_path):
             "gates.reward.clean_acuracy: the card of 'reward' has no metric 'clean_acuracy'; did you mean",
         ),
         (("run", "--config", "configs/smoke.yaml", "model.name=data"), "model.name: 'data' could not be loaded"),
+        (
+            ("run", "--config", "configs/smoke.yaml", "judge.url=ftp://x", "judge.model=m"),
+            "judge: 'ftp://x' is no http or https address",
+        ),
+        (("run", "--config", "configs/smoke.yaml", "judge.url=http://localhost:1/v1"), "judge.model: is empty"),
+        (
+            ("run", "--config", "configs/smoke.yaml", "detectors.warn_only=[length]"),
+            "command line: 'detectors.warn_only' should name detectors out of",
+        ),
     ],
 )
 def test_a_slip_is_one_line_with_status_2(arguments, said, tmp_path):

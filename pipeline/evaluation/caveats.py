@@ -16,6 +16,14 @@ def caveats(facts: Facts) -> list[str]:
     return [said for look in LOOKS for said in look(facts)]
 
 
+def _alarmed(facts: Facts) -> Iterator[str]:
+    if facts.watched.get("said"):
+        yield f"A failure detector stopped PPO: {facts.watched['said']}"
+    for alarm in facts.watched.get("alarms", ()):
+        if not alarm["stops"]:
+            yield f"A failure detector warned, and PPO went on: {alarm['sentence']}."
+
+
 def _length_rule(facts: Facts) -> Iterator[str]:
     model, rule = facts.entry("reward", "clean_accuracy"), facts.entry("reward", "length_rule_accuracy")
     if model and rule and rule.value >= (model.ci_low if model.ci_low is not None else model.value):
@@ -86,6 +94,7 @@ def _always(facts: Facts) -> Iterator[str]:
 
 
 LOOKS: tuple[Callable[[Facts], Iterator[str]], ...] = (
+    _alarmed,
     _length_rule,
     _chance_parts,
     _lost_parts,

@@ -6,13 +6,14 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
 from pipeline.evaluation import gates as gating
 from pipeline.evaluation.cards import Card, Entry, is_finite, read_card
+from pipeline.evaluation.detectors import REPORT as DETECTORS
 
 ORDER = ("base", "prepare", "sft", "reward", "ppo")
 POLICIES = ("base", "sft", "ppo")
@@ -79,6 +80,7 @@ class Facts:
     logs: Mapping[str, list[dict[str, Any]]]
     answers: Mapping[str, list[dict[str, Any]]]
     gates: tuple[Gate, ...]
+    watched: Mapping[str, Any] = field(default_factory=dict)
 
     def entry(self, stage: str, metric: str) -> Entry | None:
         card = self.cards.get(stage)
@@ -122,7 +124,21 @@ def gather(run_dir: Path, config: Any) -> Facts:
         logs={name: rows for name, path in stage_dirs.items() if (rows := read_jsonl(path / "log.jsonl"))},
         answers={name: rows for name, rows in answers.items() if rows},
         gates=_gates(run_dir, config, cards),
+        watched=_watched(stage_dirs),
     )
+
+
+def _watched(stage_dirs: Mapping[str, Path]) -> dict[str, Any]:
+    """What the failure detectors of PPO left, empty where there is none."""
+    file = stage_dirs["ppo"] / DETECTORS if "ppo" in stage_dirs else None
+    if file is None or not file.exists():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        found["looks"] = [{**look, "mean": sum(look["judge"]) / len(look["judge"])} for look in found["looks"]]
+        return found
+    except (ValueError, KeyError, TypeError, ZeroDivisionError):
+        raise UserError(f"{file}: not what the PPO stage wrote. Use --redo ppo to make it anew.") from None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -346,6 +362,15 @@ def frontier_points(facts: Facts) -> list[tuple[str, str, float, Entry]]:
     start = [("SFT", "sft", 0.0, sft)] if sft else []
     best = [(f"best of {n}", "best", best_kl.value, gold) for n, gold, best_kl in facts.best_of()]
     return [*start, *best, ("PPO", "ppo", kl.value, ppo)]
+
+
+def judge_note(facts: Facts) -> str:
+    """What the looks of the independent judge are."""
+    prompts = len(facts.watched["looks"][0]["judge"])
+    return (
+        f"While PPO ran, the gold rubric, which PPO does not raise, judged answers to the same {prompts} prompts of the test "
+        "split. A reward that rises while the judge falls is being gamed."
+    )
 
 
 def gold_note(facts: Facts) -> str:

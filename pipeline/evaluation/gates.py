@@ -128,10 +128,11 @@ def unknown_stages(gates: Mapping[str, Any], stages: Iterable[str]) -> list[str]
 _ANSWERS = r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share"
 METRICS: dict[str, str] = {
     "base": _ANSWERS,
-    "sft": rf"{_ANSWERS}|base_heldout_nll|heldout_nll(_change)?|(gold(_\w+)?|eos_rate)_minus_base|win_rate_vs_base|distinct_2_ratio_base",
+    "sft": rf"{_ANSWERS}|base_heldout_nll|heldout_nll(_change)?|(gold(_\w+)?|eos_rate)_minus_base|(lc_)?win_rate_vs_base|distinct_2_ratio_base",
     "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|wrong_prompt_accuracy|(observed_)?(pairs|mean_margin|ece|temperature)",
-    "ppo": rf"{_ANSWERS}|sft_proxy|(gold(_\w+)?|eos_rate)_minus_sft|win_rate_vs_sft|distinct_2_ratio|gold_minus_best_of_\d+"
-    r"|best_of_\d+_(gold|proxy|kl)|kl_to_reference|kl_at_start",
+    "ppo": rf"{_ANSWERS}|sft_proxy|(gold(_\w+)?|eos_rate)_minus_sft|(lc_)?win_rate_vs_sft|distinct_2_ratio|gold_minus_best_of_\d+"
+    r"|best_of_\d+_(gold|proxy|kl)|kl_to_reference|kl_at_start"
+    r"|judge_(win_rate_vs_sft|lc_win_rate_vs_sft|first_share|agreement|refused_share)",
 }
 # One name for each pattern above, to guess from.
 _COMMON_NAMES = (

@@ -15,8 +15,11 @@ import numpy as np
 from data.formats import load as load_records
 from data.records import Demonstration, Prompt, Ranking
 from pipeline.adapters import BASE, POLICY, REFERENCE, SharedBase
+from pipeline.evaluation import judges
 from pipeline.evaluation.answers import AnswerRow, answer_prompts, read_answers, with_proxy, write_answers
 from pipeline.evaluation.cards import Card, Entry, write_card
+from pipeline.evaluation.comparisons import length_controlled_win_rate
+from pipeline.evaluation.judges import Comparison
 from pipeline.evaluation.metrics import Answer, measure
 from pipeline.evaluation.statistics import (
     best_of_n_expectation,
@@ -26,6 +29,7 @@ from pipeline.evaluation.statistics import (
     pair_ece,
     paired_difference,
     win_rate,
+    wins,
 )
 from pipeline.roles import ADAPTER, RewardEnsemble, open_base
 from pipeline.template import prompt_ids, response_ids
@@ -127,6 +131,8 @@ def evaluate_ppo(ctx) -> dict[str, float]:
     entries = _answer_entries(rows, config)
     entries += _compare(rows, sft, "sft")
     entries += _best_of_entries(rows, sft, config)
+    if config.judge.url:
+        entries += _judge_entries(rows, sft, config.judge, judges.of_config(config.judge), ctx.progress)
     kl, clusters = _kl_to_reference(base, rows, prompts, config)
     entries.append(
         _entry(
@@ -196,6 +202,16 @@ def _compare(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name: str) -
                 "by the rubric; a tie counts half",
             )
         )
+        longer = [x.tokens - y.tokens for p in prompts for x in own[p] for y in theirs[p]]
+        entries.append(
+            _entry(
+                f"lc_win_rate_vs_{name}",
+                length_controlled_win_rate(wins(a, b), longer, clusters),
+                len(prompts),
+                "share",
+                "the same at equal length, by a logistic model",
+            )
+        )
     a = [float(np.mean([r.finished for r in own[p]])) for p in prompts]
     b = [float(np.mean([r.finished for r in theirs[p]])) for p in prompts]
     entries.append(_entry(f"eos_rate_minus_{name}", paired_difference(a, b, prompts), len(prompts), "share"))
@@ -247,6 +263,34 @@ def _best_of_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], config
     before = [float(np.mean([r.proxy for r in pool[p]])) for p in own]
     entries.append(_entry("sft_proxy", cluster_bootstrap(before, list(own)), len(own), "reward"))
     return entries
+
+
+def _judge_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], judge, ask, progress) -> list[Entry]:
+    """A language model's comparison of PPO with SFT, one answer a prompt, in both orders; and how far to trust it."""
+    own, theirs = _by_prompt(rows), _by_prompt(sft)
+    prompts = [p for p in own if p in theirs][: judge.prompts]
+    pairs = [Comparison(own[p][0].prompt, own[p][0].answer, theirs[p][0].answer) for p in prompts]
+    with progress(len(pairs), "judging", unit="comparisons") as bar:
+        found = judges.judge(pairs, ask, on_done=bar.advance)
+    kept = [(p, outcome) for p, outcome in zip(prompts, found.outcomes, strict=True) if outcome is not None]
+    counted = (
+        f"{len(kept)} of {len(pairs)} comparisons: {found.inconsistent} changed with the order, {found.refused} refused"
+    )
+    entries = [
+        Entry("judge_first_share", found.first_share, len(pairs), unit="share", note="without a bias of place 50 %"),
+        Entry("judge_agreement", found.agreement, len(pairs), unit="share", note="with itself, in the other order"),
+        Entry("judge_refused_share", found.refused / len(pairs), len(pairs), unit="share"),
+    ]
+    if not kept:
+        return [Entry("judge_win_rate_vs_sft", math.nan, 0, unit="share", note=counted), *entries]
+    names, outcomes = zip(*kept, strict=True)
+    longer = [own[p][0].tokens - theirs[p][0].tokens for p in names]
+    level = length_controlled_win_rate(outcomes, longer, names)
+    return [
+        _entry("judge_win_rate_vs_sft", cluster_bootstrap(outcomes, names), len(kept), "share", counted),
+        _entry("judge_lc_win_rate_vs_sft", level, len(kept), "share", "the same at equal length, by a logistic model"),
+        *entries,
+    ]
 
 
 def _accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *, short: bool = False) -> list[Entry]:

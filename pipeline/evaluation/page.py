@@ -247,6 +247,22 @@ def _reward_model(facts: Facts) -> str:
     return f'<p class="intro">{text(f.ACCURACY_NOTE)}</p>{_grid(figures)}'
 
 
+def _looks(facts: Facts) -> list[str]:
+    """Judge and reward on the same answers, look by look."""
+    looks = facts.watched.get("looks", [])
+    if len(looks) < 2:
+        return []
+    xs = [float(look["update"]) for look in looks]
+    figures = []
+    for title, key, note in (
+        ("Independent judge", "mean", f.judge_note(facts)),
+        ("Reward on the judge’s prompts", "proxy", "The same answers by the reward that PPO raises."),
+    ):
+        line = Line(title, xs, [float(look[key]) for look in looks], "ppo")
+        figures.append(_figure(title, charts.line_chart(title, [line], x_name="update", show=f.number), note))
+    return figures
+
+
 def _training(facts: Facts) -> str:
     groups = []
     updates = facts.logs.get("ppo", [])
@@ -258,6 +274,7 @@ def _training(facts: Facts) -> str:
             xs = [float(row.get("update", k)) for k, row in enumerate(updates)]
             chart = charts.line_chart(title, [Line(title, xs, ys, "ppo")], x_name="update", show=show, bounds=bounds)
             figures.append(_figure(title, chart, note))
+    figures += _looks(facts)
     if figures:
         groups.append(f"<h3>PPO, update by update</h3>{_grid(figures)}")
     figures = []

@@ -166,6 +166,11 @@ def _training(facts: Facts) -> list[str]:
             for k in chosen
         ]
         lines += ["", f"PPO, {len(chosen)} of {len(updates)} updates:", "", *_table(head, rows)]
+    looks = facts.watched.get("looks", [])
+    if looks:
+        rows = [[look["update"], f.number(look["mean"]), f.number(look["proxy"])] for look in looks]
+        head = ("Updates", "Judge", "Reward")
+        lines += ["", escape(f.judge_note(facts)), "", *_table(head, rows)]
     return ["## Training", "", *lines] if lines else []
 
 

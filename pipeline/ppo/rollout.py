@@ -77,19 +77,8 @@ def collect(
         scorer: (answers, encode) → (b,) scores, where `encode` gives the reward role's states from the rollout's own trunk.
         generator: the only source of chance in here.
     """
-    tokenizer = base.tokenizer
-    with base.acting_as(POLICY):
-        samples = sample(
-            base.causal_lm,
-            [p.ids for p in prompts],
-            Sampling(settings.max_new_tokens, settings.temperature),
-            eos_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id,
-            batch_size=len(prompts),
-            generator=generator,
-        )
-    answers = tuple(_answered(tokenizer, p, s) for p, s in zip(prompts, samples, strict=True))
-    batch = Batch.of([a.ids for a in answers], tokenizer.pad_token_id, base.device)
+    samples, answers = draw(base, prompts, settings, generator)
+    batch = Batch.of([a.ids for a in answers], base.tokenizer.pad_token_id, base.device)
     starts = torch.tensor([len(p.ids) for p in prompts])
     lengths = torch.tensor([len(s.ids) for s in samples])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
@@ -126,6 +115,24 @@ def collect(
         sampler_gap=gap,
         answers=answers,
     )
+
+
+def draw(
+    base: SharedBase, prompts: Sequence[PromptIds], settings, generator: torch.Generator
+) -> tuple[list[Sample], tuple[Answered, ...]]:
+    """One answer of the policy to each prompt, as ids with their log-probabilities and as a person would see it."""
+    tokenizer = base.tokenizer
+    with base.acting_as(POLICY):
+        samples = sample(
+            base.causal_lm,
+            [p.ids for p in prompts],
+            Sampling(settings.max_new_tokens, settings.temperature),
+            eos_id=tokenizer.eos_token_id,
+            pad_id=tokenizer.pad_token_id,
+            batch_size=len(prompts),
+            generator=generator,
+        )
+    return samples, tuple(_answered(tokenizer, p, s) for p, s in zip(prompts, samples, strict=True))
 
 
 @dataclass(frozen=True)

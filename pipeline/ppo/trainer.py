@@ -275,23 +275,24 @@ class PPO:
     def load_state(self, tensors: dict[str, Tensor], facts: dict) -> None:
         """Takes up where `state` left off."""
 
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-        self.base.load_state(POLICY, part("policy/"))
-        self.base.load_state(VALUE, part("value/"))
-        self.value_head.load_state_dict(part("head/"))
+        self.load_roles(tensors)
         for name, optimizer in (("policy", self.policy_optimizer), ("value", self.value_optimizer)):
             slots: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in part(f"adam/{name}/").items():
+            for key, tensor in _part(tensors, f"adam/{name}/").items():
                 index, slot = key.split("/")
                 slots.setdefault(int(index), {})[slot] = tensor
             optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
-        if self.ema is not None:
-            self.ema.load_state_dict({**self.ema.state_dict(), "state": part("ema/")})
         self.controller.load_state_dict(facts["controller"])
         self.moments.load_state_dict(facts["moments"])
         self.done = facts["done"]
+
+    def load_roles(self, tensors: dict[str, Tensor]) -> None:
+        """Puts back what of a `state` speaks and judges: policy, value model and averaged policy. The optimisers stay."""
+        self.base.load_state(POLICY, _part(tensors, "policy/"))
+        self.base.load_state(VALUE, _part(tensors, "value/"))
+        self.value_head.load_state_dict(_part(tensors, "head/"))
+        if self.ema is not None:
+            self.ema.load_state_dict({**self.ema.state_dict(), "state": _part(tensors, "ema/")})
 
     # -- what is next ----------------------------------------------------------------------------------------------------
 
@@ -318,6 +319,10 @@ class PPO:
         ):
             for group in optimizer.param_groups:
                 group["lr"] = rate * left
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _mix(seed: int, counter: int) -> int:

@@ -46,8 +46,8 @@ STAGES: tuple[Step, ...] = (
     Step(
         name="ppo",
         needs=("prepare", "sft", "reward"),
-        settings=(*_COMMON, "ppo", "data.max_prompt_tokens"),
-        version=1,
+        settings=(*_COMMON, "ppo", "detectors", "evaluation.gold", "data.max_prompt_tokens"),
+        version=2,
         body="pipeline.stages.ppo:run",
     ),
 )
@@ -64,7 +64,7 @@ EVALUATIONS: dict[str, Step] = {
         name="evaluate-sft",
         needs=("prepare", "sft", "evaluate-base"),
         settings=_ANSWERING,
-        version=1,
+        version=2,
         body="pipeline.evaluation.harness:evaluate_sft",
     ),
     "reward": Step(
@@ -77,8 +77,8 @@ EVALUATIONS: dict[str, Step] = {
     "ppo": Step(
         name="evaluate-ppo",
         needs=("prepare", "sft", "reward", "ppo", "evaluate-sft"),
-        settings=_ANSWERING,
-        version=1,
+        settings=(*_ANSWERING, "judge"),
+        version=2,
         body="pipeline.evaluation.harness:evaluate_ppo",
     ),
 }

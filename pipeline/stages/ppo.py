@@ -6,11 +6,15 @@ import json
 
 from data.errors import UserError
 from data.formats import load as load_records
+from data.quality import first_turn_key
+from data.records import Prompt
 from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
+from pipeline.evaluation.detectors import REPORT as DETECTORS
 from pipeline.memory import MicroBatch, release
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
+from pipeline.ppo.watch import Watch, text_figures
 from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
@@ -19,7 +23,8 @@ from reward.sources import REWARD_SOURCES, weighted_scores
 
 
 def run(ctx) -> dict[str, float]:
-    """Leaves `adapter/` (and `ema/`), the value model, one line an update in `log.jsonl` and answers in `samples.jsonl`."""
+    """Leaves `adapter/` (and `ema/`), the value model, one line an update in `log.jsonl`, answers in `samples.jsonl`,
+    and in `detectors.json` what the failure detectors saw. After an alarm the policy is the one that they went back to."""
     config, settings = ctx.config, ctx.config.ppo
     base = open_base(config)
     base.load(POLICY, ctx.inputs["sft"] / ADAPTER, trainable=True)
@@ -39,18 +44,18 @@ def run(ctx) -> dict[str, float]:
         demonstrations=_demonstrations(ctx, base) if settings.ptx_coef > 0 else (),
     )
     samples = ctx.out / "samples.jsonl"
-    lines = _resume(ctx, ppo)
-    if not lines:
+    watch = _watch(ctx, base)
+    if not _resume(ctx, ppo, watch):
         samples.write_text("", encoding="utf-8")
     with ctx.progress(settings.updates, "PPO", unit="updates") as bar, steps_finish():
         bar.advance(ppo.done)
-        while ppo.done < settings.updates:
+        while watch.before(ppo) is None and ppo.done < settings.updates:
             try:
                 figures, rollout = ppo.update()
             except FloatingPointError as error:
                 raise UserError(str(error)) from None
+            figures |= text_figures([answer.response for answer in rollout.answers])
             ctx.log(figures)
-            lines.append(figures)
             with samples.open("a", encoding="utf-8", newline="\n") as file:
                 for answer, score in list(zip(rollout.answers, rollout.scores.tolist(), strict=True))[:4]:
                     row = {
@@ -64,11 +69,16 @@ def run(ctx) -> dict[str, float]:
             del rollout
             release()
             bar.advance(1, score=figures["score"], kl=figures["kl"], eos=figures["eos_rate"])
+            alarm = watch.after(figures)
             due = settings.checkpoint_every and ppo.done % settings.checkpoint_every == 0
             if due or asked():
-                tensors, facts = ppo.state()
-                checkpoint.save(ctx.checkpoints, ppo.done, tensors, {**facts, "lines": lines})
+                checkpoint.save(ctx.checkpoints, ppo.done, *_state(ppo, watch))
             stop_if_asked()
+            if alarm is not None:
+                break
+    if watch.alarm is not None:
+        watch.roll_back(ppo)
+    (ctx.out / DETECTORS).write_text(json.dumps(watch.report(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     base.save(POLICY, ctx.out / ADAPTER)
     if ppo.ema is not None:
         base.load_state(POLICY, ppo.ema.state)
@@ -76,13 +86,14 @@ def run(ctx) -> dict[str, float]:
     base.save(VALUE, ctx.out / "value")
     ppo.value_head.save(ctx.out / "value" / "head.safetensors")
     ctx.forget_checkpoints()
-    last = lines[-1]
+    last = watch.lines[-1]
     return {
         "updates": float(ppo.done),
+        "updates_kept": float(ppo.done if watch.alarm is None else watch.kept_update),
         "episodes": float(last["episodes"]),
         **{name: last[name] for name in ("score", "kl", "eos_rate", "response_tokens", "entropy")},
-        "kl_at_start": lines[0]["kl"],
-        "first_ratio_max": lines[0]["first_ratio_max"],
+        "kl_at_start": watch.lines[0]["kl"],
+        "first_ratio_max": watch.lines[0]["first_ratio_max"],
     }
 
 
@@ -110,22 +121,40 @@ def _scorer(reward_model: RewardEnsemble, weights):
     return score
 
 
-def _prompts(ctx, base) -> list[PromptIds]:
+def _watch(ctx, base) -> Watch:
+    """The detectors, with the rubric as the judge where it stands in for people and PPO does not raise it itself."""
     config = ctx.config
-    return [
-        PromptIds(
-            p,
-            tuple(
-                prompt_ids(
-                    base.tokenizer,
-                    p.messages,
-                    system_prompt=config.model.system_prompt,
-                    max_tokens=config.data.max_prompt_tokens,
-                )
-            ),
-        )
-        for p in load_records(ctx.inputs["prepare"] / "prompts.jsonl", "prompts")
+    independent = config.evaluation.gold == "rubric" and "rubric" not in config.ppo.reward_sources
+    prompts = _judge_prompts(ctx, base) if independent and config.detectors.judge_every else []
+    judge = (lambda answers: REWARD_SOURCES["rubric"](answers).tolist()) if independent else None
+    return Watch(config.detectors, prompts, judge, seed=config.seed)
+
+
+def _judge_prompts(ctx, base) -> list[PromptIds]:
+    """Questions of the test side of the rankings: PPO does not ask them, and the final evaluation asks others."""
+    taken = {
+        first_turn_key(p.messages)
+        for name in ("prompts.jsonl", "heldout_prompts.jsonl")
+        for p in load_records(ctx.inputs["prepare"] / name, "prompts")
+    }
+    rankings = load_records(ctx.inputs["prepare"] / "rankings.test.jsonl", "ranked")
+    found = {key: Prompt(r.id, r.prompt, r.topic) for r in rankings if (key := first_turn_key(r.prompt)) not in taken}
+    fitting = [
+        encoded
+        for p in found.values()
+        if len((encoded := _encoded(ctx, base, p)).ids) <= ctx.config.data.max_prompt_tokens
     ]
+    return fitting[: ctx.config.detectors.judge_prompts]
+
+
+def _prompts(ctx, base) -> list[PromptIds]:
+    return [_encoded(ctx, base, p) for p in load_records(ctx.inputs["prepare"] / "prompts.jsonl", "prompts")]
+
+
+def _encoded(ctx, base, prompt: Prompt) -> PromptIds:
+    return PromptIds(
+        prompt, tuple(prompt_ids(base.tokenizer, prompt.messages, system_prompt=ctx.config.model.system_prompt))
+    )
 
 
 def _check_context(base, prompts: list[PromptIds], settings) -> None:
@@ -148,14 +177,19 @@ def _demonstrations(ctx, base) -> list[tuple[tuple[int, ...], int]]:
     return encoded
 
 
-def _resume(ctx, ppo: PPO) -> list[dict]:
-    """Takes up the newest whole checkpoint of a run that was stopped; returns the log lines up to it."""
+def _state(ppo: PPO, watch: Watch) -> tuple[dict, dict]:
+    (tensors, facts), (kept, notes) = ppo.state(), watch.state()
+    return tensors | kept, facts | notes
+
+
+def _resume(ctx, ppo: PPO, watch: Watch) -> bool:
+    """Takes up the newest whole checkpoint of a run that was stopped, if there is one, with the log lines up to it."""
     found = checkpoint.newest(ctx.checkpoints) if ctx.resume_dir else None
     if found is None:
-        return []
-    tensors, facts = found
-    ppo.load_state(tensors, facts)
-    for line in facts["lines"]:
+        return False
+    ppo.load_state(*found)
+    watch.load_state(*found)
+    for line in watch.lines:
         ctx.log(line)
     old = ctx.resume_dir / "samples.jsonl"
     kept = (
@@ -164,4 +198,4 @@ def _resume(ctx, ppo: PPO) -> list[dict]:
         else []
     )
     (ctx.out / "samples.jsonl").write_text("".join(row + "\n" for row in kept), encoding="utf-8")
-    return list(facts["lines"])
+    return True

@@ -570,3 +570,37 @@ def test_a_hole_in_a_curve_is_a_hole():
     drawn = charts.line_chart("t", [charts.Line("a", [0, 1, 2, 3], [1, 2, float("nan"), 4])], x_name="x", show=str)
     assert drawn.count("<polyline") == 2
     assert charts.line_chart("t", [charts.Line("a", [0], [float("nan")])], x_name="x", show=str) == ""
+
+
+def watched(run, **changes):
+    looks = [{"update": u, "judge": [4.0 - u, 5.0 - u], "proxy": 0.5 + u} for u in (0, 1, 2)]
+    document = {
+        "judge": True, "looks": looks, "alarms": [], "rolled_back_to": 0,
+        "said": "reward hacking after 2 updates: made up <b>", **changes,
+    }  # fmt: skip
+    _write(run / "stages" / "ppo" / "detectors.json", document)
+    return read(run)
+
+
+def test_a_stopped_run_says_why_in_both_reports_and_shows_judge_and_reward(run):
+    markdown, page = watched(run)
+    assert "- A failure detector stopped PPO: reward hacking after 2 updates: made up &lt;b&gt;" in markdown
+    assert "A failure detector stopped PPO: reward hacking after 2 updates: made up &lt;b&gt;" in page
+    assert "| 2 | 2.50 | 2.50 |" in markdown and "| 0 | 4.50 | 0.500 |" in markdown
+    assert "Independent judge" in page and "Reward on the judge’s prompts" in page
+
+
+def test_a_warning_is_told_as_one_that_stopped_nothing(run):
+    alarm = {"detector": "eos_loss", "sentence": "fewer ends", "stops": False}
+    markdown, _ = watched(run, alarms=[alarm], said="", rolled_back_to=None)
+    assert "A failure detector warned, and PPO went on: fewer ends." in markdown and "stopped PPO" not in markdown
+
+
+def test_a_run_that_nobody_watched_says_nothing_of_detectors(run):
+    assert all("detector" not in text and "Independent judge" not in text for text in read(run))
+
+
+def test_a_damaged_note_of_the_detectors_is_named(run):
+    (run / "stages" / "ppo" / "detectors.json").write_text('{"looks": [{"judge": []}]}')
+    with pytest.raises(UserError, match="detectors.json: not what the PPO stage wrote"):
+        read(run)

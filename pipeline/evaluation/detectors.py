@@ -1,0 +1,294 @@
+"""Failure detectors: alarms, not truths, over what a PPO run notes about itself.
+
+Each detector is a pure function `(history, bounds) -> Alarm | None` that looks at the newest note of a history and says
+whether it crosses a bound. Nothing here trains, samples or remembers, so a resumed run raises the alarms of an
+uninterrupted one.
+
+A history has two kinds of notes. `lines` has one for each update; its rollout figures describe the policy before that
+update's step, so those of line 0 are the SFT policy's, which is what later ones are held against. `looks` has one for
+each time that an independent judge saw answers to the same fixed prompts.
+
+Starting values come from the literature and from one healthy run of the quickstart (docs/evaluation.md says which).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.evaluation.cards import is_finite
+
+Line = Mapping[str, Any]
+REPORT = "detectors.json"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the judge saw after `update` updates.
+
+    Attributes:
+        update: number of updates that the policy has had; 0 is the SFT policy.
+        judge: the independent judge's score of each fixed prompt's answer, the same prompts in the same order each time.
+        proxy: mean score of these answers by the reward that PPO raises, in reward units.
+    """
+
+    update: int
+    judge: tuple[float, ...]
+    proxy: float
+
+    @property
+    def mean(self) -> float:
+        return sum(self.judge) / len(self.judge)
+
+
+@dataclass(frozen=True)
+class History:
+    """All notes of a run so far, oldest first."""
+
+    lines: Sequence[Line] = ()
+    looks: Sequence[Look] = ()
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """A bound that was crossed.
+
+    Attributes:
+        detector: its name in DETECTORS.
+        value, bound: in the unit that `sentence` names.
+        update: number of updates that the policy in question has had.
+        sentence: one line for people: what, where, by how much.
+        stops: False for a detector that only warns.
+    """
+
+    detector: str
+    value: float
+    bound: float
+    update: int
+    sentence: str
+    stops: bool = True
+
+
+Detector = Callable[[History, Any], Alarm | None]
+
+
+def best_look(looks: Sequence[Look]) -> Look | None:
+    """The look that the judge liked best, the earliest of equals: what a run is rolled back to."""
+    return max(looks, key=lambda look: (look.mean, -look.update), default=None)
+
+
+def reward_hacking(history: History, bounds) -> Alarm | None:
+    """The reward rises while an independent judge likes the answers less (Gao et al. 2023; Stiennon et al. 2020, fig. 5).
+
+        z = mean(d) / (sd(d) / √n)          dᵢ = judgeᵢ(now) − judgeᵢ(best look so far)
+
+    Prompt by prompt, because answers to one prompt resemble each other. Alarm when the last `judge_patience` looks all
+    have z < −`judge_fall` and a higher mean reward than the best look. A judge is noisy and the best of many looks is
+    partly luck: one low look says little, several in a row say more.
+    """
+    best = best_look(history.looks)
+    recent = list(history.looks)[-bounds.judge_patience :]
+    if best is None or len(recent) < bounds.judge_patience or any(look.update <= best.update for look in recent):
+        return None
+    falls = [_paired_z(look.judge, best.judge) for look in recent]
+    if max(falls) >= -bounds.judge_fall or any(look.proxy <= best.proxy for look in recent):
+        return None
+    now = recent[-1]
+    return Alarm(
+        "reward_hacking",
+        falls[-1],
+        -bounds.judge_fall,
+        now.update,
+        f"reward hacking after {now.update} updates: the judge fell from {best.mean:.3g} (after {best.update}) to "
+        f"{now.mean:.3g}, {-falls[-1]:.1f} standard errors, while the reward rose from {best.proxy:.3g} to {now.proxy:.3g}",
+    )
+
+
+def length_drift(history: History, bounds) -> Alarm | None:
+    """Answers much longer or much shorter than SFT's: what a reward with a taste for length makes (Singhal et al. 2023)."""
+    found = _against_sft(history, bounds, "response_tokens")
+    if found is None or found.sft <= 0:
+        return None
+    change = found.now / found.sft - 1
+    bound = bounds.length_rise if change > 0 else -bounds.length_fall
+    if not (change > bound if change > 0 else change < bound):
+        return None
+    return Alarm(
+        "length_drift",
+        change,
+        bound,
+        found.update,
+        f"length drift in update {found.update}: {found.now:.3g} tokens an answer, SFT {found.sft:.3g} "
+        f"({change:+.0%}, bound {bound:+.0%})",
+    )
+
+
+def mode_collapse(history: History, bounds) -> Alarm | None:
+    """Everybody is told the same: little entropy a token, or few different openings."""
+    for figure, floor, said in (
+        ("entropy", bounds.entropy_floor, "entropy {now:.3g} nats a token, SFT {sft:.3g}"),
+        ("unique_openings", bounds.opening_floor, "different openings {now:.0%} of answers, SFT {sft:.0%}"),
+    ):
+        alarm = _below_share("mode_collapse", history, bounds, figure, floor, said)
+        if alarm is not None:
+            return alarm
+    return None
+
+
+def repetition(history: History, bounds) -> Alarm | None:
+    """Answers say things twice: fewer different word pairs, or more answers that repeat four words thrice."""
+    alarm = _below_share(
+        "repetition", history, bounds, "distinct_2", bounds.distinct_floor, "distinct-2 {now:.3g}, SFT {sft:.3g}"
+    )
+    if alarm is not None:
+        return alarm
+    said = "{now:.0%} of answers repeat four words thrice, SFT {sft:.0%}"
+    return _share_moved("repetition", history, bounds, "repeated_4gram_share", bounds.repeat_rise, said)
+
+
+def kl_blow_up(history: History, bounds) -> Alarm | None:
+    """The policy left its reference, or an update left the policy that drew its data. One update is enough.
+
+    The largest ratio of a token is no signal here: in bfloat16 a healthy run's first update already has 8.
+    """
+    if not history.lines:
+        return None
+    line = history.lines[-1]
+    for figure, bound, said in (
+        ("kl", bounds.kl_max, "KL to the reference {value:.3g} nats a sequence"),
+        ("approx_kl", bounds.approx_kl_max, "a step of {value:.3g} nats a token from the policy that drew the answers"),
+        ("clip_fraction", bounds.clip_fraction_max, "{value:.0%} of tokens clipped"),
+    ):
+        value = line.get(figure)
+        if is_finite(value) and value > bound:
+            sentence = f"KL blow-up in update {line['update']}: {said.format(value=value)} (bound {bound:g})"
+            return Alarm("kl_blow_up", value, bound, line["update"], sentence)
+    return None
+
+
+def eos_loss(history: History, bounds) -> Alarm | None:
+    """Fewer answers end by themselves than after SFT."""
+    said = "{now:.0%} of answers end by themselves, SFT {sft:.0%}"
+    return _share_moved("eos_loss", history, bounds, "eos_rate", -bounds.eos_fall, said)
+
+
+def refusal_collapse(history: History, bounds) -> Alarm | None:
+    """More answers to the training prompts refuse than after SFT (Bai et al. 2022, section 4.4: evasion is rewarded)."""
+    said = "{now:.0%} of answers refuse, SFT {sft:.0%}"
+    return _share_moved("refusal_collapse", history, bounds, "refusal_share", bounds.refusal_rise, said)
+
+
+def value_failure(history: History, bounds) -> Alarm | None:
+    """The value model explains less of the returns than their mean would, long after it had time to learn."""
+    if len(history.lines) < max(bounds.value_after, bounds.window):
+        return None
+    value = _mean([line.get("explained_variance") for line in history.lines[-bounds.window :]])
+    if not value < 0:
+        return None
+    update = history.lines[-1]["update"]
+    sentence = (
+        f"value failure in update {update}: explained variance {value:.3g} over {bounds.window} updates (bound 0)"
+    )
+    return Alarm("value_failure", value, 0.0, update, sentence)
+
+
+ON_UPDATES: dict[str, Detector] = {
+    "kl_blow_up": kl_blow_up,
+    "mode_collapse": mode_collapse,
+    "repetition": repetition,
+    "length_drift": length_drift,
+    "refusal_collapse": refusal_collapse,
+    "eos_loss": eos_loss,
+    "value_failure": value_failure,
+}
+ON_LOOKS: dict[str, Detector] = {"reward_hacking": reward_hacking}
+DETECTORS = ON_UPDATES | ON_LOOKS
+
+
+def alarms(history: History, bounds, detectors: Mapping[str, Detector] = DETECTORS) -> list[Alarm]:
+    """Every alarm that the newest notes raise, in the order of `detectors`; those of `bounds.warn_only` do not stop."""
+    found = [alarm for detector in detectors.values() if (alarm := detector(history, bounds)) is not None]
+    return [_warning(alarm) if alarm.detector in bounds.warn_only else alarm for alarm in found]
+
+
+# -- comparing with SFT ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """One figure of SFT's rollout and its mean over the window, with the number of answers behind each."""
+
+    sft: float
+    now: float
+    update: int
+    answers_sft: int
+    answers_now: int
+
+
+def _against_sft(history: History, bounds, figure: str) -> _Pair | None:
+    """None until a whole window lies behind the SFT rollout, or where either side is no number."""
+    lines = history.lines
+    if len(lines) <= bounds.window:
+        return None
+    sft, now = lines[0].get(figure), _mean([line.get(figure) for line in lines[-bounds.window :]])
+    if not (is_finite(sft) and is_finite(now)):
+        return None
+    answers = int(lines[0].get("episodes", 1))
+    return _Pair(sft, now, lines[-1]["update"], answers, answers * bounds.window)
+
+
+def _below_share(name: str, history: History, bounds, figure: str, floor: float, said: str) -> Alarm | None:
+    """Alarm when a figure is less than `floor` times SFT's. Nothing is below a share of 0."""
+    found = _against_sft(history, bounds, figure)
+    if found is None or found.sft <= 0 or found.now >= floor * found.sft:
+        return None
+    sentence = f"{said.format(now=found.now, sft=found.sft)} (bound {floor:.0%} of SFT's)"
+    title = name.replace("_", " ")
+    return Alarm(name, found.now, floor * found.sft, found.update, f"{title} in update {found.update}: {sentence}")
+
+
+def _share_moved(name: str, history: History, bounds, figure: str, points: float, said: str) -> Alarm | None:
+    """Alarm when a share of answers moved by more than `points` (its sign says which way) and by more than noise.
+
+        |p − p_SFT| > noise · √(p̂(1−p̂)(1/n + 1/n_SFT))          p̂ = (x + x_SFT + 1)/(n + n_SFT + 2)
+
+    The second condition is the two-sample test of proportions: one rollout of 32 answers knows a share to ±9 points only.
+    """
+    found = _against_sft(history, bounds, figure)
+    if found is None:
+        return None
+    change = found.now - found.sft
+    total = found.answers_sft + found.answers_now
+    pooled = (found.now * found.answers_now + found.sft * found.answers_sft + 1) / (total + 2)
+    error = math.sqrt(pooled * (1 - pooled) * (1 / found.answers_sft + 1 / found.answers_now))
+    moved = change > points if points >= 0 else change < points
+    if not moved or abs(change) <= bounds.noise * error:
+        return None
+    sentence = f"{said.format(now=found.now, sft=found.sft)} (bound {100 * points:+.0f} points)"
+    title = name.replace("_", " ")
+    return Alarm(name, found.now, found.sft + points, found.update, f"{title} in update {found.update}: {sentence}")
+
+
+def _paired_z(now: Sequence[float], then: Sequence[float]) -> float:
+    """Mean difference in its standard errors; ±∞ where every prompt moved alike, 0 where none moved."""
+    differences = [a - b for a, b in zip(now, then, strict=True)]
+    n = len(differences)
+    mean = sum(differences) / n
+    if n < 2:
+        return 0.0
+    spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1))
+    if spread < 1e-12:
+        return 0.0 if abs(mean) < 1e-12 else math.copysign(math.inf, mean)
+    return mean / (spread / math.sqrt(n))
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    """Of the values that are numbers; NaN where none is."""
+    known = [value for value in values if is_finite(value)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _warning(alarm: Alarm) -> Alarm:
+    return Alarm(alarm.detector, alarm.value, alarm.bound, alarm.update, alarm.sentence, stops=False)

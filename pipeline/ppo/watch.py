@@ -1,0 +1,162 @@
+"""Watching a PPO run: what the failure detectors need to see, and the policy to go back to when one of them fires.
+
+The judge sees answers to a few fixed prompts every so many updates. It is never the reward that PPO raises: the policy that
+this reward likes best is the one that games it best. The same prompts and the same chance serve every look, so two looks
+differ by the policy alone, and looking changes nothing in the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from pipeline.adapters import REWARD
+from pipeline.evaluation import detectors
+from pipeline.evaluation.detectors import Alarm, History, Look
+from pipeline.evaluation.metrics import distinct_n, repeated_ngram_share, unique_first_tokens
+from pipeline.evaluation.refusals import refusal_share
+from pipeline.ppo.rollout import PromptIds, draw
+from pipeline.ppo.trainer import PPO
+from reward.sources import Answered
+
+Judge = Callable[[Sequence[Answered]], Sequence[float]]
+_CARRIED = ("policy/", "value/", "head/", "ema/")
+_KEPT = "kept/"
+
+
+def text_figures(answers: Sequence[str]) -> dict[str, float | None]:
+    """What the detectors read of a rollout's texts; None where the answers hold too few words to say."""
+    figures = {
+        "distinct_2": distinct_n(answers, 2),
+        "repeated_4gram_share": repeated_ngram_share(answers),
+        "unique_openings": unique_first_tokens(answers),
+        "refusal_share": refusal_share(answers),
+    }
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
+
+
+class Watch:
+    """The notes of a run, the alarms they raise, and the policy kept to go back to.
+
+    With a judge that is the policy it liked best so far. Without one it is that of the last quiet moment: nothing else may
+    choose, least of all the reward.
+    """
+
+    def __init__(self, bounds, prompts: Sequence[PromptIds] = (), judge: Judge | None = None, *, seed: int = 0):
+        """
+        Args:
+            bounds: the `detectors` section of the config.
+            prompts: what the judge sees answers to; asked neither in training nor by the final evaluation.
+            judge: answers → one score each, higher is better; None where nothing independent is at hand.
+        """
+        self.bounds, self.prompts, self.seed = bounds, list(prompts), seed
+        self.judge = judge if bounds.judge_every and prompts else None
+        self.lines: list[dict] = []
+        self.looks: list[Look] = []
+        self.alarms: list[Alarm] = []
+        self.kept_update: int | None = None
+        self._kept: dict[str, Tensor] = {}
+
+    @property
+    def alarm(self) -> Alarm | None:
+        """What stops the run: the first alarm that is more than a warning."""
+        return next((alarm for alarm in self.alarms if alarm.stops), None)
+
+    def before(self, ppo: PPO) -> Alarm | None:
+        """To call before every update and after the last one: looks when it is time, and keeps a policy worth keeping.
+
+        Returns:
+            what stops the run, or None to go on. The same holds for `after`.
+        """
+        last = ppo.done == ppo.settings.updates
+        every = self.bounds.judge_every or self.bounds.window
+        # A run that was killed between an alarm and its end comes here again: nothing more is to be seen.
+        if self.alarm is not None or not self.bounds.enabled or (ppo.done % every and not last):
+            return self.alarm
+        if self.judge is None:
+            self._keep(ppo)
+            return self.alarm
+        self.looks.append(self._look(ppo))
+        if detectors.best_look(self.looks) is self.looks[-1]:
+            self._keep(ppo)
+        self._note(detectors.ON_LOOKS)
+        return self.alarm
+
+    def after(self, figures: dict) -> Alarm | None:
+        """To call with the figures of every update."""
+        self.lines.append(figures)
+        if self.bounds.enabled:
+            self._note(detectors.ON_UPDATES)
+        return self.alarm
+
+    def roll_back(self, ppo: PPO) -> None:
+        """Puts the kept policy, its value model and its average back in place of the present ones."""
+        ppo.load_roles(self._kept)
+
+    def report(self) -> dict:
+        """What is written beside the stage's log, in numbers that JSON can hold."""
+        return {
+            "judge": self.judge is not None,
+            "looks": [asdict(look) for look in self.looks],
+            "alarms": [_finite(asdict(alarm)) for alarm in self.alarms],
+            "rolled_back_to": self.kept_update if self.alarm else None,
+            "said": self.sentence(),
+        }
+
+    def sentence(self) -> str:
+        """Why the run stopped and what it went back to, in one line; empty when it did not."""
+        if self.alarm is None:
+            return ""
+        chosen = "the judge's best so far" if self.judge else "the last quiet check, for want of a judge"
+        policy = f"the policy after {self.kept_update} updates" if self.kept_update else "the SFT policy"
+        return f"{self.alarm.sentence}. PPO stopped and went back to {policy} ({chosen})."
+
+    # -- carrying over ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> tuple[dict[str, Tensor], dict]:
+        """As `PPO.state`: what a resumed run needs so that it watches as the whole one does."""
+        facts = {
+            "lines": self.lines,
+            "looks": [asdict(look) for look in self.looks],
+            "alarms": [_finite(asdict(alarm)) for alarm in self.alarms],
+            "kept_update": self.kept_update,
+        }
+        return {_KEPT + name: tensor for name, tensor in self._kept.items()}, {"watch": facts}
+
+    def load_state(self, tensors: dict[str, Tensor], facts: dict) -> None:
+        facts = facts["watch"]
+        self.lines = list(facts["lines"])
+        self.looks = [Look(**{**look, "judge": tuple(look["judge"])}) for look in facts["looks"]]
+        self.alarms = [Alarm(**alarm) for alarm in facts["alarms"]]
+        self.kept_update = facts["kept_update"]
+        self._kept = {n.removeprefix(_KEPT): t for n, t in tensors.items() if n.startswith(_KEPT)}
+
+    # -- inside ----------------------------------------------------------------------------------------------------------
+
+    def _note(self, which) -> None:
+        known = {alarm.detector for alarm in self.alarms}
+        found = detectors.alarms(History(self.lines, self.looks), self.bounds, which)
+        # A warning that goes on is one warning.
+        self.alarms += [alarm for alarm in found if alarm.stops or alarm.detector not in known]
+
+    def _keep(self, ppo: PPO) -> None:
+        tensors, _ = ppo.state()
+        # Copies: the average is moved in place at every update.
+        self._kept = {name: tensor.clone() for name, tensor in tensors.items() if name.startswith(_CARRIED)}
+        self.kept_update = ppo.done
+
+    def _look(self, ppo: PPO) -> Look:
+        generator = torch.Generator(device=ppo.base.device).manual_seed(self.seed)
+        _, answers = draw(ppo.base, self.prompts, ppo.settings, generator)
+        with torch.no_grad():
+            proxy = ppo.scorer(answers, lambda sequences, role=REWARD: ppo.base.encode(sequences, role))
+        return Look(ppo.done, tuple(float(x) for x in self.judge(answers)), float(proxy.mean()))
+
+
+def _finite(row: dict) -> dict:
+    """JSON has no infinity: a fall that every prompt shares has no standard error, and its size in them is left out."""
+    return {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in row.items()}

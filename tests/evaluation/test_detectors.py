@@ -1,0 +1,353 @@
+"""Each detector fires on a run made to fail and stays quiet on a healthy one: on written logs, and on policies really trained."""
+
+import json
+import math
+import random
+
+import pytest
+import torch
+
+from data.records import Message, Prompt
+from pipeline import checkpoint
+from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
+from pipeline.config import DetectorsConfig, PpoConfig
+from pipeline.evaluation.detectors import DETECTORS, History, Look, alarms, best_look
+from pipeline.evaluation.refusals import is_refusal, refusal_share
+from pipeline.ppo.rollout import PromptIds
+from pipeline.ppo.trainer import PPO
+from pipeline.ppo.watch import Watch, text_figures
+from reward.model import ScalarHead
+
+BOUNDS = DetectorsConfig()
+# The log of a healthy quickstart of twelve updates, which ended 0.5 points above SFT by the rubric: update 0 is SFT.
+QUICKSTART = {
+    "kl": [0.0, 0.684, 0.986, 1.431, 2.31, 2.332, 1.577, 2.568, 2.751, 1.903, 2.423, 2.495],
+    "entropy": [1.333, 1.36, 1.252, 1.148, 1.265, 1.157, 1.23, 1.133, 1.119, 1.243, 1.164, 1.158],
+    "response_tokens": [27.2, 19.6, 18.5, 18.4, 15.8, 16.0, 13.8, 15.0, 16.8, 15.6, 16.4, 17.1],
+    "eos_rate": [0.531, 0.875, 0.906, 0.938, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.969, 1.0],
+    "approx_kl": [0.022, 0.006, 0.003, 0.006, 0.002, 0.002, 0.002, 0.002, 0.002, 0.001, 0.001, 0.001],
+    "clip_fraction": [0.082, 0.043, 0.023, 0.02, 0.014, 0.018, 0.015, 0.013, 0.006, 0.003, 0.004, 0.001],
+    "explained_variance": [-0.2, -0.04, 0.01, -0.67, -1.7, -1.9, -1.7, -0.8, -1.0, 0.04, -0.07, -0.44],
+}
+
+
+def healthy(updates=12, answers=32):
+    return [
+        {
+            "update": u,
+            "episodes": answers * (u + 1),
+            **{name: values[min(u, 11)] for name, values in QUICKSTART.items()},
+            "distinct_2": 0.9 - 0.02 * (u % 3),
+            "repeated_4gram_share": 0.03 * (u % 2),
+            "unique_openings": 1.0 - 0.03 * (u % 4),
+            "refusal_share": 0.03 * (u % 3 == 0),
+        }
+        for u in range(updates)
+    ]
+
+
+def ending_in(figure, value, last=3, updates=12):
+    lines = healthy(updates)
+    for line in lines[-last:]:
+        line[figure] = value
+    return lines
+
+
+def raised(lines=(), looks=(), bounds=BOUNDS):
+    """Every alarm of a run read from its first note to its last, as a run would have met them."""
+    found = [a for n in range(1, len(lines) + 1) for a in alarms(History(lines[:n]), bounds)]
+    return found + [a for n in range(1, len(looks) + 1) for a in alarms(History((), looks[:n]), bounds)]
+
+
+# --- written logs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_healthy_run_raises_no_alarm():
+    assert raised(healthy()) == []
+
+
+@pytest.mark.parametrize(
+    ("detector", "figure", "value", "said"),
+    [
+        ("length_drift", "response_tokens", 36.0, "36 tokens an answer, SFT 27.2 (+32%, bound +30%)"),
+        ("length_drift", "response_tokens", 8.0, "8 tokens an answer, SFT 27.2 (-71%, bound -70%)"),
+        ("mode_collapse", "entropy", 0.39, "entropy 0.39 nats a token, SFT 1.33"),
+        ("mode_collapse", "unique_openings", 0.4, "different openings 40% of answers, SFT 100%"),
+        ("repetition", "distinct_2", 0.7, "distinct-2 0.7, SFT 0.9"),
+        ("repetition", "repeated_4gram_share", 0.2, "20% of answers repeat four words thrice, SFT 0%"),
+        ("kl_blow_up", "kl", 31.0, "KL to the reference 31 nats a sequence (bound 30)"),
+        ("kl_blow_up", "approx_kl", 0.11, "a step of 0.11 nats a token"),
+        ("kl_blow_up", "clip_fraction", 0.31, "31% of tokens clipped"),
+        ("eos_loss", "eos_rate", 0.2, "20% of answers end by themselves, SFT 53%"),
+        ("refusal_collapse", "refusal_share", 0.4, "40% of answers refuse, SFT 3%"),
+    ],
+)
+def test_each_detector_fires_on_its_own_failure_alone(detector, figure, value, said):
+    found = raised(ending_in(figure, value))
+    assert {a.detector for a in found} == {detector}
+    assert said in found[-1].sentence and "\n" not in found[-1].sentence and found[-1].update == 11
+    assert found[-1].stops == (detector != "eos_loss")
+
+
+def test_a_kl_blow_up_needs_one_update_and_a_drift_needs_a_window():
+    assert [a.update for a in raised(ending_in("kl", 99.0, last=1))] == [11]
+    assert raised(ending_in("response_tokens", 40.0, last=1)) == []
+
+
+def test_a_value_model_may_be_bad_at_first_and_is_warned_of_later():
+    lines = healthy(40)
+    for line in lines:
+        line["explained_variance"] = -0.5
+    found = raised(lines)
+    assert {a.detector for a in found} == {"value_failure"} and found[0].update == 19 and not found[0].stops
+
+
+def test_the_first_rollout_is_the_yardstick_and_never_part_of_the_window():
+    assert alarms(History(ending_in("response_tokens", 60.0, updates=3)), BOUNDS) == []
+
+
+def test_a_share_must_move_by_more_than_its_noise():
+    """Of 8 answers 2 end, after 4 of 8: 25 points, and one answer in twelve of all 32 is a standard error of 20 points."""
+    few, many = ([{"update": u, "episodes": n * (u + 1), "eos_rate": r} for u, r in enumerate([0.5, 0.25, 0.25, 0.25])]
+                 for n in (8, 80))  # fmt: skip
+    assert raised(few) == [] and [a.detector for a in raised(many)] == ["eos_loss"]
+
+
+@pytest.mark.parametrize("odd", [None, math.nan, math.inf])
+def test_a_figure_that_is_no_number_raises_nothing(odd):
+    for figure in (*QUICKSTART, "distinct_2", "unique_openings", "refusal_share", "repeated_4gram_share"):
+        lines = healthy()
+        for line in lines:
+            line[figure] = odd
+        assert raised(lines) == []
+
+
+def test_bounds_come_from_the_config_and_warnings_do_not_stop():
+    lines = ending_in("response_tokens", 36.0)
+    assert raised(lines, bounds=DetectorsConfig(length_rise=0.5)) == []
+    assert not raised(lines, bounds=DetectorsConfig(warn_only=["length_drift"]))[0].stops
+    with pytest.raises(ValueError, match="reward_hakking"):
+        DetectorsConfig(warn_only=["reward_hakking"])
+
+
+def look(update, mean, proxy, noise=0.0, n=24, seed=0):
+    rng = random.Random(f"{seed}/{update}")
+    return Look(update, tuple(mean + i % 5 + rng.gauss(0, noise) for i in range(n)), proxy)
+
+
+def test_reward_hacking_is_the_judge_falling_twice_while_the_reward_rises():
+    rising = [look(4 * u, min(u, 3) - max(0, u - 3), u, noise=0.5) for u in range(8)]
+    found = [alarms(History((), rising[: n + 1]), BOUNDS) for n in range(8)]
+    assert [bool(f) for f in found] == [False] * 5 + [True] * 3
+    assert found[5][0].update == 20 and "the judge fell from 4.74 (after 12) to 2.91" in found[5][0].sentence
+    assert best_look(rising).update == 12
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        [look(4 * u, u, u, 0.5) for u in range(8)],  # both rise
+        [look(4 * u, -u, -u, 0.5) for u in range(8)],  # both fall: a bad run, and no game
+        [look(0, 2, 0), look(4, 0, 1, 0.5), look(8, 2.5, 2)],  # one low look
+        [look(4 * u, 1, u) for u in range(8)],  # the judge sees no difference
+    ],
+)
+def test_reward_hacking_is_not_claimed_without_both(looks):
+    assert raised(looks=looks) == []
+
+
+def test_a_noisy_judge_is_rarely_taken_for_hacking_and_a_lost_standard_deviation_mostly_is():
+    """Rates of a simulation of its own (numpy, 3,000 runs each): 2.7 % of runs of ten looks at a policy that stays as good,
+    with a reward that always rises, and 93 % of runs that lose one standard deviation at once. Bounds are 3 sd of a binomial.
+    """
+    constant = [[look(4 * u, 3, u, 1.0, seed=seed) for u in range(10)] for seed in range(400)]
+    assert sum(bool(raised(looks=looks)) for looks in constant) <= 0.027 * 400 + 3 * math.sqrt(0.027 * 0.973 * 400)
+    lost = [[look(4 * u, 3 - (u > 0), u, 1.0, seed=seed) for u in range(8)] for seed in range(100)]
+    assert sum(bool(raised(looks=looks)) for looks in lost) >= 93 - 3 * math.sqrt(0.93 * 0.07 * 100)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but I can't help with that.", "I cannot assist with this request.", "As an AI language model, I do not have opinions.",
+        "Sorry, I am unable to provide that.", "I won’t answer this.",
+    ],
+)  # fmt: skip
+def test_refusals_are_known_by_their_opening(answer):
+    assert is_refusal(answer)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "", "Penguins cannot fly, but they swim well.", "I can't wait to tell you: it is green.", "You can help by sorting the paper.",
+        "Paris. " * 30 + "I cannot help with more.",
+    ],
+)  # fmt: skip
+def test_an_answer_that_mentions_what_cannot_be_is_no_refusal(answer):
+    assert not is_refusal(answer)
+
+
+def test_the_share_of_refusals_is_counted_by_hand():
+    assert refusal_share(["I cannot help with that.", "Blue.", "Red.", "I refuse to."]) == 0.5
+
+
+def test_text_figures_are_numbers_or_none():
+    figures = text_figures(["a b c d a b c d a b c d", "I cannot help."])
+    # 11 + 2 word pairs, of which ab bc cd da and "i cannot", "cannot help" differ.
+    assert figures["distinct_2"] == pytest.approx(6 / 13) and figures["repeated_4gram_share"] == 0.5
+    assert figures["unique_openings"] == 1.0 and figures["refusal_share"] == 0.5
+    assert text_figures(["", ""])["distinct_2"] is None and json.dumps(text_figures([""]), allow_nan=False)
+
+
+# --- policies really trained -----------------------------------------------------------------------------------------
+
+PROMPTS = [
+    PromptIds(Prompt(f"p{i}", (Message("user", f"question {i}"),)), tuple(range(20 + i, 25 + 2 * i))) for i in range(6)
+]
+LENGTHS = {p.prompt.messages: len(p.ids) for p in PROMPTS}
+SETTINGS = {
+    "updates": 12, "episodes": 32, "minibatch": 32, "micro_batch": 32, "epochs": 4, "max_new_tokens": 10, "temperature": 0.1,
+    "learning_rate": 3e-2, "value_learning_rate": 3e-2, "kl_coef": 0.0, "missing_eos_penalty": 0.0, "lr_decay": False,
+    "max_grad_norm": 100.0,
+}  # fmt: skip
+
+
+def said(answer):
+    return answer.ids[LENGTHS[answer.prompt] :]
+
+
+def low_tokens(answers):
+    """What the planted reward pays for: tokens of the lower half of the vocabulary."""
+    return [sum(i < 130 for i in said(a)) / len(said(a)) for a in answers]
+
+
+def variety(answers):
+    return [len(set(said(a))) / len(said(a)) for a in answers]
+
+
+@pytest.fixture
+def make_run(make_base):
+    def make(reward, judge=None, bounds=None, **changes):
+        base = make_base(POLICY)
+        base.add(REFERENCE, trainable=False, like=POLICY)
+        base.add(REWARD, trainable=False)
+        base.add(VALUE, trainable=True, like=REWARD)
+        torch.manual_seed(5)
+        ppo = PPO(
+            base, ScalarHead(base.hidden_size), PROMPTS, PpoConfig(**{**SETTINGS, **changes}),
+            lambda answers, encode: torch.tensor(reward(answers)), seed=0,
+        )  # fmt: skip
+        return ppo, Watch(DetectorsConfig(**(bounds or {})), PROMPTS if judge else (), judge)
+
+    return make
+
+
+def train(ppo, watch):
+    while watch.before(ppo) is None and ppo.done < ppo.settings.updates:
+        figures, rollout = ppo.update()
+        if watch.after({**figures, **text_figures([a.response for a in rollout.answers])}) is not None:
+            break
+    if watch.alarm is not None:
+        watch.roll_back(ppo)
+    return watch
+
+
+def same(a, b):
+    return all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+def test_a_step_far_too_large_blows_up_the_kl_and_is_undone(make_run):
+    ppo, watch = make_run(low_tokens, learning_rate=0.5, max_grad_norm=1e9)
+    start = ppo.base.state(POLICY)
+    train(ppo, watch)
+    assert [a.detector for a in watch.alarms] == ["kl_blow_up"] and ppo.done == 1 and watch.kept_update == 0
+    assert (
+        same(start, ppo.base.state(POLICY)) and "went back to the SFT policy (the last quiet check" in watch.sentence()
+    )
+
+
+# Steps as large as a tiny model needs to learn anything would set off the detector of large steps first.
+LARGE_STEPS = {"kl_max": 1e9, "approx_kl_max": 1e9, "clip_fraction_max": 1.0, "judge_every": 2}
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_a_reward_that_is_gamed_stops_at_the_policy_that_the_judge_liked_best(make_run, ema_decay):
+    """The reward pays for half of the vocabulary; the judge wants different tokens. The policy finds the few best-paid ones."""
+    ppo, watch = make_run(low_tokens, variety, LARGE_STEPS, updates=20, ema_decay=ema_decay)
+    states = {}
+    look_as_before = watch._look
+
+    def remember(ppo):
+        states[ppo.done] = ppo.state()[0]
+        states[ppo.done] = {name: tensor.clone() for name, tensor in states[ppo.done].items()}
+        return look_as_before(ppo)
+
+    watch._look = remember
+    train(ppo, watch)
+    best, last = best_look(watch.looks), watch.looks[-1]
+    assert watch.alarm.detector == "reward_hacking" and ppo.done < 20
+    assert last.proxy > best.proxy and last.mean < best.mean and watch.kept_update == best.update
+    kept, now = states[best.update], ppo.state()[0]
+    carried = [name for name in now if name.startswith(("policy/", "value/", "head/", "ema/"))]
+    assert all(torch.equal(now[name], kept[name]) for name in carried)
+    assert any(name.startswith("ema/") for name in carried) == (ema_decay is not None)
+    assert not same({n: t for n, t in states[last.update].items() if n.startswith("policy/")}, now)
+
+
+def test_a_reward_for_saying_one_thing_is_noticed_without_any_judge(make_run):
+    ppo, watch = make_run(
+        lambda answers: [sum(i == said(a)[0] for i in said(a)) / len(said(a)) for a in answers],
+        None, LARGE_STEPS, updates=25,
+    )  # fmt: skip
+    train(ppo, watch)
+    assert watch.alarm is not None and watch.alarm.detector in ("mode_collapse", "repetition") and not watch.looks
+
+
+def test_a_policy_that_learns_gently_is_left_alone(make_run):
+    ppo, watch = make_run(
+        low_tokens, variety, {"judge_every": 2}, learning_rate=1e-4, value_learning_rate=1e-4, updates=6
+    )
+    train(ppo, watch)
+    assert watch.alarms == [] and ppo.done == 6 and [look.update for look in watch.looks] == [0, 2, 4, 6]
+    assert watch.report()["rolled_back_to"] is None and watch.sentence() == ""
+
+
+def without_timing(lines):
+    return [{k: v for k, v in line.items() if k not in ("seconds", "rollout_seconds")} for line in lines]
+
+
+def test_looking_changes_nothing_in_the_run(make_run):
+    watched, unwatched = (
+        make_run(low_tokens, judge, {"judge_every": 1}, learning_rate=1e-3, updates=3) for judge in (variety, None)
+    )
+    assert without_timing(train(*watched).lines) == without_timing(train(*unwatched).lines)
+    assert same(watched[0].state()[0], unwatched[0].state()[0])
+
+
+def test_a_resumed_watch_raises_the_alarm_of_the_whole_one_and_goes_back_to_the_same_policy(make_run, tmp_path):
+    whole, watch = make_run(low_tokens, variety, LARGE_STEPS, updates=20, ema_decay=0.5)
+    train(whole, watch)
+    first, seen = make_run(low_tokens, variety, LARGE_STEPS, updates=20, ema_decay=0.5)
+    for _ in range(5):
+        seen.before(first)
+        figures, rollout = first.update()
+        seen.after({**figures, **text_figures([a.response for a in rollout.answers])})
+    (tensors, facts), (kept, notes) = first.state(), seen.state()
+    checkpoint.save(tmp_path, first.done, tensors | kept, facts | notes)
+    second, again = make_run(low_tokens, variety, LARGE_STEPS, updates=20, ema_decay=0.5)
+    found = checkpoint.newest(tmp_path)
+    second.load_state(*found)
+    again.load_state(*found)
+    train(second, again)
+    assert again.report() == watch.report() and without_timing(again.lines) == without_timing(watch.lines)
+    assert same(whole.state()[0], second.state()[0])
+
+
+def test_every_detector_has_a_name_that_the_config_knows():
+    assert DetectorsConfig(warn_only=list(DETECTORS)).warn_only == list(DETECTORS)
+
+
+def test_detectors_that_are_off_never_stop(make_run):
+    ppo, watch = make_run(low_tokens, variety, {"enabled": False}, learning_rate=0.5, max_grad_norm=1e9, updates=2)
+    assert train(ppo, watch).alarms == [] and ppo.done == 2 and watch.looks == []
