@@ -6,7 +6,7 @@ import json
 import shutil
 
 from data.errors import UserError
-from data.formats import load as load_records
+from data.loading import load as load_records
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.memory import release
 from pipeline.ppo import checkpoint

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data.errors import UserError
-from data.formats import load as load_records
+from data.loading import load as load_records
 from data.quality import first_turn_key, prompt_of
 from data.quality import report as quality
 from data.records import Demonstration, Message, Prompt, Ranking

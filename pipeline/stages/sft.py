@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from data.errors import UserError
-from data.formats import load as load_records
+from data.loading import load as load_records
 from pipeline.adapters import POLICY
 from pipeline.roles import ADAPTER, open_base
 from pipeline.template import prompt_ids, response_ids
