@@ -14,6 +14,8 @@ from data.records import kind_of
 
 Row = tuple[int, dict[str, Any]]
 Unreadable = tuple[int, str]
+# Rows of a Parquet file that are Python objects at one time.
+PARQUET_ROWS = 4096
 
 
 def files_of(path: Path | str) -> list[Path]:
@@ -164,7 +166,7 @@ def _parquet(path: Path) -> Iterator[Row | Unreadable]:
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(PARQUET_ROWS):
             for row in _rows_of(batch):
                 number += 1
                 yield number, row
