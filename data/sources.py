@@ -166,7 +166,9 @@ def _parquet(path: Path) -> Iterator[Row | Unreadable]:
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches(PARQUET_ROWS):
+        # Buffered or threaded, the library reads row groups ahead, and memory grows with the file.
+        file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
+        for batch in file.iter_batches(PARQUET_ROWS, use_threads=False):
             for row in _rows_of(batch):
                 number += 1
                 yield number, row
