@@ -69,7 +69,11 @@ def main() -> None:
     arguments.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000, 10_000_000])
     arguments.add_argument("--kinds", nargs="+", choices=KINDS, default=["jsonl"])
     arguments.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     chosen = arguments.parse_args()
+    if chosen.make:
+        generate(chosen.make, chosen.rows[0])
+        return
     if chosen.measure:
         print(json.dumps(measure(chosen.measure)))
         return
@@ -82,14 +86,18 @@ def main() -> None:
     sys.exit(not flat)
 
 
+def _child(*arguments) -> str:
+    command = [sys.executable, str(HERE / "stream_rows.py"), *map(str, arguments)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
 def _point(kind: str, count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"rows.{kind}"
-        generate(path, count)
+        # A child's peak starts at its parent's size, so the parent must not grow while it makes the file.
+        _child("--make", path, "--rows", count)
         size = path.stat().st_size / 1e6
-        command = [sys.executable, str(HERE / "stream_rows.py"), "--measure", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-    point = json.loads(done.stdout)
+        point = json.loads(_child("--measure", path))
     if point["records"] != count:
         raise RuntimeError(f"{point['records']} records of {count} rows")
     print(
