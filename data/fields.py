@@ -63,7 +63,11 @@ MARKS: tuple[tuple[str, set[str]], ...] = (
 def looks_like(names) -> str:
     for name, marks in MARKS:
         if marks <= names:
-            more = "; single thumbs hold nothing to compare, so they are no rankings" if name == "thumbs" else ""
+            more = ""
+            if name == "thumbs":
+                more = (
+                    "; single thumbs compare nothing, but 'thumbs_ranked' ranks answers where a prompt has both kinds"
+                )
             return f"; that is the format {name}{more}"
     return ""
 

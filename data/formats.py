@@ -156,6 +156,12 @@ def from_thumbs(row: dict[str, Any], row_id: str) -> Thumb:
     return Thumb(id_in(row, row_id), prompt, response, row["label"], topic_in(row))
 
 
+def from_thumbs_ranked(row: dict[str, Any], row_id: str) -> ScoredAnswer:
+    """Rows of `thumbs`: where a prompt has answers of both kinds, those with a thumb up rank above those with one down."""
+    thumb = from_thumbs(row, row_id)
+    return ScoredAnswer(thumb.id, thumb.prompt, thumb.response, float(thumb.up), thumb.topic)
+
+
 def from_summaries(row: dict[str, Any], row_id: str) -> Ranking:
     """{"info": {"post", "title", "subreddit"} or {"article"}, "summaries": [{"text"}, …], "choice": index of the best}.
 
@@ -218,5 +224,6 @@ FORMATS: dict[str, Callable[[dict[str, Any], str], Record | Several | ScoredAnsw
     "oasst_demonstrations": trees.demonstrations,
     "oasst_rankings": trees.rankings,
     "thumbs": from_thumbs,
+    "thumbs_ranked": from_thumbs_ranked,
     "prompts": from_prompts,
 }

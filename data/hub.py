@@ -73,3 +73,17 @@ def read_hub(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
             f"{path}: cannot be loaded: {reason:.300}. Check the name, revision and split; offline, give a file instead."
         ) from None
     yield from enumerate(rows, start=1)
+
+
+def pinned_name(path: Path | str) -> str | None:
+    """The name with its revision's commit, as the Hub gives it now; None when the Hub cannot be asked."""
+    name = parse_name(path)
+    if name.pinned:
+        return str(path)
+    from huggingface_hub import HfApi
+
+    try:
+        commit = HfApi().dataset_info(name.repo, revision=name.revision).sha
+    except Exception:  # as above: whatever went wrong, the caller says what cannot be pinned
+        return None
+    return f"{MARK}{name.repo}{'/' + name.subset if name.subset else ''}@{commit}:{name.split}"

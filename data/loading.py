@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +48,30 @@ def load_counted(path: Path, format_name: str) -> Loaded:
     Raises:
         UserError: every row that cannot be used, each with its number and the reason; or the format does not exist.
     """
+    loaded, problems = attempt(path, format_name)
+    if problems:
+        raise UserError(problems)
+    return loaded
+
+
+def attempt(path: Path, format_name: str, *, most: int | None = None) -> tuple[Loaded, list[str]]:
+    """What can be used of a source (of its first `most` rows), and the problems of the rest.
+
+    Raises:
+        UserError: the format does not exist, or a directory is not one of data files.
+    """
     reading = _Reading(Path(path), format_name)
+    rows_left = most
     for index, file in enumerate(reading.files):
         try:
-            for number, row in read_rows(file):
+            for number, row in islice(read_rows(file), rows_left):
                 reading.take((index, number), row)
+                rows_left = rows_left and rows_left - 1
         except UserError as error:
             # A file may break off after rows that have faults of their own; all are told at once.
             reading.ends += error.problems
+        if rows_left == 0:
+            break
     return reading.result()
 
 
@@ -90,22 +107,24 @@ class _Reading:
         except ValueError as error:
             self.faults[place] = str(error)
 
-    def result(self) -> Loaded:
+    def result(self) -> tuple[Loaded, list[str]]:
         self._rank_groups()
         if self.format_name in PAIR_FORMATS:
             self.faults |= _same_answers({p: r for p, records in self.records.items() for r in records})
-        if self.faults or self.ends:
-            raise UserError([*self._told(), *self.ends])
-        records = [record for place in sorted(self.records) for record in self.records[place]]
-        if not records:
+        problems = [*self._told(), *self.ends]
+        records = [r for place in sorted(self.records) if place not in self.faults for r in self.records[place]]
+        if not records and not problems:
             why = "; ".join(f"{count} {reason}" for reason, count in self.left_out.items() if count)
             name = self.files[0] if len(self.files) == 1 else self.files[0].parent
-            raise UserError(f"{name}: no row gives a record ({why or 'nothing to use'}). Use another format or file.")
-        return Loaded(records, self.left_out)
+            problems = [f"{name}: no row gives a record ({why or 'nothing to use'}). Use another format or file."]
+        return Loaded(records, self.left_out), problems
 
     def _rank_groups(self) -> None:
         for prompt, rows in self.groups.items():
             place, first = rows[0]
+            if self.format_name == "thumbs_ranked" and len({answer.score for _, answer in rows}) == 1:
+                self.left_out["answers to a prompt that has thumbs of one kind only"] += len(rows)
+                continue
             try:
                 answers = [(answer.response, answer.score) for _, answer in rows]
                 self.records[place] = (ranking_by_score(first.id, prompt, answers, first.topic),)
@@ -140,7 +159,7 @@ def stream(path: Path, format_name: str) -> Iterator[Record]:
     files = files_of(path)
     if format_name in GROUPED_FORMATS:
         raise UserError(
-            f"{path}: format '{format_name}' joins rows from anywhere in the file, so it cannot be streamed. Use 'scored'."
+            f"{path}: format '{format_name}' joins rows from anywhere in the file, so it cannot be streamed. Join them before."
         )
     if whole := next((f for f in files if f.suffix.lower() == ".json"), None):
         raise UserError(f"{whole}: a JSON list is read whole, so it cannot be streamed. Save it as JSONL or Parquet.")
@@ -162,7 +181,7 @@ def stream(path: Path, format_name: str) -> Iterator[Record]:
     faults.raise_any()
 
 
-GROUPED_FORMATS = ("scored_rows",)
+GROUPED_FORMATS = ("scored_rows", "thumbs_ranked")
 STREAMED_FAULTS = 1000
 
 

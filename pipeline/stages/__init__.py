@@ -27,7 +27,7 @@ STAGES: tuple[Step, ...] = (
         name="prepare",
         needs=(),
         settings=("model", "data", "sft.max_tokens"),
-        version=1,
+        version=2,
         body="pipeline.stages.prepare:run",
         files=_data_files,
     ),

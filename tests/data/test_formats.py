@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from data.errors import UserError
 from data.formats import FORMATS
+from data.inspect import guess
 from data.loading import load
 from data.records import Demonstration, Message, Prompt, Ranking, ScoredAnswer, Several, Thumb
 from data.sources import read_rows
@@ -50,9 +51,13 @@ ROWS = {
     "oasst_demonstrations": {"message_tree_id": "t", "prompt": TREE},
     "oasst_rankings": {"message_tree_id": "t", "prompt": TREE},
     "thumbs": {"prompt": "q", "completion": "a", "label": True},
+    "thumbs_ranked": {"prompt": "q", "completion": "a", "label": True},
 }
 # One record of these is spread over rows.
-SECOND = {"scored_rows": {"prompt": "q", "response": "b", "score": 1}}
+SECOND = {
+    "scored_rows": {"prompt": "q", "response": "b", "score": 1},
+    "thumbs_ranked": {"prompt": "q", "completion": "b", "label": False},
+}
 Q = (Message("user", "q"),)
 
 
@@ -70,6 +75,7 @@ def test_each_format_reads_its_row(tmp_path, name):
     expected = {
         "scored": Ranking("rows-1", Q, ("b", "a"), (1, 0), (True, True)),
         "scored_rows": Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True)),
+        "thumbs_ranked": Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True)),
         "summaries": Ranking("rows-1", (Message("user", summary),), ("Cat.", "It sleeps."), (1, 0), (True, True)),
         "oasst_demonstrations": Demonstration("s", Q, "a"),
         "oasst_rankings": Ranking("m", Q, ("b", "a"), (1, 0), (True, True)),
@@ -118,7 +124,7 @@ BAD = [
     (
         "ultrafeedback",
         {"prompt": "q", "completion": "a", "label": True},
-        "no field 'chosen'; found 'prompt', 'completion', 'label'; that is the format thumbs; single thumbs hold nothing to compare",
+        "no field 'chosen'; found 'prompt', 'completion', 'label'; that is the format thumbs; .* 'thumbs_ranked' ranks",
     ),
     ("ultrafeedback", ROWS["alpaca"], "no field 'chosen'.*that is the format alpaca"),
     ("messages", ROWS["ranked"], "no field 'messages'.*that is the format ranked"),
@@ -174,7 +180,8 @@ def test_a_few_equal_answers_are_ties_and_many_are_refused(tmp_path):
 
 def test_plain_rows_need_no_heavy_library(tmp_path):
     path = file_of(tmp_path, ROWS["hh"])
-    code = f"import sys; from data.loading import load; load({str(path)!r}, 'hh'); print(*sys.modules)"
+    code = f"import sys; from data.inspect import guess
+from data.loading import load; load({str(path)!r}, 'hh'); print(*sys.modules)"
     root = Path(__file__).resolve().parents[2]
     ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert not {"torch", "pandas", "datasets", "pyarrow", "numpy"} & set(ran.stdout.split())
@@ -257,6 +264,13 @@ def test_csv_json_and_parquet_hold_the_same_rows(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "r.parquet")
     found = [load(tmp_path / f"r.{kind}", "prompt_completion") for kind in ("json", "csv", "parquet")]
     assert found[0] == found[1] == found[2] and found[0][1].response == "e\nf"
+
+
+def test_each_format_is_guessed_from_a_row_of_its_own(tmp_path):
+    twin = {"oasst_demonstrations": "oasst_rankings", "thumbs_ranked": "thumbs"}
+    for name in FORMATS:
+        best = guess(file_of(tmp_path, ROWS[name]))[0].format_name
+        assert best in (name, twin.get(name)), (name, best)
 
 
 json_values = st.recursive(

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from data.errors import UserError
-from data.loading import load
+from data.loading import load, load_counted
 from data.records import Message, Thumb
 
 
@@ -111,3 +111,19 @@ def test_a_news_article_has_no_title_and_the_others_of_many_summaries_tie(tmp_pa
     (ranking,) = load(file_of(tmp_path, made), "summaries")
     assert ranking.prompt == (Message("user", "Article:\n\nRain fell.\n\nTL;DR:"),)
     assert ranking.responses == ("Sun.", "Rain.", "Snow.") and ranking.ranks == (1, 0, 1)
+
+
+def test_thumbs_of_both_kinds_are_a_ranking_and_the_others_are_counted(tmp_path):
+    rows = [
+        ("p", "a", True),
+        ("q", "x", True),
+        ("p", "b", False),
+        ("p", "c", True),
+        ("q", "y", True),
+        ("r", "z", False),
+    ]
+    path = file_of(tmp_path, *({"prompt": p, "completion": c, "label": up} for p, c, up in rows))
+    loaded = load_counted(path, "thumbs_ranked")
+    (ranking,) = loaded.records
+    assert (ranking.responses, ranking.ranks) == (("a", "b", "c"), (0, 1, 0))
+    assert loaded.left_out == {"answers to a prompt that has thumbs of one kind only": 3}

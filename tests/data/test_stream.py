@@ -59,7 +59,7 @@ def test_too_many_equal_answers_are_refused_in_a_stream_too(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "format_name", "said"),
-    [("r.json", "prompts", "cannot be streamed"), ("r.jsonl", "scored_rows", "cannot be streamed. Use 'scored'")],
+    [("r.json", "prompts", "cannot be streamed"), ("r.jsonl", "scored_rows", "cannot be streamed. Join")],
 )
 def test_what_needs_the_whole_file_is_not_streamed_in_silence(tmp_path, name, format_name, said):
     path = tmp_path / name
