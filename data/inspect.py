@@ -52,7 +52,7 @@ def _reads(name: str, row: dict) -> bool:
 
 
 # Of two formats that read a row, the one that asks for more says more about it. `prompts` asks least.
-_ASKS = {"prompts": 0, "thumbs_ranked": 1, "oasst_rankings": 2, "scored": 3, "ranked": 3, "thumbs": 3, "scored_rows": 3}
+_ASKS = {"prompts": 0, "thumbs_ranked": 1, "oasst_rankings": 3, "scored": 3, "ranked": 3, "thumbs": 3, "scored_rows": 3}
 
 
 def _fields_asked(name: str) -> int:

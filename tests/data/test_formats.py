@@ -180,8 +180,7 @@ def test_a_few_equal_answers_are_ties_and_many_are_refused(tmp_path):
 
 def test_plain_rows_need_no_heavy_library(tmp_path):
     path = file_of(tmp_path, ROWS["hh"])
-    code = f"import sys; from data.inspect import guess
-from data.loading import load; load({str(path)!r}, 'hh'); print(*sys.modules)"
+    code = f"import sys; from data.loading import load; load({str(path)!r}, 'hh'); print(*sys.modules)"
     root = Path(__file__).resolve().parents[2]
     ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert not {"torch", "pandas", "datasets", "pyarrow", "numpy"} & set(ran.stdout.split())
