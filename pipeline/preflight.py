@@ -190,6 +190,7 @@ class _Lengths:
         self.config, self.tokenizer = config, tokenizer
         self.problems: list[str] = []
         self.notes: list[str] = []
+        self._known: dict[tuple[Message, ...], int] = {}
 
     def demonstrations(self, records: list[Demonstration]) -> tuple[list, list[str]]:
         """A demonstration is never cut: without its end the model would learn not to stop."""
@@ -240,8 +241,12 @@ class _Lengths:
     def _most(self) -> int:
         return self.config.data.max_prompt_tokens
 
-    def _prompts(self, prompts: Sequence[Sequence[Message]]) -> list[int]:
-        return prompt_lengths(self.tokenizer, prompts, system_prompt=self.config.model.system_prompt)
+    def _prompts(self, prompts: Sequence[tuple[Message, ...]]) -> list[int]:
+        # PPO asks the rankings' questions when it has none of its own; each is counted once.
+        new = [p for p in dict.fromkeys(prompts) if p not in self._known]
+        lengths = prompt_lengths(self.tokenizer, new, system_prompt=self.config.model.system_prompt)
+        self._known |= zip(new, lengths, strict=True)
+        return [self._known[p] for p in prompts]
 
     def _shortened(self, ranking: Ranking) -> int:
         """Tokens after the oldest turns gave way; more than the limit where the last turn alone is too long."""

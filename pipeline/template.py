@@ -7,7 +7,9 @@ characters, not a turn of another role, in the chat and in the feedback that tra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from data.errors import UserError
 from data.records import Message
@@ -81,12 +83,27 @@ def prompt_lengths(tokenizer, prompts: Sequence[Sequence[Message]], *, system_pr
 def text_lengths(tokenizer, texts: Sequence[str]) -> list[int]:
     """Tokens of each text as characters only, without an end-of-sequence token."""
     lengths: list[int] = []
-    # In parts, so that the ids of a large file are never in memory together.
-    for start in range(0, len(texts), 1000):
-        part = list(texts[start : start + 1000])
-        ids = tokenizer(part, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
-        lengths += map(len, ids["input_ids"])
+    with _all_cores():
+        # In parts, so that the ids of a large file are never in memory together.
+        for start in range(0, len(texts), 1000):
+            part = list(texts[start : start + 1000])
+            ids = tokenizer(part, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
+            lengths += map(len, ids["input_ids"])
     return lengths
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """The door turns the library's threads off, for they do not survive a fork; nothing forks here, and a file is many texts."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
 def _with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
