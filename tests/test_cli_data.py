@@ -75,3 +75,10 @@ def test_check_tells_of_files_that_are_not_there(tmp_path):
     with pytest.raises(UserError) as caught:
         check(["data.rankings=nope", "data.demonstrations=hub:a/b"], Path("configs/smoke.yaml"))
     assert [p.split(":")[0] for p in caught.value.problems] == ["data.demonstrations", "data.rankings"]
+
+
+def test_the_first_rows_of_a_directory_are_counted_over_its_files(tmp_path, capsys):
+    for name in "ab":
+        write(tmp_path / f"{name}.jsonl", *({"prompt": f"{name}{i}"} for i in range(5)))
+    inspect(str(tmp_path), "prompts", None, 7)
+    assert "7 prompts (of at most 7 rows)" in capsys.readouterr().out

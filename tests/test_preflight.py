@@ -9,6 +9,7 @@ from data.records import Message, Prompt
 from data.splits import is_test
 from pipeline.config import load_config
 from pipeline.preflight import check
+from pipeline.template import prompt_ids, response_ids
 
 QUESTIONS = [f"Question {i}?" for i in range(60)]
 
@@ -136,3 +137,12 @@ def test_what_a_format_leaves_out_is_told(make_config, tokenizer):
     checked = check(make_config("data.rankings_format=thumbs_ranked", r=rows), tokenizer)
     assert checked.left_out == {"rankings": {"answers to a prompt that has thumbs of one kind only": 1}}
     assert len(checked.given["rankings"]) == 60 and isinstance(checked.train["prompts"][0], Prompt)
+
+
+def test_a_demonstration_fits_exactly_with_the_end_of_its_answer(make_config, tokenizer):
+    """The longest as the stage that trains on it encodes it: one token less than that is one too few."""
+    longest = max(
+        len(prompt_ids(tokenizer, [Message("user", q)])) + len(response_ids(tokenizer, "Answer.")) for q in QUESTIONS
+    )
+    assert check(make_config(f"sft.max_tokens={longest}"), tokenizer).too_long["demonstrations"] == []
+    assert len(check(make_config(f"sft.max_tokens={longest - 1}"), tokenizer).too_long["demonstrations"]) > 0

@@ -189,3 +189,9 @@ def test_real_trees_have_a_demonstration_for_each_question_on_a_best_path():
 
     trees = [json.loads(line) for line in real.read_text(encoding="utf-8").split("\n") if line]
     assert len(load(real, "oasst_demonstrations")) == sum(count(t["prompt"]) for t in trees)
+
+
+def test_one_ranked_answer_beside_an_unranked_one_is_no_ranking():
+    row = {"prompt": roles_given(said("q", said("a", rank=0), said("b")))}
+    assert rankings(row, "row").records == ()
+    assert [d.response for d in demonstrations(row, "row").records] == ["a"]
