@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.errors import UserError
 from data.hub import HubName, parse_name
@@ -111,3 +113,14 @@ def test_a_directory_of_the_same_name_is_not_taken_for_the_hub(tmp_path, monkeyp
     prompts(tmp_path / "owner" / "name" / "train.jsonl", "q")
     monkeypatch.chdir(tmp_path)
     assert "is also a directory here" in refusals("hub:owner/name")[0]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=40) | st.from_regex(r"[a-z./@:]{0,30}", fullmatch=True))
+def test_any_hub_name_is_read_or_refused_in_one_line(name):
+    try:
+        found = parse_name(f"hub:{name}")
+    except UserError as error:
+        assert error.problems[0].startswith("hub:")
+    else:
+        assert found.repo.count("/") == 1 and found.split and ".." not in found.repo.split("/")

@@ -364,3 +364,8 @@ def test_real_rows_load_or_are_named(file, name, rows, odd):
     assert len(list(read_rows(path))) == rows and len(records) in (0, rows)
     if not odd:
         assert len(records) == rows
+
+
+def test_every_format_stands_in_the_documentation():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [name for name in FORMATS if f"\n| `{name}` | " not in text] == []

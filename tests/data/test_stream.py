@@ -1,10 +1,14 @@
 """A stream gives what loading gives, a row at a time, and tells of its faults when it ends."""
 
+import csv
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data.errors import UserError
+from data.formats import FORMATS
 from data.loading import load, stream
 
 
@@ -66,3 +70,23 @@ def test_what_needs_the_whole_file_is_not_streamed_in_silence(tmp_path, name, fo
     path.write_text('[{"prompt": "q"}]')
     with pytest.raises(UserError, match=said):
         next(stream(path, format_name))
+
+
+cells = st.text(max_size=6) | st.sampled_from(["true", "False", "1", "-2.5", "nan", "inf", "1e999", ""])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(FORMATS)), st.lists(st.tuples(cells, cells, cells), max_size=4), st.binary(max_size=20))
+def test_any_csv_file_streams_and_loads_to_records_or_our_error(tmp_path_factory, name, rows, tail):
+    """The columns of the formats that CSV can hold, with anything in them, and a file that may break off anywhere."""
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("prompt", "response", "score") if name == "scored_rows" else ("prompt", "completion", "label"))
+        writer.writerows(rows)
+    path.write_bytes(path.read_bytes() + tail)
+    for read in (load, lambda p, n: list(stream(p, n))):
+        try:
+            read(path, name)
+        except UserError as error:
+            assert all(len(p.splitlines()) == 1 and p.encode("utf-8") for p in error.problems)
