@@ -7,9 +7,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from data.records import Demonstration, Message, Prompt, Ranking
+from data.records import Message, Prompt, Ranking, Record
 
-Record = Prompt | Demonstration | Ranking
 EXAMPLES = 5
 
 

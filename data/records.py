@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Literal
 
@@ -91,6 +92,66 @@ class Ranking:
             for i, j in combinations(range(len(self.responses)), 2)
             if self.ranks[i] != self.ranks[j]
         ]
+
+
+@dataclass(frozen=True)
+class Thumb:
+    """One answer to a prompt and what a rater said of it, with nothing to compare it to.
+
+    Attributes:
+        up: True is 👍.
+    """
+
+    id: str
+    prompt: tuple[Message, ...]
+    response: str
+    up: bool
+    topic: str | None = None
+
+    def __post_init__(self) -> None:
+        check_turns(self.prompt)
+        check_text("response", self.response)
+        if not isinstance(self.up, bool):
+            raise ValueError(f"label is {kind_of(self.up)}, expected true (thumb up) or false (thumb down)")
+
+
+Record = Prompt | Demonstration | Ranking | Thumb
+
+
+@dataclass(frozen=True)
+class Several:
+    """What one row gives where it is not one record.
+
+    Attributes:
+        left_out: how many parts of the row were not used, by the reason.
+    """
+
+    records: tuple[Record, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ScoredAnswer:
+    """One row of those that together make a ranking: all that share the prompt. Scores compare answers to one prompt only."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    response: str
+    score: float
+    topic: str | None = None
+
+    def __post_init__(self) -> None:
+        check_turns(self.prompt)
+        check_text("response", self.response)
+
+
+def ranking_by_score(
+    row_id: str, prompt: tuple[Message, ...], answers: Sequence[tuple[str, float]], topic: str | None = None
+) -> Ranking:
+    """Answers and scores to ranks: the highest score is rank 0, and equal scores are a tie."""
+    order = sorted({score for _, score in answers}, reverse=True)
+    ranks = tuple(order.index(score) for _, score in answers)
+    return Ranking(row_id, prompt, tuple(text for text, _ in answers), ranks, (True,) * len(answers), topic)
 
 
 def kind_of(value: object) -> str:

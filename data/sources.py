@@ -4,41 +4,79 @@ from __future__ import annotations
 
 import json
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.hub import is_hub, read_hub
 from data.records import kind_of
 
 Row = tuple[int, dict[str, Any]]
 Unreadable = tuple[int, str]
+# Rows of a Parquet file that are Python objects at one time.
+PARQUET_ROWS = 4096
+
+
+def files_of(path: Path | str) -> list[Path]:
+    """The files of a source in the order of reading: itself, or those of a directory by name.
+
+    A directory holds data files of one kind; README, LICENSE and names that start with . or _ may lie beside them.
+
+    Raises:
+        UserError: the directory holds no data file, files of two kinds, or something else.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    found = sorted(f for f in path.iterdir() if not f.name.startswith((".", "_")) and not _is_paper(f))
+    if strange := next((f for f in found if f.is_dir() or f.suffix.lower() not in READERS), None):
+        what = "a directory" if strange.is_dir() else "no data file"
+        raise UserError(
+            f"{path}: holds {what}, {strange.name}. Leave only {', '.join(READERS)} files of one kind in it."
+        )
+    if not found:
+        raise UserError(f"{path}: the directory holds no data file. Use one of {', '.join(READERS)}.")
+    kinds = sorted({f.suffix.lower() for f in found})
+    if len(kinds) > 1:
+        raise UserError(f"{path}: holds files of more than one kind, {' and '.join(kinds)}. Keep one kind.")
+    return found
+
+
+def _is_paper(file: Path) -> bool:
+    return file.is_file() and file.name.upper().startswith(("README", "LICENSE"))
 
 
 def read_rows(path: Path) -> Iterator[Row | Unreadable]:
     """(row number from 1, row) for every row; (row number, problem) where a row cannot be read.
 
-    Reads .jsonl (one object a line, lines end with "\\n" alone, since texts may hold other line separators), .json (a list),
-    .csv and .parquet.
+    Reads .jsonl (one object a line, lines end with "\n" alone, since texts may hold other line separators), .json (a list),
+    .csv, .parquet and `hub:` names. All but .json hold a bounded part of the rows at a time.
 
     Raises:
         UserError: the file does not exist, may not be read, is empty, or is of another kind.
     """
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    if is_hub(path):
+        yield from _some(read_hub(path), path)
+        return
     if not path.exists():
         raise UserError(f"{path}: no such file. Check the path; it is taken from where the command runs.")
     if path.is_dir():
         raise UserError(f"{path}: is a directory. Name the file in it.")
     kind = path.suffix.lower()
-    if kind not in readers:
-        raise UserError(f"{path}: cannot read '{path.suffix}' files. Use one of {', '.join(readers)}.")
-    seen = False
+    if kind not in READERS:
+        raise UserError(f"{path}: cannot read '{path.suffix}' files. Use one of {', '.join(READERS)}.")
     try:
-        for row in readers[kind](path):
-            seen = True
-            yield row
+        yield from _some(READERS[kind](path), path)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}. Check its permissions.") from None
+
+
+def _some(rows: Iterator[Row | Unreadable], path: Path) -> Iterator[Row | Unreadable]:
+    seen = False
+    for row in rows:
+        seen = True
+        yield row
     if not seen:
         raise UserError(f"{path}: the file has no rows. Give at least one.")
 
@@ -128,7 +166,9 @@ def _parquet(path: Path) -> Iterator[Row | Unreadable]:
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+        # Buffered or threaded, the library reads row groups ahead, and memory grows with the file.
+        file = pyarrow.parquet.ParquetFile(path, pre_buffer=False)
+        for batch in file.iter_batches(PARQUET_ROWS, use_threads=False):
             for row in _rows_of(batch):
                 number += 1
                 yield number, row
@@ -154,3 +194,11 @@ def _first_bad_byte(path: Path) -> int:
     except UnicodeDecodeError as error:
         return error.start + 1
     return 1
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row | Unreadable]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

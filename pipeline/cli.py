@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import stopping
+from pipeline import cli_data, stopping
 from pipeline.errors import UserError
 
 _SHOWN_PROBLEMS = 20
@@ -23,6 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turn a pretrained language model into your chat assistant: SFT, reward model, PPO, with a judge in between.",
 )
+app.add_typer(cli_data.app, name="data")
 
 ConfigOption = Annotated[
     Path | None,

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data.errors import UserError
 from data.formats import FORMATS
+from data.hub import is_hub, parse_name
 from pipeline.evaluation.detectors import DETECTORS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
@@ -53,9 +54,11 @@ class LoraConfig(_Section):
 
 
 class DataConfig(_Section):
-    demonstrations: str = Field(description="file of prompts with answers to imitate")
+    demonstrations: str = Field(
+        description="file, directory or hub:owner/name@commit:split of prompts with answers to imitate"
+    )
     demonstrations_format: str = Field("messages", description="a name in data/formats.py")
-    rankings: str = Field(description="file of prompts with ranked answers")
+    rankings: str = Field(description="file, directory or hub:owner/name@commit:split of prompts with ranked answers")
     rankings_format: str = Field("ranked", description="a name in data/formats.py")
     prompts: str | None = Field(None, description="file of prompts for PPO; None takes those of the training rankings")
     prompts_format: str = Field("prompts", description="a name in data/formats.py")
@@ -68,6 +71,11 @@ class DataConfig(_Section):
     test_share: float = Field(0.1, gt=0, le=0.5, description="share of questions kept out of training")
     max_prompt_tokens: int = Field(64, ge=4, description="tokens; longer training prompts are left out and counted")
     limit: int | None = Field(None, ge=1, description="first N rows of every file")
+
+    def sources(self) -> list[tuple[str, str]]:
+        """(key, what it names) for every source that is given."""
+        keys = (name.removesuffix("_format") for name in type(self).model_fields if name.endswith("_format"))
+        return [(key, source) for key in keys if (source := getattr(self, key))]
 
     @model_validator(mode="after")
     def _formats(self) -> DataConfig:
@@ -357,14 +365,24 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def check_files(config: Config) -> list[str]:
-    """One problem for each file that the config names and that is not there."""
-    fields = ("demonstrations", "rankings", "prompts", "heldout_prompts", "heldout_rankings")
-    named = ((f"data.{f}", getattr(config.data, f)) for f in fields)
-    return [
-        f"{key}: no file {value}. Check the path; it is taken from where the command runs."
-        for key, value in named
-        if value is not None and not Path(value).is_file()
-    ]
+    """One problem for each source that the config names and that is not there, or whose rows could change under its name."""
+    return [problem for name, source in config.data.sources() if (problem := _source_problem(name, source))]
+
+
+def _source_problem(name: str, source: str) -> str | None:
+    if not is_hub(source):
+        if Path(source).exists():
+            return None
+        return f"data.{name}: no file {source}. Check the path; it is taken from where the command runs."
+    try:
+        if parse_name(source).pinned:
+            return None
+    except UserError as error:
+        return f"data.{name}: {error.problems[0]}"
+    return (
+        f"data.{name}: {source} names no commit, so its rows could change under a run. Write hub:owner/name@COMMIT:split; "
+        f"`python run_pipeline.py data inspect {source}` prints the line."
+    )
 
 
 def dump(config: Config) -> str:

@@ -7,7 +7,9 @@ characters, not a turn of another role, in the chat and in the feedback that tra
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from data.errors import UserError
 from data.records import Message
@@ -36,9 +38,7 @@ def prompt_ids(
     Raises:
         PromptTooLong: the last user turn alone is longer than `max_tokens`.
     """
-    turns = list(messages)
-    if system_prompt and (not turns or turns[0].role != "system"):
-        turns.insert(0, Message("system", system_prompt))
+    turns = _with_system(messages, system_prompt)
     first = 1 if turns and turns[0].role == "system" else 0
     ids = _render(tokenizer, turns, add_generation_prompt=True)
     while max_tokens is not None and len(ids) > max_tokens:
@@ -65,7 +65,68 @@ def template_sha256(tokenizer, system_prompt: str | None = None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def prompt_lengths(tokenizer, prompts: Sequence[Sequence[Message]], *, system_prompt: str | None = None) -> list[int]:
+    """Tokens of each conversation, as `prompt_ids` would give them; fast, because the template runs once for each order of roles."""
+    turns = [_with_system(messages, system_prompt) for messages in prompts]
+    contents = iter(text_lengths(tokenizer, [m.content for messages in turns for m in messages]))
+    template: dict[tuple[str, ...], int] = {}
+    lengths = []
+    for messages in turns:
+        roles = tuple(m.role for m in messages)
+        if roles not in template:
+            pieces = _pieces(tokenizer, messages, add_generation_prompt=True)
+            template[roles] = sum(len(_markup_ids(tokenizer, piece)) for piece in pieces)
+        lengths.append(template[roles] + sum(next(contents) for _ in roles))
+    return lengths
+
+
+def text_lengths(tokenizer, texts: Sequence[str]) -> list[int]:
+    """Tokens of each text as characters only, without an end-of-sequence token."""
+    lengths: list[int] = []
+    with _all_cores():
+        # In parts, so that the ids of a large file are never in memory together.
+        for start in range(0, len(texts), 1000):
+            part = list(texts[start : start + 1000])
+            ids = tokenizer(part, add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
+            lengths += map(len, ids["input_ids"])
+    return lengths
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """The door turns the library's threads off, for they do not survive a fork; nothing forks here, and a file is many texts."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+def _with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
+    turns = list(messages)
+    if system_prompt and (not turns or turns[0].role != "system"):
+        turns.insert(0, Message("system", system_prompt))
+    return turns
+
+
 def _render(tokenizer, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[int]:
+    first, *rest = _pieces(tokenizer, messages, add_generation_prompt=add_generation_prompt)
+    ids = _markup_ids(tokenizer, first)
+    for message, piece in zip(messages, rest, strict=True):
+        ids += plain_ids(tokenizer, message.content) + _markup_ids(tokenizer, piece)
+    return ids
+
+
+def _markup_ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _pieces(tokenizer, messages: Sequence[Message], *, add_generation_prompt: bool) -> list[str]:
+    """What the template puts before, between and after the contents: one piece more than there are messages."""
     if not tokenizer.chat_template:
         raise UserError(
             "model: the tokenizer has no chat template. Give one as `chat_template.jinja` beside the model, "
@@ -73,7 +134,7 @@ def _render(tokenizer, messages: Sequence[Message], *, add_generation_prompt: bo
         )
     marked = [{"role": m.role, "content": f"{_OPEN}{i}{_CLOSE}"} for i, m in enumerate(messages)]
     text = tokenizer.apply_chat_template(marked, tokenize=False, add_generation_prompt=add_generation_prompt)
-    ids: list[int] = []
+    pieces: list[str] = []
     for i, message in enumerate(messages):
         before, mark, text = text.partition(f"{_OPEN}{i}{_CLOSE}")
         if not mark:
@@ -81,6 +142,5 @@ def _render(tokenizer, messages: Sequence[Message], *, add_generation_prompt: bo
                 f"model: its chat template drops or rewrites the {message.role} turn {i + 1}, so content cannot be kept apart "
                 "from markers. Use another chat template."
             )
-        ids += tokenizer(before, add_special_tokens=False)["input_ids"]
-        ids += plain_ids(tokenizer, message.content)
-    return ids + tokenizer(text, add_special_tokens=False)["input_ids"]
+        pieces.append(before)
+    return [*pieces, text]

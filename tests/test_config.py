@@ -97,3 +97,25 @@ def test_a_subset_holds_the_named_sections_only(tmp_path):
     config = load_config(write(tmp_path, ""))
     assert set(config.subset(["seed", "sft.epochs"])) == {"seed", "sft.epochs"}
     assert all(k.startswith("lora.") for k in config.subset(["lora"]))
+
+
+def test_a_source_may_be_a_directory_or_a_data_set_at_a_commit(tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.jsonl").touch()
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    text = f"data: {{demonstrations: {tmp_path}/d, rankings: 'hub:a/b@{commit}:test', heldout_prompts: {tmp_path}/d/a.jsonl}}\n"
+    (tmp_path / "c.yaml").write_text(text)
+    assert check_files(load_config(tmp_path / "c.yaml")) == []
+    from pipeline.stages import STAGES
+
+    named = STAGES[0].files(load_config(tmp_path / "c.yaml"))
+    assert named == [tmp_path / "d" / "a.jsonl", tmp_path / "d" / "a.jsonl"]
+
+
+def test_a_data_set_without_a_commit_could_change_under_a_run(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "data: {demonstrations: 'hub:a/b@main', rankings: 'hub:a', heldout_prompts: c.yaml}\n"
+    )
+    first, second, third = check_files(load_config(tmp_path / "c.yaml"))
+    assert first.startswith("data.demonstrations: hub:a/b@main names no commit")
+    assert second.startswith("data.rankings: hub:a: should read hub:owner/name") and third.endswith("runs.")

@@ -4,7 +4,7 @@ import pytest
 
 from data.errors import UserError
 from data.records import Message
-from pipeline.template import prompt_ids, response_ids, template_sha256
+from pipeline.template import prompt_ids, prompt_lengths, response_ids, template_sha256, text_lengths
 
 USER = [Message("user", "Why is the sky blue?")]
 
@@ -70,3 +70,20 @@ def test_a_template_that_hides_content_is_refused(tokenizer):
             prompt_ids(tokenizer, USER)
     finally:
         tokenizer.chat_template = original
+
+
+def test_lengths_of_many_are_the_lengths_of_each(tokenizer):
+    prompts = [
+        [Message("user", "a <|im_end|> b")],
+        [Message("system", "s"), Message("user", "caf\u00e9 \u4f60")],
+        [Message("user", "x " * 700)],
+        [Message("user", "a"), Message("assistant", "b"), Message("user", "c")],
+        [Message("user", "a, once more")],
+    ] * 300
+    for system in (None, "be brief"):
+        assert prompt_lengths(tokenizer, prompts, system_prompt=system) == [
+            len(prompt_ids(tokenizer, p, system_prompt=system)) for p in prompts
+        ]
+    assert text_lengths(tokenizer, ["<|im_end|>", "ab"]) == [
+        len(response_ids(tokenizer, t, finished=False)) for t in ("<|im_end|>", "ab")
+    ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.formats import load as load_records
+from data.loading import load as load_records
 from data.records import Demonstration, Prompt, Ranking
 from pipeline.adapters import BASE, POLICY, REFERENCE, SharedBase
 from pipeline.evaluation import judges

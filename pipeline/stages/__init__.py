@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data.hub import is_hub
+from data.sources import files_of
 from pipeline.run import Step
 
 _COMMON = ("seed", "model", "lora")
@@ -15,9 +17,9 @@ _ANSWERING = (*_COMMON, "evaluation", "data.max_prompt_tokens")
 
 
 def _data_files(config) -> list[Path]:
-    data = config.data
-    named = (data.demonstrations, data.rankings, data.prompts, data.heldout_prompts, data.heldout_rankings)
-    return [Path(p) for p in named if p]
+    # A Hub name is part of the settings already, and its commit stands for its rows.
+    local = [source for _, source in config.data.sources() if not is_hub(source)]
+    return [file for source in local for file in files_of(source)]
 
 
 STAGES: tuple[Step, ...] = (
@@ -25,7 +27,7 @@ STAGES: tuple[Step, ...] = (
         name="prepare",
         needs=(),
         settings=("model", "data", "sft.max_tokens"),
-        version=1,
+        version=2,
         body="pipeline.stages.prepare:run",
         files=_data_files,
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from data.errors import UserError
-from data.formats import load as load_records
+from data.loading import load as load_records
 from data.quality import first_turn_key
 from data.records import Prompt
 from pipeline import checkpoint

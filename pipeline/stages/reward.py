@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from data.errors import UserError
-from data.formats import load as load_records
+from data.loading import load as load_records
 from data.records import Ranking
 from pipeline import checkpoint
 from pipeline.adapters import SharedBase

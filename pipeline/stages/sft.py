@@ -8,7 +8,7 @@ import shutil
 import time
 
 from data.errors import UserError
-from data.formats import load as load_records
+from data.loading import load as load_records
 from pipeline import checkpoint
 from pipeline.adapters import POLICY, SharedBase
 from pipeline.memory import MicroBatch

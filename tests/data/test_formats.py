@@ -11,11 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UserError
-from data.formats import FORMATS, load
-from data.records import Demonstration, Message, Prompt, Ranking
+from data.formats import FORMATS
+from data.inspect import guess
+from data.loading import load
+from data.records import Demonstration, Message, Prompt, Ranking, ScoredAnswer, Several, Thumb
 from data.sources import read_rows
 
 U, A = (lambda text: {"role": "user", "content": text}), (lambda text: {"role": "assistant", "content": text})
+TREE = {
+    "message_id": "m",
+    "text": "q",
+    "role": "prompter",
+    "replies": [
+        {"message_id": "r", "text": "b", "role": "assistant", "rank": 1},
+        {"message_id": "s", "text": "a", "role": "assistant", "rank": 0, "replies": []},
+    ],
+}
 ROWS = {
     "messages": {"messages": [U("q"), A("a")]},
     "prompt_completion": {"prompt": "q", "completion": "a"},
@@ -30,6 +41,22 @@ ROWS = {
     },
     "ranked": {"prompt": "q", "responses": ["a", "b"], "ranks": [0, 1]},
     "prompts": {"prompt": [U("q")]},
+    "scored": {"prompt": "q", "responses": [{"text": "b", "score": 1}, {"text": "a", "score": 7.5}]},
+    "scored_rows": {"prompt": "q", "response": "a", "score": 3},
+    "summaries": {
+        "info": {"subreddit": "pets", "title": "My cat", "post": "It sleeps."},
+        "summaries": [{"text": " Cat.", "policy": "x"}, {"text": " It sleeps."}],
+        "choice": 1,
+    },
+    "oasst_demonstrations": {"message_tree_id": "t", "prompt": TREE},
+    "oasst_rankings": {"message_tree_id": "t", "prompt": TREE},
+    "thumbs": {"prompt": "q", "completion": "a", "label": True},
+    "thumbs_ranked": {"prompt": "q", "completion": "a", "label": True},
+}
+# One record of these is spread over rows.
+SECOND = {
+    "scored_rows": {"prompt": "q", "response": "b", "score": 1},
+    "thumbs_ranked": {"prompt": "q", "completion": "b", "label": False},
 }
 Q = (Message("user", "q"),)
 
@@ -42,8 +69,17 @@ def file_of(tmp_path: Path, *rows, name="rows.jsonl") -> Path:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_each_format_reads_its_row(tmp_path, name):
-    (record,) = load(file_of(tmp_path, ROWS[name]), name)
+    rows = [ROWS[name], *([SECOND[name]] if name in SECOND else [])]
+    (record,) = load(file_of(tmp_path, *rows), name)
+    summary = "SUBREDDIT: r/pets\n\nTITLE: My cat\n\nPOST: It sleeps.\n\nTL;DR:"
     expected = {
+        "scored": Ranking("rows-1", Q, ("b", "a"), (1, 0), (True, True)),
+        "scored_rows": Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True)),
+        "thumbs_ranked": Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True)),
+        "summaries": Ranking("rows-1", (Message("user", summary),), ("Cat.", "It sleeps."), (1, 0), (True, True)),
+        "oasst_demonstrations": Demonstration("s", Q, "a"),
+        "oasst_rankings": Ranking("m", Q, ("b", "a"), (1, 0), (True, True)),
+        "thumbs": Thumb("rows-1", Q, "a", up=True),
         "prompts": Prompt("rows-1", Q),
         "hh": Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True)),
         "ultrafeedback": Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True)),
@@ -88,7 +124,7 @@ BAD = [
     (
         "ultrafeedback",
         {"prompt": "q", "completion": "a", "label": True},
-        "no field 'chosen'; found 'prompt', 'completion', 'label'; these are single thumbs, and no format takes them",
+        "no field 'chosen'; found 'prompt', 'completion', 'label'; that is the format thumbs; .* 'thumbs_ranked' ranks",
     ),
     ("ultrafeedback", ROWS["alpaca"], "no field 'chosen'.*that is the format alpaca"),
     ("messages", ROWS["ranked"], "no field 'messages'.*that is the format ranked"),
@@ -144,7 +180,7 @@ def test_a_few_equal_answers_are_ties_and_many_are_refused(tmp_path):
 
 def test_plain_rows_need_no_heavy_library(tmp_path):
     path = file_of(tmp_path, ROWS["hh"])
-    code = f"import sys; from data.formats import load; load({str(path)!r}, 'hh'); print(*sys.modules)"
+    code = f"import sys; from data.loading import load; load({str(path)!r}, 'hh'); print(*sys.modules)"
     root = Path(__file__).resolve().parents[2]
     ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert not {"torch", "pandas", "datasets", "pyarrow", "numpy"} & set(ran.stdout.split())
@@ -229,6 +265,13 @@ def test_csv_json_and_parquet_hold_the_same_rows(tmp_path):
     assert found[0] == found[1] == found[2] and found[0][1].response == "e\nf"
 
 
+def test_each_format_is_guessed_from_a_row_of_its_own(tmp_path):
+    twin = {"oasst_demonstrations": "oasst_rankings", "thumbs_ranked": "thumbs"}
+    for name in FORMATS:
+        best = guess(file_of(tmp_path, ROWS[name]))[0].format_name
+        assert best in (name, twin.get(name)), (name, best)
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -258,7 +301,7 @@ def test_any_row_gives_a_record_or_a_reason(name, data):
         st.dictionaries(st.sampled_from(["id", "topic", "finished", "input", "chosen", "label"]), json_values)
     )
     try:
-        assert isinstance(FORMATS[name](row, "x"), Prompt | Demonstration | Ranking)
+        assert isinstance(FORMATS[name](row, "x"), Prompt | Demonstration | Ranking | Thumb | Several | ScoredAnswer)
     except ValueError as error:
         # What the door prints must be printable and one line.
         assert "\n" not in str(error) and str(error).encode("utf-8")
@@ -299,6 +342,9 @@ COUNTED = [
     ("sharegpt_pairs", "sharegpt", 195, 0),
     ("self_instruct_seed_alpaca", "alpaca", 120, 0),
     ("gpteacher_alpaca", "alpaca", 934, 0),
+    ("kto_thumbs", "thumbs", 180, 0),
+    ("xstest_thumbs", "thumbs", 831, 0),
+    ("oasst_thumbs", "thumbs", 284, 0),
 ]
 
 
@@ -318,3 +364,8 @@ def test_real_rows_load_or_are_named(file, name, rows, odd):
     assert len(list(read_rows(path))) == rows and len(records) in (0, rows)
     if not odd:
         assert len(records) == rows
+
+
+def test_every_format_stands_in_the_documentation():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    assert [name for name in FORMATS if f"\n| `{name}` | " not in text] == []

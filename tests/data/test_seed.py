@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from data.formats import load
+from data.loading import load
 from data.quality import first_turn_key, prompt_of
 
 SEED = Path(__file__).resolve().parents[2] / "data" / "seed"

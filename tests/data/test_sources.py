@@ -6,7 +6,7 @@ import os
 import pytest
 
 from data.errors import UserError
-from data.formats import load
+from data.loading import load
 from data.sources import read_rows
 
 

@@ -1,0 +1,86 @@
+"""What a file seems to hold: a guess at its format, to be confirmed by a person and then named in the config."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from statistics import quantiles
+
+from data.errors import UserError
+from data.fields import looks_like
+from data.formats import FORMATS
+from data.records import Demonstration, Prompt, Ranking, Record, ScoredAnswer, Several
+from data.sources import files_of, read_rows
+
+LOOKED_AT = 100
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A format, and how many of the rows looked at it reads."""
+
+    format_name: str
+    read: int
+    looked_at: int
+
+
+def guess(path: Path) -> list[Guess]:
+    """The formats that read any of the first rows, best first; of equal ones that which asks for more fields comes first.
+
+    Raises:
+        UserError: no format reads any row; or the file has none.
+    """
+    rows = [row for _, row in islice(read_rows(files_of(path)[0]), LOOKED_AT) if isinstance(row, dict)]
+    found = [Guess(name, sum(_reads(name, row) for row in rows), len(rows)) for name in FORMATS]
+    found = sorted((g for g in found if g.read), key=lambda g: (-g.read, -_fields_asked(g.format_name)))
+    if not found:
+        columns = sorted({name for row in rows for name in row})
+        raise UserError(
+            f"{path}: no format reads any of its first {len(rows)} rows; fields found: {', '.join(columns) or 'none':.300}"
+            f"{looks_like(set(columns)) or ''}. Rename the fields to those of a format in docs/data.md, or name it with --format."
+        )
+    return found
+
+
+def _reads(name: str, row: dict) -> bool:
+    try:
+        made = FORMATS[name](row, "row")
+    except ValueError:
+        return False
+    return not isinstance(made, Several) or bool(made.records)
+
+
+# Of two formats that read a row, the one that asks for more says more about it. `prompts` asks least.
+_ASKS = {"prompts": 0, "thumbs_ranked": 1, "oasst_rankings": 3, "scored": 3, "ranked": 3, "thumbs": 3, "scored_rows": 3}
+
+
+def _fields_asked(name: str) -> int:
+    return _ASKS.get(name, 2)
+
+
+def config_keys(records: list[Record]) -> list[str]:
+    """The keys under `data:` that take records of this kind; none for thumbs, which are not trained on as they are."""
+    kinds = {type(record) for record in records}
+    if len(kinds) != 1:
+        return []
+    return {Demonstration: ["demonstrations"], Ranking: ["rankings"], Prompt: ["prompts", "heldout_prompts"]}.get(
+        kinds.pop(), []
+    )
+
+
+def texts_of(record: Record | ScoredAnswer) -> tuple[str, tuple[str, ...]]:
+    """The conversation before the answers, and the answers."""
+    turns = record.messages if isinstance(record, Prompt) else record.prompt
+    asked = "\n".join(message.content for message in turns)
+    if isinstance(record, Ranking):
+        return asked, record.responses
+    return asked, () if isinstance(record, Prompt) else (record.response,)
+
+
+def spread(lengths: list[int]) -> str:
+    """Shortest, middle, the 95th of 100, longest."""
+    if len(lengths) == 1:
+        return f"{lengths[0]}"
+    cuts = quantiles(lengths, n=20, method="inclusive")
+    return f"{min(lengths)} to {max(lengths)}, half up to {cuts[9]:.0f}, 95 % up to {cuts[18]:.0f}"

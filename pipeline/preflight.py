@@ -1,0 +1,284 @@
+"""Everything about the data that can be found out before a model is loaded: all mistakes at once, and counts of what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from data.errors import UserError
+from data.loading import load_counted
+from data.quality import first_turn_key, leaks, prompt_of
+from data.records import Demonstration, Message, Prompt, Ranking, Record, Thumb
+from data.splits import is_test
+from pipeline.template import PromptTooLong, prompt_ids, prompt_lengths, text_lengths
+
+_KINDS: dict[str, type] = {
+    "demonstrations": Demonstration,
+    "rankings": Ranking,
+    "prompts": Prompt,
+    "heldout_prompts": Prompt,
+    "heldout_rankings": Ranking,
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Data that can be trained on.
+
+    Attributes:
+        given: every record read, by the key under `data:`.
+        left_out: what a format did not use of its rows, by key and reason.
+        train, test: demonstrations, rankings and prompts on either side of the split, without those that are too long.
+        too_long: ids of training records that no setting lets in, by key.
+        shared: questions that two sets have in common, by their names. No training set shares one with a test or held-out set.
+        notes: what is odd but no mistake, a line each.
+    """
+
+    given: Mapping[str, list[Record]]
+    left_out: Mapping[str, Mapping[str, int]]
+    train: Mapping[str, list[Record]]
+    test: Mapping[str, list[Record]]
+    too_long: Mapping[str, list[str]]
+    shared: Mapping[tuple[str, str], int]
+    notes: Sequence[str]
+
+    def counts(self) -> dict[str, int]:
+        train, test = self.train, self.test
+        return {
+            "demonstrations": len(train["demonstrations"]),
+            "demonstrations_test": len(test["demonstrations"]),
+            "demonstrations_too_long": len(self.too_long["demonstrations"]),
+            "rankings": len(train["rankings"]),
+            "rankings_test": len(test["rankings"]),
+            "rankings_too_long": len(self.too_long["rankings"]),
+            "ranking_pairs": sum(len(r.pairs()) for r in train["rankings"]),
+            "prompts": len(train["prompts"]),
+            "prompts_test": len(test["prompts"]),
+            "prompts_too_long": len(self.too_long["prompts"]),
+            "heldout_prompts": len(self.given["heldout_prompts"]),
+            "heldout_rankings": len(self.given["heldout_rankings"]),
+        }
+
+
+def check(config, tokenizer) -> Checked:
+    """Reads, splits and measures the data of a config.
+
+    Raises:
+        UserError: every mistake: of each row of each file, or, once all rows can be used, of splits, leaks and lengths.
+    """
+    given, left_out = _load_all(config.data)
+    train, test = _split(given, config.data)
+    problems = _empty_sides(train, test, given)
+    sets = {
+        **{f"{name} train": records for name, records in train.items()},
+        **{f"{name} test": records for name, records in test.items()},
+        **{name: given[name] for name in ("heldout_prompts", "heldout_rankings") if given[name]},
+    }
+    shared = {names: odd.count for names, odd in leaks(sets).items()}
+    problems += _split_leaks(shared)
+    problems += [line for held in ("heldout_prompts", "heldout_rankings") for line in _held_leaks(held, given, train)]
+    lengths = _Lengths(config, tokenizer)
+    too_long = {"demonstrations": [], "rankings": [], "prompts": []}
+    train["demonstrations"], too_long["demonstrations"] = lengths.demonstrations(train["demonstrations"])
+    train["prompts"], too_long["prompts"] = lengths.prompts(train["prompts"])
+    test["prompts"], _ = lengths.prompts(test["prompts"])
+    for side in (train, test):
+        side["rankings"], long = lengths.rankings(side["rankings"])
+        too_long["rankings"] += long
+    lengths.held(given)
+    if problems or lengths.problems:
+        raise UserError([*problems, *lengths.problems])
+    return Checked(given, left_out, train, test, too_long, shared, lengths.notes)
+
+
+def _load_all(settings) -> tuple[dict[str, list], dict[str, Mapping[str, int]]]:
+    """The records of every source that the `data` section names, an empty list for one that it does not.
+
+    Raises:
+        UserError: the mistakes of all files, not of the first alone.
+    """
+    given: dict[str, list] = {}
+    left_out: dict[str, Mapping[str, int]] = {}
+    problems: list[str] = []
+    for name, kind in _KINDS.items():
+        path, form = getattr(settings, name), getattr(settings, f"{name}_format")
+        given[name] = []
+        if not path:
+            continue
+        try:
+            loaded = load_counted(Path(path), form)
+            _refuse_other_kinds(path, form, loaded.records, kind)
+        except UserError as error:
+            problems += error.problems
+            continue
+        given[name] = loaded.records[: settings.limit] if settings.limit else loaded.records
+        if any(loaded.left_out.values()):
+            left_out[name] = dict(+loaded.left_out)
+    if problems:
+        raise UserError(problems)
+    return given, left_out
+
+
+def _refuse_other_kinds(path: str, form: str, records: Sequence[Record], kind: type) -> None:
+    wrong = next((r for r in records if not isinstance(r, kind)), None)
+    if wrong is None:
+        return
+    advice = "Choose another format."
+    if isinstance(wrong, Thumb) and kind is Ranking:
+        advice = "Where a prompt has answers of both thumbs, format 'thumbs_ranked' ranks them."
+    raise UserError(
+        f"{path}: format '{form}' gives {type(wrong).__name__.lower()}s where {kind.__name__.lower()}s are wanted. {advice}"
+    )
+
+
+def _split(given: Mapping[str, list], settings) -> tuple[dict[str, list], dict[str, list]]:
+    """Train and test by the first user turn, so that no question is on both sides, in whichever set it turns up."""
+    prompts = given["prompts"] if settings.prompts else [Prompt(r.id, r.prompt, r.topic) for r in given["rankings"]]
+    train, test = {}, {}
+    for name, records in (
+        ("demonstrations", given["demonstrations"]),
+        ("rankings", given["rankings"]),
+        ("prompts", prompts),
+    ):
+        sides: tuple[list, list] = ([], [])
+        for record in records:
+            sides[is_test(prompt_of(record), settings.test_share)].append(record)
+        train[name], test[name] = sides
+    return train, test
+
+
+def _empty_sides(train: Mapping[str, list], test: Mapping[str, list], given: Mapping[str, list]) -> list[str]:
+    kept = {**train, "heldout_prompts": given["heldout_prompts"]}
+    problems = [
+        f"data.{name}: nothing is left to use after the split. Give more rows or lower data.test_share."
+        for name, records in kept.items()
+        if not records and not (name == "prompts" and not given["prompts"])
+    ]
+    if not test["demonstrations"] or not test["rankings"]:
+        problems.append("data.test_share: the test split is empty. Raise it, or give more rows.")
+    return problems
+
+
+def _split_leaks(shared: Mapping[tuple[str, str], int]) -> list[str]:
+    """Cannot be, as one function decides the side of a question everywhere; were it ever to change, this is where it would show."""
+    return [
+        f"data: {count} questions are both in '{one}' and in '{other}'. Please report this."
+        for (one, other), count in shared.items()
+        if {one.rpartition(" ")[2], other.rpartition(" ")[2]} == {"train", "test"}
+    ]
+
+
+def _held_leaks(held: str, given: Mapping[str, list], train: Mapping[str, list]) -> list[str]:
+    """A held-out question that any training set also asks would make every later comparison worthless."""
+    asked = {first_turn_key(prompt_of(record)): record.id for record in given[held]}
+    found = []
+    for name, records in train.items():
+        shared = sorted({asked[key] for r in records if (key := first_turn_key(prompt_of(r))) in asked})
+        if shared:
+            found.append(
+                f"data.{held}: {len(shared)} of {len(asked)} also occur in the {name} (first: {shared[0]}). Remove them from one side."
+            )
+    return found
+
+
+class _Lengths:
+    """What fits into the tokens that the config allows. Nothing is cut: what does not fit is left out and named."""
+
+    def __init__(self, config, tokenizer):
+        self.config, self.tokenizer = config, tokenizer
+        self.problems: list[str] = []
+        self.notes: list[str] = []
+        self._known: dict[tuple[Message, ...], int] = {}
+
+    def demonstrations(self, records: list[Demonstration]) -> tuple[list, list[str]]:
+        """A demonstration is never cut: without its end the model would learn not to stop."""
+        answers = text_lengths(self.tokenizer, [d.response for d in records])
+        # One token more: the end of the answer.
+        lengths = [p + a + 1 for p, a in zip(self._prompts([d.prompt for d in records]), answers, strict=True)]
+        return self._sides(records, lengths, self.config.sft.max_tokens, "sft.max_tokens", "demonstration")
+
+    def prompts(self, records: list[Prompt]) -> tuple[list, list[str]]:
+        lengths = self._prompts([p.messages for p in records])
+        return self._sides(records, lengths, self._most, "data.max_prompt_tokens", "prompt")
+
+    def rankings(self, records: list[Ranking]) -> tuple[list, list[str]]:
+        """Left out: those whose question alone does not fit, since cutting it would change what the answers were ranked for.
+
+        The oldest turns of a conversation give way, as in the chat. Rankings whose answers are too long stay: how many of them
+        the reward model takes is its own setting, and only when it takes none is that a problem.
+        """
+        full = self._prompts([r.prompt for r in records])
+        lengths = [n if n <= self._most else self._shortened(r) for n, r in zip(full, records, strict=True)]
+        kept, long = self._sides(records, lengths, self._most, "data.max_prompt_tokens", "ranking")
+        fits = {r.id: n for r, n in zip(records, lengths, strict=True)}
+        self._readable(kept, fits)
+        return kept, long
+
+    def held(self, given: Mapping[str, list]) -> None:
+        """Held-out records are the yardstick: none may silently be missing."""
+        for name, records in (
+            ("heldout_prompts", given["heldout_prompts"]),
+            ("heldout_rankings", given["heldout_rankings"]),
+        ):
+            lengths = self._prompts([prompt_of(r) for r in records])
+            long = [
+                r.id
+                for r, n in zip(records, lengths, strict=True)
+                if n > self._most and (isinstance(r, Prompt) or self._shortened(r) > self._most)
+            ]
+            path = getattr(self.config.data, name)
+            self.problems += [
+                f"{path}: prompt {i} is longer than data.max_prompt_tokens ({self._most})." for i in long[:20]
+            ]
+            if len(long) > 20:
+                self.problems.append(
+                    f"{path}: {len(long) - 20} more prompts are longer than that. Raise it or drop them."
+                )
+
+    @property
+    def _most(self) -> int:
+        return self.config.data.max_prompt_tokens
+
+    def _prompts(self, prompts: Sequence[tuple[Message, ...]]) -> list[int]:
+        # PPO asks the rankings' questions when it has none of its own; each is counted once.
+        new = [p for p in dict.fromkeys(prompts) if p not in self._known]
+        lengths = prompt_lengths(self.tokenizer, new, system_prompt=self.config.model.system_prompt)
+        self._known |= zip(new, lengths, strict=True)
+        return [self._known[p] for p in prompts]
+
+    def _shortened(self, ranking: Ranking) -> int:
+        """Tokens after the oldest turns gave way; more than the limit where the last turn alone is too long."""
+        system = self.config.model.system_prompt
+        try:
+            return len(prompt_ids(self.tokenizer, ranking.prompt, system_prompt=system, max_tokens=self._most))
+        except PromptTooLong:
+            return self._most + 1
+
+    def _readable(self, rankings: list[Ranking], prompt_tokens: Mapping[str, int]) -> None:
+        longest = iter(text_lengths(self.tokenizer, [text for r in rankings for text in r.responses]))
+        needs = []
+        for ranking in rankings:
+            ends = [next(longest) + int(finished) for finished in ranking.finished]
+            if ranking.pairs():
+                needs.append(prompt_tokens[ranking.id] + max(ends))
+        limit = self.config.reward.max_tokens
+        self._tell(needs, limit, "reward.max_tokens", "ranking that is no tie")
+
+    def _sides(self, records: list, lengths: list[int], limit: int, key: str, noun: str) -> tuple[list, list[str]]:
+        self._tell(lengths, limit, key, noun)
+        kept = [r for r, n in zip(records, lengths, strict=True) if n <= limit]
+        return kept, [r.id for r, n in zip(records, lengths, strict=True) if n > limit]
+
+    def _tell(self, lengths: list[int], limit: int, key: str, noun: str) -> None:
+        long = sum(n > limit for n in lengths)
+        if not long:
+            return
+        spread = f"shortest {min(lengths)}, middle {median(lengths):.0f}, longest {max(lengths)}"
+        if long == len(lengths):
+            self.problems.append(f"{key}: every {noun} is longer than {limit} tokens ({long}: {spread}). Raise it.")
+        else:
+            self.notes.append(
+                f"{key} {limit}: {long} of {len(lengths)}, each a {noun}, are longer and left out ({spread} tokens)."
+            )

@@ -1,0 +1,148 @@
+"""All that is wrong with the data of a config, at once, before a model is loaded."""
+
+import json
+
+import pytest
+
+from data.errors import UserError
+from data.records import Message, Prompt
+from data.splits import is_test
+from pipeline.config import load_config
+from pipeline.preflight import check
+from pipeline.template import prompt_ids, response_ids
+
+QUESTIONS = [f"Question {i}?" for i in range(60)]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+
+
+@pytest.fixture
+def make_config(tmp_path):
+    """A config whose three files are fine, but for what a test changes in them or on the command line."""
+
+    def make(*overrides, **files):
+        rows = {
+            "d": [{"messages": turns(q, "Answer.")} for q in QUESTIONS],
+            "r": [{"prompt": q, "responses": ["Good.", "Bad."], "ranks": [0, 1]} for q in QUESTIONS],
+            "h": [{"prompt": f"Held {i}?"} for i in range(5)],
+            **files,
+        }
+        for name, content in rows.items():
+            write(tmp_path / f"{name}.jsonl", content)
+        named = f"demonstrations: {tmp_path}/d.jsonl, rankings: {tmp_path}/r.jsonl, heldout_prompts: {tmp_path}/h.jsonl"
+        text = f"model: {{name: tiny-random}}\ndata: {{{named}, max_prompt_tokens: 100}}\nsft: {{max_tokens: 200}}\n"
+        (tmp_path / "c.yaml").write_text(text)
+        return load_config(tmp_path / "c.yaml", overrides)
+
+    return make
+
+
+def turns(question, answer):
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def problems(config, tokenizer) -> tuple[str, ...]:
+    with pytest.raises(UserError) as caught:
+        check(config, tokenizer)
+    return caught.value.problems
+
+
+def test_counts_are_those_of_the_split(make_config, tokenizer):
+    test = sum(is_test([Message("user", q)], 0.1) for q in QUESTIONS)
+    counts = check(make_config(), tokenizer).counts()
+    assert 0 < test < 20
+    for name in ("demonstrations", "rankings", "prompts"):
+        assert (counts[name], counts[f"{name}_test"], counts[f"{name}_too_long"]) == (60 - test, test, 0)
+    assert counts["heldout_prompts"] == 5 and counts["ranking_pairs"] == 60 - test
+
+
+def test_prompts_of_their_own_are_split_by_the_same_rule(make_config, tokenizer, tmp_path):
+    write(tmp_path / "p.jsonl", [{"prompt": q.upper()} for q in QUESTIONS])
+    checked = check(make_config(f"data.prompts={tmp_path}/p.jsonl"), tokenizer)
+    assert len(checked.test["prompts"]) == len(checked.test["rankings"]) > 0
+    assert len(checked.train["prompts"]) + len(checked.test["prompts"]) == 60
+    # Upper case is no other question: all of a side's three sets ask the same.
+    sides = {tuple(n.rpartition(" ")[2] for n in names) for names in checked.shared}
+    assert sides == {("train", "train"), ("test", "test")} and len(checked.shared) == 6
+
+
+def test_a_held_out_question_in_any_training_set_is_refused_with_its_count(make_config, tokenizer):
+    config = make_config(
+        h=[{"id": "h1", "prompt": "  question 7?"}, {"prompt": "Free?"}, {"id": "h3", "prompt": "QUESTION 8?"}]
+    )
+    assert not is_test([Message("user", "question 7?")], 0.1) and not is_test([Message("user", "question 8?")], 0.1)
+    found = problems(config, tokenizer)
+    assert [p.split(" also occur in the ") for p in found] == [
+        ["data.heldout_prompts: 2 of 3", f"{name} (first: h1). Remove them from one side."]
+        for name in ("demonstrations", "rankings", "prompts")
+    ]
+
+
+def test_a_held_out_question_may_be_one_of_a_test_set(make_config, tokenizer):
+    (q, *_) = [q for q in QUESTIONS if is_test([Message("user", q)], 0.1)]
+    checked = check(make_config(h=[{"prompt": q}]), tokenizer)
+    assert checked.shared[("demonstrations test", "heldout_prompts")] == 1
+
+
+def test_every_row_too_long_says_how_long_they_are(make_config, tokenizer):
+    found = problems(make_config("sft.max_tokens=8", "reward.max_tokens=8"), tokenizer)
+    # A token of the tiny model is a byte: by hand, "Question 10?" is 12, "Answer." 7, its end 1; the template is the rest.
+    first, second = found[:2]
+    train = [q for q in QUESTIONS if not is_test([Message("user", q)], 0.1)]
+    assert first.startswith(f"sft.max_tokens: every demonstration is longer than 8 tokens ({len(train)}: shortest ")
+    assert second.startswith("reward.max_tokens: every ranking that is no tie is longer than 8 tokens")
+
+
+def test_some_rows_too_long_are_named_and_counted(make_config, tokenizer):
+    rows = [{"id": q, "messages": turns(q, "Answer." if i else "A" * 300)} for i, q in enumerate(QUESTIONS)]
+    assert not is_test([Message("user", QUESTIONS[0])], 0.1)
+    checked = check(make_config(d=rows), tokenizer)
+    assert checked.too_long["demonstrations"] == [QUESTIONS[0]]
+    assert checked.notes[0].startswith("sft.max_tokens 200: 1 of ")
+
+
+def test_a_ranking_whose_question_alone_is_too_long_is_left_out_before_training(make_config, tokenizer):
+    long = {"id": "long", "prompt": "x" * 300, "responses": ["a", "b"], "ranks": [0, 1]}
+    history = [
+        {"role": "user", "content": "y" * 300},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "z"},
+    ]
+    deep = {"id": "deep", "prompt": history, "responses": ["a", "b"], "ranks": [0, 1]}
+    rows = [{"prompt": q, "responses": ["Good.", "Bad."], "ranks": [0, 1]} for q in QUESTIONS]
+    checked = check(make_config(r=[*rows, long, deep]), tokenizer)
+    assert checked.too_long["rankings"] == ["long"]
+    assert "deep" in {r.id for r in [*checked.train["rankings"], *checked.test["rankings"]]}
+
+
+def test_held_out_prompts_are_never_left_out(make_config, tokenizer):
+    found = problems(make_config(h=[{"id": f"h{i}", "prompt": "x" * 300} for i in range(25)]), tokenizer)
+    assert len(found) == 21 and "prompt h0 is longer than data.max_prompt_tokens (100)" in found[0]
+    assert "5 more prompts" in found[20]
+
+
+def test_thumbs_where_rankings_are_wanted_are_told_their_use(make_config, tokenizer):
+    rows = [{"prompt": q, "completion": "a", "label": True} for q in QUESTIONS]
+    (found,) = problems(make_config("data.rankings_format=thumbs", r=rows), tokenizer)
+    assert "gives thumbs where rankings are wanted" in found and "'thumbs_ranked' ranks them" in found
+    (found,) = problems(make_config(r=rows), tokenizer)
+    assert "rows 1 to 60 (all)" in found and "that is the format thumbs" in found
+
+
+def test_what_a_format_leaves_out_is_told(make_config, tokenizer):
+    rows = [{"prompt": q, "completion": c, "label": c == "a"} for q in QUESTIONS for c in "ab"]
+    rows += [{"prompt": "lonely", "completion": "a", "label": True}]
+    checked = check(make_config("data.rankings_format=thumbs_ranked", r=rows), tokenizer)
+    assert checked.left_out == {"rankings": {"answers to a prompt that has thumbs of one kind only": 1}}
+    assert len(checked.given["rankings"]) == 60 and isinstance(checked.train["prompts"][0], Prompt)
+
+
+def test_a_demonstration_fits_exactly_with_the_end_of_its_answer(make_config, tokenizer):
+    """The longest as the stage that trains on it encodes it: one token less than that is one too few."""
+    longest = max(
+        len(prompt_ids(tokenizer, [Message("user", q)])) + len(response_ids(tokenizer, "Answer.")) for q in QUESTIONS
+    )
+    assert check(make_config(f"sft.max_tokens={longest}"), tokenizer).too_long["demonstrations"] == []
+    assert len(check(make_config(f"sft.max_tokens={longest - 1}"), tokenizer).too_long["demonstrations"]) > 0
