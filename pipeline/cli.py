@@ -147,6 +147,11 @@ def chat(overrides: Overrides = None, config: ConfigOption = None, run_name: Run
     talk(opened.path, opened.config)
 
 
+from pipeline.cli_serve import serve  # noqa: E402  after the options that it shares
+
+app.command()(serve)
+
+
 def main() -> None:
     """Entry: quiet libraries, one line a mistake, and the exit status that belongs to it."""
     _quieten()
