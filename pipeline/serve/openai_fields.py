@@ -48,7 +48,7 @@ class ChatCompletionRequest(Body):
     seed: Seed | None = None
     user: Name | None = None
     # Clients send these with every request. Another value would change the answer, so it is refused and not ignored.
-    n: Literal[1] = 1
+    n: int = Field(1, ge=1, le=1)
     frequency_penalty: float | None = Field(None, ge=0, le=0)
     presence_penalty: float | None = Field(None, ge=0, le=0)
     stop: None = None
@@ -59,7 +59,8 @@ class FeedbackRequest(Body):
     """A thumb on one answer. 1 is up, -1 is down, 0 takes an earlier one back."""
 
     id: Id = Field(description="the completion's id")
-    value: Literal[-1, 0, 1]
+    # No Literal: that would take true for 1.
+    value: int = Field(ge=-1, le=1)
     tags: list[Tag] = Field([], max_length=8)
     comment: Comment | None = None
     user: Name | None = None
