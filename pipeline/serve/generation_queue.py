@@ -80,6 +80,12 @@ class GenerationQueue:
             turns = sum(min(len(t), place + (i < before)) for i, t in enumerate(self._waiting.values()) if i != before)
             return turns + place + (self._running is not None)
 
+    @property
+    def waiting(self) -> int:
+        """How many tickets wait for their turn."""
+        with self._changed:
+            return self._count()
+
     def close(self, seconds: float = 10.0) -> None:
         """Stops what runs, drops what waits."""
         with self._changed:
