@@ -210,14 +210,24 @@ class FeedbackStore:
                 (message, rater, value, json.dumps(list(tags)), comment, _now()),
             )
 
-    def compare(self, left: str, right: str, *, rater: str, winner: str, blind: bool, shown_ms: int) -> None:
-        """A choice between two answers, sides as they were shown."""
+    def compare(self, left: str, right: str, *, rater: str, winner: str, blind: bool, shown_ms: int) -> int:
+        """A choice between two answers, sides as they were shown. Returns its number, by which it can be withdrawn."""
         with self._write():
             self._know(rater)
-            self._db.execute(
+            added = self._db.execute(
                 "INSERT INTO comparison (left_message, right_message, rater, winner, blind, shown_ms, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (left, right, rater, winner, int(blind), shown_ms, _now()),
             )
+            return added.lastrowid
+
+    def withdraw_comparison(self, comparison: int, *, rater: str) -> bool:
+        """Takes a choice back; it stays, marked. False when it is not this rater's, or was withdrawn already."""
+        with self._write():
+            changed = self._db.execute(
+                "UPDATE comparison SET withdrawn_ms = ? WHERE id = ? AND rater = ? AND withdrawn_ms IS NULL",
+                (_now(), comparison, rater),
+            )
+            return changed.rowcount == 1
 
     def edit(self, original: str, *, rater: str, content: str) -> str:
         """A person's own wording of an answer, beside it in the tree; the answer itself stays."""

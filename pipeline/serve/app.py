@@ -8,11 +8,13 @@ from fastapi import FastAPI
 
 from data.feedback import FeedbackStore
 from pipeline.serve.answers import AnswerDesk
+from pipeline.serve.chat_api import chat_router
 from pipeline.serve.context import ServeContext
 from pipeline.serve.errors import add_handlers
 from pipeline.serve.generation_queue import GenerationQueue
 from pipeline.serve.guard import Guard
 from pipeline.serve.openai_api import openai_router
+from pipeline.serve.page import add_page
 from pipeline.serve.settings import ServeSettings
 from pipeline.serve.store_thread import StoreThread
 
@@ -50,5 +52,7 @@ def create_app(assistant, store: FeedbackStore, settings: ServeSettings) -> Fast
     app.state.context = context
     add_handlers(app)
     app.include_router(openai_router(context))
+    app.include_router(chat_router(context))
+    add_page(app)
     app.add_middleware(Guard, settings=settings)
     return app

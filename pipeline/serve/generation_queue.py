@@ -59,15 +59,17 @@ class GenerationQueue:
             self._changed.notify()
             return ticket
 
-    def cancel(self, ticket: Ticket) -> None:
-        """Ends the ticket's work, or takes it out of the queue."""
+    def cancel(self, ticket: Ticket) -> bool:
+        """Ends the ticket's work, or takes it out of the queue; True when it was still waiting there."""
         ticket.stop.set()
         with self._changed:
             own = self._waiting.get(ticket.client)
-            if own and ticket in own:
-                own.remove(ticket)
-                if not own:
-                    del self._waiting[ticket.client]
+            if not own or ticket not in own:
+                return False
+            own.remove(ticket)
+            if not own:
+                del self._waiting[ticket.client]
+            return True
 
     def position(self, ticket: Ticket) -> int:
         """How many turns come before this ticket's; 0 while it runs or after."""

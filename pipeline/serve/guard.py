@@ -20,12 +20,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.serve.errors import error_response
+from pipeline.serve.page import PAGE_PATHS
 from pipeline.serve.settings import ServeSettings
 
 COOKIE = "thumbloop"
 IDENTITY = "thumbloop.identity"
 # The page itself holds no secret; its script asks for the token.
-PUBLIC = frozenset({"/", "/static/app.js", "/static/style.css", "/api/login"})
+PUBLIC = PAGE_PATHS | {"/api/login"}
 _SESSION = re.compile(r"([A-Za-z0-9_-]{16})\.([0-9a-f]{64})")
 _HEADERS = {
     "content-security-policy": (
