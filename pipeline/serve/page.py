@@ -1,4 +1,4 @@
-"""The page: three files, named one by one, so that no path leads anywhere else."""
+"""The page: a few files, named one by one, so that no path leads anywhere else."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from starlette.responses import FileResponse
 _STATIC = Path(__file__).parent / "static"
 _FILES = {
     "/": ("index.html", "text/html"),
-    "/static/app.js": ("app.js", "text/javascript"),
-    "/static/markdown.js": ("markdown.js", "text/javascript"),
+    "/static/icon.svg": ("icon.svg", "image/svg+xml"),
     "/static/style.css": ("style.css", "text/css"),
+    **{f"/static/{n}.js": (f"{n}.js", "text/javascript") for n in ("app", "api", "dom", "markdown", "talk", "view")},
 }
 PAGE_PATHS = frozenset(_FILES)
 
