@@ -62,6 +62,8 @@ async function run(body, { asked = null, keep }) {
   if (whole && over && start.duel && canChoose()) {
     announce("Two answers are there. Choose with 1, 2, 3 or 4.");
     redraw();
+    // Both from their first words on; the buttons stay in sight below them.
+    el.talk.querySelector(".duel").scrollIntoView({ block: "start" });
     return;
   }
   const failed = Object.values(state.live.sides).find((side) => side.failed)?.failed;
@@ -172,6 +174,7 @@ const act = {
     state.draft = { tags: [...tags], comment: comment ?? "" };
     announce(["The vote is kept: bad.", "The vote is taken back.", "The vote is kept: good."][value + 1]);
     redraw();
+    el.talk.querySelector(".reasons")?.scrollIntoView({ block: "nearest" });
     return true;
   },
   async undo() {
@@ -225,7 +228,7 @@ const act = {
 };
 
 function verdict({ winner, models }) {
-  const who = `A was ${models.left}, B was ${models.right}.`;
+  const who = models.left === models.right ? `Both were ${models.left}.` : `A was ${models.left}, B was ${models.right}.`;
   return { left: `You chose A. ${who}`, right: `You chose B. ${who}`, tie: `Equally good. ${who}`, both_bad: `Both bad. ${who}` }[winner];
 }
 
