@@ -5,12 +5,13 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from data.feedback import FeedbackStore
 from pipeline.serve.answers import AnswerDesk
 from pipeline.serve.chat_api import chat_router
 from pipeline.serve.context import ServeContext
-from pipeline.serve.errors import add_handlers
+from pipeline.serve.errors import ERRORS, add_handlers
 from pipeline.serve.generation_queue import GenerationQueue
 from pipeline.serve.guard import Guard
 from pipeline.serve.openai_api import openai_router
@@ -38,7 +39,7 @@ def create_app(assistant, store: FeedbackStore, settings: ServeSettings) -> Fast
         # Their pages load scripts from elsewhere; the schema alone stays.
         docs_url=None,
         redoc_url=None,
-        max_body_size=settings.max_body_bytes,
+        responses=ERRORS,
         # What is said here leaves by no other way, whatever the environment names.
         telemetry={
             "tracing": False,
@@ -54,5 +55,6 @@ def create_app(assistant, store: FeedbackStore, settings: ServeSettings) -> Fast
     app.include_router(openai_router(context))
     app.include_router(chat_router(context))
     add_page(app)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
     app.add_middleware(Guard, settings=settings)
     return app

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
@@ -14,6 +15,33 @@ from pipeline.serve.generation_queue import QueueFull
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _SHOWN = 5
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """How every error reads, as clients of the OpenAI API expect it."""
+
+    error: ErrorDetail
+
+
+# What any route may answer beside success, for the schema.
+ERRORS: dict[int | str, dict] = {
+    400: {"model": ErrorBody, "description": "not readable, or nothing that the model can be asked"},
+    401: {"model": ErrorBody, "description": "no token, or not the right one"},
+    403: {"model": ErrorBody, "description": "a request of another site"},
+    404: {"model": ErrorBody, "description": "nothing of that id or name"},
+    409: {"model": ErrorBody, "description": "nothing to choose from"},
+    413: {"description": "more bytes than chat.max_body_bytes"},
+    422: {"model": ErrorBody, "description": "a field of a wrong shape"},
+    429: {"model": ErrorBody, "description": "the queue is full; Retry-After says when to come back"},
+    500: {"model": ErrorBody, "description": "a failure of the server"},
+}
 
 
 class Refused(Exception):
