@@ -17,7 +17,7 @@ def serve(
     host: Annotated[
         str, typer.Option(help="address to listen on; another than this machine's own needs a token")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port to listen on; 0 takes a free one")] = 8000,
     token: Annotated[
         str | None, typer.Option(help="secret that clients must show, 'new' draws one; default: $THUMBLOOP_TOKEN")
     ] = None,
