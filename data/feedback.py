@@ -57,6 +57,12 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE model ADD COLUMN adapter TEXT;
     ALTER TABLE model ADD COLUMN step INTEGER;
     """,
+    """
+    CREATE TABLE edit (
+        message TEXT PRIMARY KEY REFERENCES message (id), original TEXT NOT NULL REFERENCES message (id),
+        rater TEXT NOT NULL REFERENCES rater (id), created_ms INTEGER NOT NULL);
+    CREATE INDEX conversation_of_rater ON conversation (rater);
+    """,
 )
 
 
@@ -92,8 +98,10 @@ class FeedbackStore:
         self._db, self.path = connection, path
 
     @staticmethod
-    def open(path: Path) -> FeedbackStore:
+    def open(path: Path, *, one_thread: bool = True) -> FeedbackStore:
         """Opens or makes the database and its directory, readable by their owner only.
+
+        With `one_thread=False` another thread than this may use the store, as long as only one does at a time.
 
         Raises:
             UserError: the file is no feedback database, was made by a newer version, or cannot be written.
@@ -101,7 +109,7 @@ class FeedbackStore:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+            db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=one_thread)
         except (OSError, sqlite3.OperationalError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{path}: cannot be written ({reason}). Name another file in chat.feedback_db.") from None
@@ -165,8 +173,9 @@ class FeedbackStore:
         first_token_ms: int | None = None,
         total_ms: int | None = None,
         finish: str | None = None,
+        message_id: str | None = None,
     ) -> str:
-        """Adds a turn under `parent`; a second child of one parent is another version."""
+        """Adds a turn under `parent`; a second child of one parent is another version. `message_id` is a UUID told beforehand."""
         with self._write():
             if parent is not None:
                 of = self._db.execute("SELECT conversation FROM message WHERE id = ?", (parent,)).fetchone()
@@ -174,6 +183,7 @@ class FeedbackStore:
                     raise ValueError(f"parent {parent} is no message of conversation {conversation}")
             return self._insert(
                 "message",
+                id=message_id or str(uuid.uuid4()),
                 conversation=conversation,
                 parent=parent,
                 author=author,
@@ -200,14 +210,42 @@ class FeedbackStore:
                 (message, rater, value, json.dumps(list(tags)), comment, _now()),
             )
 
-    def compare(self, left: str, right: str, *, rater: str, winner: str, blind: bool, shown_ms: int) -> None:
-        """A choice between two answers, sides as they were shown."""
+    def compare(self, left: str, right: str, *, rater: str, winner: str, blind: bool, shown_ms: int) -> int:
+        """A choice between two answers, sides as they were shown. Returns its number, by which it can be withdrawn."""
         with self._write():
             self._know(rater)
-            self._db.execute(
+            added = self._db.execute(
                 "INSERT INTO comparison (left_message, right_message, rater, winner, blind, shown_ms, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (left, right, rater, winner, int(blind), shown_ms, _now()),
             )
+            return added.lastrowid
+
+    def withdraw_comparison(self, comparison: int, *, rater: str) -> bool:
+        """Takes a choice back; it stays, marked. False when it is not this rater's, or was withdrawn already."""
+        with self._write():
+            changed = self._db.execute(
+                "UPDATE comparison SET withdrawn_ms = ? WHERE id = ? AND rater = ? AND withdrawn_ms IS NULL",
+                (_now(), comparison, rater),
+            )
+            return changed.rowcount == 1
+
+    def edit(self, original: str, *, rater: str, content: str) -> str:
+        """A person's own wording of an answer, beside it in the tree; the answer itself stays."""
+        with self._write():
+            self._know(rater)
+            found = self._db.execute(
+                "SELECT conversation, parent FROM message WHERE id = ? AND author <> 'human'", (original,)
+            ).fetchone()
+            if found is None:
+                raise ValueError(f"{original} is no answer")
+            message = self._insert(
+                "message", conversation=found[0], parent=found[1], author="human-edit", content=content
+            )
+            self._db.execute(
+                "INSERT INTO edit (message, original, rater, created_ms) VALUES (?, ?, ?, ?)",
+                (message, original, rater, _now()),
+            )
+            return message
 
     # -- reading -----------------------------------------------------------------------------------------------------------
 
@@ -233,6 +271,10 @@ class FeedbackStore:
             (conversation,),
         )
         return [StoredMessage(*row) for row in rows]
+
+    def rows(self, sql: str, parameters: Sequence = ()) -> list[tuple]:
+        """What a SELECT finds; values go into `parameters`, never into the text."""
+        return self._db.execute(sql, parameters).fetchall()
 
     def stats(self) -> dict[str, int]:
         """Counts of conversations, answers, ratings that stand, and comparisons."""

@@ -21,12 +21,13 @@ _ROLES = {"base": BASE, "sft": REFERENCE, "ppo": POLICY}
 
 @dataclass(frozen=True)
 class Delta:
-    """What came since the last one. `finish` is set on the last: stop, length or stopped (by the person)."""
+    """What came since the last one. The last has `finish`: stop, length or stopped (by the person), and what was read."""
 
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     finish: str | None = None
+    prompt_tokens: int = 0
 
 
 class Assistant:
@@ -101,7 +102,7 @@ class Assistant:
                 new = "" if text.endswith("\ufffd") and not step.last else text[len(shown) :]
                 shown += new
                 yield Delta(new, (step.token,), (step.logprob,))
-        yield Delta("", finish=finish)
+        yield Delta("", finish=finish, prompt_tokens=len(ids))
 
     def _fitted(self, messages: Sequence[Message], max_new_tokens: int) -> list[int]:
         """The conversation as token ids, without the oldest turns that would leave no room for the answer."""
@@ -110,15 +111,19 @@ class Assistant:
             raise UserError(
                 f"chat.max_new_tokens: {max_new_tokens}, but the model reads {context} tokens in all. Lower it."
             )
+        room, limit = context - max_new_tokens, self.config.chat.max_prompt_tokens
         try:
             return prompt_ids(
                 self.base.tokenizer,
                 messages,
                 system_prompt=self.config.model.system_prompt,
-                max_tokens=context - max_new_tokens,
+                max_tokens=min(room, limit),
             )
         except PromptTooLong:
-            raise UserError(
-                f"The last message does not fit: the model reads {context} tokens, {max_new_tokens} of them kept for the "
-                "answer (chat.max_new_tokens). Shorten the message, or lower the setting."
-            ) from None
+            why = (
+                f"the model reads {context} tokens, {max_new_tokens} of them kept for the answer (chat.max_new_tokens). "
+                "Shorten the message, or lower the setting."
+                if room <= limit
+                else f"at most {limit} tokens are read (chat.max_prompt_tokens). Shorten the message, or raise the setting."
+            )
+            raise UserError(f"The last message does not fit: {why}") from None

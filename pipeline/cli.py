@@ -148,6 +148,11 @@ def chat(overrides: Overrides = None, config: ConfigOption = None, run_name: Run
     talk(opened.path, opened.config)
 
 
+from pipeline.cli_serve import serve  # noqa: E402  after the options that it shares
+
+app.command()(serve)
+
+
 def main() -> None:
     """Entry: quiet libraries, one line a mistake, and the exit status that belongs to it."""
     _quieten()
@@ -161,7 +166,7 @@ def main() -> None:
             print(f"… and {len(error.problems) - len(shown)} more", file=sys.stderr)
         sys.exit(error.exit_code)
     except stopping.Stopped as stopped:
-        print(f"\nstopped by {stopped}; the same command goes on from what is kept", file=sys.stderr)
+        print(f"\nstopped by {stopped}", file=sys.stderr)
         sys.exit(128 + stopped.signum)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
@@ -251,6 +256,9 @@ def _go(opened, chosen, **options) -> None:
         ran = conduct(opened, chosen, say, **options)
     except GateFailure as error:
         raise GateFailure([*error.problems, f"The report so far: {report}"]) from None
+    except stopping.Stopped:
+        print("\nthe same command goes on from what is kept", file=sys.stderr)
+        raise
     if not ran:
         print(f"Nothing to do: {', '.join(chosen)} done already, nothing changed.")
     if report.exists():

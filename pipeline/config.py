@@ -283,6 +283,17 @@ class ChatConfig(_Section):
     temperature: float = Field(0.7, ge=0, description="of sampling; 0 is greedy")
     feedback_db: str = Field("runs/feedback.sqlite", description="where votes are kept")
     rater: str = Field("local", min_length=1, description="pseudonym of whoever votes")
+    max_prompt_tokens: int = Field(
+        2048, ge=16, description="tokens of a conversation that are read; older turns are left out"
+    )
+    max_answer_tokens: int = Field(1024, ge=1, description="tokens that a web request may ask for at most")
+    comparison_share: float = Field(
+        0.2, ge=0, le=1, description="share of web turns answered twice, blind side by side"
+    )
+    queue_limit: int = Field(64, ge=2, description="web requests that may wait; half of them of one client")
+    answer_seconds: float = Field(300.0, gt=0, description="seconds after which a web answer is cut off")
+    max_body_bytes: int = Field(262_144, ge=1024, description="size of a web request at most, in bytes")
+    allowed_hosts: list[str] = Field([], description="names, beside its address, under which the server may be reached")
 
 
 class Config(_Section):

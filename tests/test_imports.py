@@ -50,7 +50,7 @@ def test_the_pure_modules_import_torch_and_each_other_only(module):
     assert {n.split(".")[0] for n in names} <= {"torch", "pipeline", "__future__", "collections", "dataclasses", "math"}
 
 
-@pytest.mark.parametrize("package", ["chat", "evaluation"])
+@pytest.mark.parametrize("package", ["chat", "serve", "evaluation"])
 def test_chat_and_evaluation_never_import_stages(package):
     for file in (ROOT / "pipeline" / package).rglob("*.py"):
         assert not any(n.startswith("pipeline.stages") for n in imported(file)), file
@@ -60,6 +60,8 @@ def test_the_door_answers_without_loading_torch():
     light = [
         "cli.py",
         "cli_data.py",
+        "cli_serve.py",
+        "serve/settings.py",
         "config.py",
         "errors.py",
         "run.py",
@@ -69,7 +71,7 @@ def test_the_door_answers_without_loading_torch():
     ]
     files = [ROOT / "pipeline" / name for name in light] + list((ROOT / "data").glob("*.py"))
     for file in files:
-        assert not top_level(file) & {"torch", "transformers", "trl", "peft", "datasets", "numpy"}, file
+        assert not top_level(file) & {"torch", "transformers", "trl", "peft", "datasets", "numpy", "fastapi"}, file
 
 
 def test_nothing_unpickles():

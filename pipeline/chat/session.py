@@ -1,4 +1,4 @@
-"""A conversation and its commands, without any screen: what the terminal and later the web page share."""
+"""A conversation and its commands, without any screen: what the terminal stands on."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Session:
         before = turn.answer, turn.answer_id, turn.finish
         messages = [Message("system", self.system_prompt)] if self.system_prompt else []
         for earlier in self.turns[:-1]:
-            messages += [Message("user", earlier.question), Message("assistant", _as_said(earlier.answer))]
+            messages += [Message("user", earlier.question), Message("assistant", as_said(earlier.answer))]
         messages.append(Message("user", turn.question))
         # A new seed each time, and noted: a retry must differ, and any answer can be drawn again.
         sampling = Sampling(self.max_new_tokens, self.temperature, seed=time.time_ns() % 2**31)
@@ -265,7 +265,7 @@ def _check(name: str, text: str) -> None:
         raise UserError(f"{error}; nothing was sent.") from None
 
 
-def _as_said(answer: str) -> str:
+def as_said(answer: str) -> str:
     """An answer as the model is shown it later: what was stopped before its first word leaves a mark; no NUL, which no template takes."""
     return answer.replace("\0", "\ufffd").strip() or "…"
 

@@ -270,3 +270,24 @@ def test_no_acknowledged_vote_is_lost_when_writers_are_killed(store):
     assert min(acknowledged) >= 5 and all(acknowledged[i] <= kept[f"r{i}"] <= acknowledged[i] + 1 for i in range(4))
     assert again._db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
     again.close()
+
+
+def test_a_persons_own_wording_stands_beside_the_answer_and_names_it(store):
+    answer = an_answer(store)
+    edited = store.edit(answer, rater="ann", content="better")
+    assert store.rows("SELECT message, original, rater FROM edit") == [(edited, answer, "ann")]
+    (conversation,) = store.rows("SELECT conversation FROM message WHERE id = ?", (answer,))[0]
+    question, old, new = store.history(conversation)
+    assert (new.id, new.parent, new.author, new.content) == (edited, question.id, "human-edit", "better")
+    assert old.content == "a"
+    for wrong in (question.id, "no such message"):
+        with pytest.raises(ValueError, match="is no answer"):
+            store.edit(wrong, rater="ann", content="x")
+
+
+def test_a_choice_is_withdrawn_once_and_by_its_rater_only(store):
+    number = store.compare(an_answer(store), an_answer(store), rater="ann", winner="tie", blind=True, shown_ms=1)
+    assert not store.withdraw_comparison(number, rater="bob")
+    assert store.withdraw_comparison(number, rater="ann") and not store.withdraw_comparison(number, rater="ann")
+    assert store.stats()["comparisons"] == 0
+    assert store.rows("SELECT count(*) FROM comparison") == [(1,)]

@@ -1,0 +1,95 @@
+"""Errors as clients of the OpenAI API expect them: one object with a sentence in it, never the input again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from data.errors import UserError
+from pipeline.serve.generation_queue import QueueFull
+
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_SHOWN = 5
+
+
+class ErrorDetail(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """How every error reads, as clients of the OpenAI API expect it."""
+
+    error: ErrorDetail
+
+
+# What any route may answer beside success, for the schema.
+ERRORS: dict[int | str, dict] = {
+    400: {"model": ErrorBody, "description": "not readable, or nothing that the model can be asked"},
+    401: {"model": ErrorBody, "description": "no token, or not the right one"},
+    403: {"model": ErrorBody, "description": "a request of another site"},
+    404: {"model": ErrorBody, "description": "nothing of that id or name"},
+    409: {"model": ErrorBody, "description": "nothing to choose from"},
+    413: {"description": "more bytes than chat.max_body_bytes"},
+    422: {"model": ErrorBody, "description": "a field of a wrong shape"},
+    429: {"model": ErrorBody, "description": "the queue is full; Retry-After says when to come back"},
+    500: {"model": ErrorBody, "description": "a failure of the server"},
+}
+
+
+class Refused(Exception):
+    """A request that cannot be met, with the status that says so."""
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None):
+        self.status, self.message, self.param, self.code = status, message, param, code
+        super().__init__(message)
+
+
+def error_response(
+    status: int,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    param: str | None = None,
+    code: str | None = None,
+) -> JSONResponse:
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return JSONResponse(body, status, headers=dict(headers or {}))
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Every failure that a client can cause, as one shape."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError):
+        found = error.errors()
+        # Places and reasons only: the input may be long, private, or no text that JSON can hold.
+        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in found[:_SHOWN]]
+        message = "; ".join(lines).encode("utf-8", "replace").decode()
+        return error_response(422, message, param=".".join(str(p) for p in found[0]["loc"][1:])[:200] or None)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException):
+        return error_response(error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(Refused)
+    async def refused(request: Request, error: Refused):
+        return error_response(error.status, error.message, param=error.param, code=error.code)
+
+    @app.exception_handler(QueueFull)
+    async def full(request: Request, error: QueueFull):
+        return error_response(
+            429, f"Too many wait already; {error}.", {"retry-after": str(error.retry_after)}, code="queue_full"
+        )
+
+    @app.exception_handler(UserError)
+    async def user(request: Request, error: UserError):
+        return error_response(400, " ".join(error.problems))

@@ -1,0 +1,66 @@
+"""Bodies of the OpenAI-compatible endpoint: what it can do, and what it accepts only at its neutral value."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from pipeline.serve.fields import Body, Comment, Id, Name, Seed, Tag, Temperature, Text, Tokens, TopP
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: Text
+
+
+class ChatMessage(Body):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text | list[TextPart] = Field(description="text, or parts that are all text")
+    name: Name | None = None
+
+    @property
+    def text(self) -> str:
+        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ChatMessage:
+        if not self.content:
+            raise ValueError("content is empty")
+        return self
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+
+
+class ChatCompletionRequest(Body):
+    """`user` names the person behind an application's request: turns in the queue and votes are counted by it."""
+
+    model: str = Field(min_length=1, max_length=200)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=400)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    seed: Seed | None = None
+    user: Name | None = None
+    # Clients send these with every request. Another value would change the answer, so it is refused and not ignored.
+    n: int = Field(1, ge=1, le=1)
+    frequency_penalty: float | None = Field(None, ge=0, le=0)
+    presence_penalty: float | None = Field(None, ge=0, le=0)
+    stop: None = None
+    tools: None = None
+
+
+class FeedbackRequest(Body):
+    """A thumb on one answer. 1 is up, -1 is down, 0 takes an earlier one back."""
+
+    id: Id = Field(description="the completion's id")
+    # No Literal: that would take true for 1.
+    value: int = Field(ge=-1, le=1)
+    tags: list[Tag] = Field([], max_length=8)
+    comment: Comment | None = None
+    user: Name | None = None
