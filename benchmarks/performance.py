@@ -46,13 +46,13 @@ def side_by_side(shape: str) -> str:
     scored = f"score, last {peer['last']} of {peer['updates']} updates"
     lines += [
         "",
-        f"| | s an update | CPU-s an update | peak GB | time / TRL | peak / TRL | {scored} | KL there |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| | CPU-s an update | peak GB | time / TRL | peak / TRL | {scored} | KL there |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for side in sides:
         f = figures[side]
         lines.append(
-            f"| {side} | {f['wall']:.1f} | {f['cpu']:.1f} | {f['peak']:.2f} | **{f['wall'] / peer['wall']:.2f}** | "
+            f"| {side} | {f['cpu']:.1f} | {f['peak']:.2f} | **{f['cpu'] / peer['cpu']:.2f}** | "
             f"**{f['peak'] / peer['peak']:.2f}** | {f['score']:.2f} ({', '.join(f'{s:.2f}' for s in f['scores'])}) | {f['kl']:.1f} |"
         )
     lines += [
@@ -69,7 +69,6 @@ def summary(runs: list[dict]) -> dict:
     last = min(LAST, max(1, len(runs[0]["updates"]) // 3))
     scores = [fmean(u["score"] for u in run["updates"][-last:]) for run in runs]
     return {
-        "wall": median(u["wall_s"] for u in steady),
         "cpu": median(u["cpu_s"] for u in steady),
         "peak": median(run["updates"][-1]["peak_gb"] for run in runs),
         "score": fmean(scores),
