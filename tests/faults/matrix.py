@@ -67,7 +67,8 @@ def kills(home: Path, expected: dict, points: int, runs: int, most: int, rng: ra
     for n in range(runs):
         path = home / f"kill-{n}"
         for _ in range(most):
-            ended = faults.run(path, "kill", rng.randrange(1, max(2, points)))
+            # Within the next third of a run's points, so that one run is killed several times.
+            ended = faults.run(path, "kill", rng.randrange(1, max(2, points // 3)))
             row.failed += [f"{path.name}: {p}" for p in faults.unsound(path)]
             if ended.status == 0:
                 break
