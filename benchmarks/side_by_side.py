@@ -2,8 +2,8 @@
 
     python -m venv /tmp/peer
     /tmp/peer/bin/pip install torch==2.13.0 transformers==5.23.0 trl==1.12.0 peft==0.21.2 datasets==5.2.0 accelerate==1.15.0
-    python benchmarks/side_by_side.py --peer-python /tmp/peer/bin/python --shape 16x16 --updates 20 --seeds 0 1 2
-    python benchmarks/side_by_side.py --peer-python /tmp/peer/bin/python --shape 32x48 --updates 4 --seeds 0 1 2
+    python benchmarks/side_by_side.py --peer-python /tmp/peer/bin/python --shape 16x16 --updates 12 --seeds 1 2 3 --core 1
+    python benchmarks/side_by_side.py --peer-python /tmp/peer/bin/python --shape 32x48 --updates 12 --seeds 1 2 3 --core 1
 
 Both sides get the same model, prompts, batch, response length, epochs, minibatch, learning rates, KL coefficient and score
 (`benchmarks/peer/task.py`), run by turns, each in a process of its own, and their order changes from seed to seed. Whatever was
@@ -24,11 +24,13 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 # Adam's epsilon is what the other side uses. With a third of the layers adapted, alpha is three times as large, so that a step
 # at the same learning rate moves the policy about as far.
-EQUAL = ["--set", "adam_eps=1e-8"]
+# It clips no gradient, so neither do we.
+EQUAL = ["--set", "adam_eps=1e-8", "max_grad_norm=1e9"]
 UPPER = ["--last-layers", "10", "--alpha", "96", *EQUAL]
 # What is varied on our side, and how: name → further arguments of peer/ours.py.
 SIDES = {
-    "TRL 1.12.0": None,
+    "TRL 1.12.0": [],
+    "TRL 1.12.0, bfloat16": ["--dtype", "bfloat16"],
     "all layers, float32": ["--dtype", "float32", *EQUAL],
     "last 10 layers, float32": ["--dtype", "float32", *UPPER],
     "last 10 layers, bfloat16 base": ["--dtype", "bfloat16", *UPPER],
@@ -44,9 +46,14 @@ def main() -> None:
     parser.add_argument("--shape", default="16x16", help="answers an update x tokens an answer")
     parser.add_argument("--updates", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--core", type=int, help="pin everything to this core; two threads on shared cores wait for each other"
+    )
     parser.add_argument("--sides", nargs="+", default=list(SIDES), choices=list(SIDES))
     arguments = parser.parse_args()
+    if arguments.core is not None:
+        os.sched_setaffinity(0, {arguments.core})
     batch, response = map(int, arguments.shape.split("x"))
     model = arguments.model or embedded()
     shared = ["--model", model, "--batch", batch, "--minibatch", batch // 2, "--response", response]
@@ -58,12 +65,12 @@ def main() -> None:
             order = arguments.sides if turn % 2 == 0 else arguments.sides[::-1]
             for side in order:
                 out = Path(folder) / f"{seed}-{list(SIDES).index(side)}.json"
-                ours = SIDES[side] is not None
+                ours = not side.startswith("TRL")
                 command = [
                     sys.executable if ours else arguments.peer_python,
                     HERE / "peer" / ("ours.py" if ours else "theirs.py"),
                 ]
-                command += [*shared, "--seed", seed, "--json", out, *(SIDES[side] or [])]
+                command += [*shared, "--seed", seed, "--json", out, *SIDES[side]]
                 print(f"-- {side}, seed {seed}", flush=True)
                 done = subprocess.run(list(map(str, command)), env=environment, cwd=folder, check=False)
                 if done.returncode:
@@ -76,14 +83,16 @@ def main() -> None:
 
 def save(arguments: argparse.Namespace, found: list[dict]) -> None:
     RESULTS.mkdir(exist_ok=True)
-    """Keeps this call's runs, and those of earlier calls of the same shape that it did not repeat, each with its command."""
+    """Keeps this call's runs, and those of earlier calls of the same shape and length that it did not repeat, each with its command."""
     command = f"python benchmarks/side_by_side.py --peer-python PYTHON --shape {arguments.shape} --updates {arguments.updates}"
     command += f" --seeds {' '.join(map(str, arguments.seeds))} --threads {arguments.threads}"
+    command += f" --core {arguments.core}" if arguments.core is not None else ""
     if set(arguments.sides) != set(SIDES):
         command += " --sides " + " ".join(f"'{side}'" for side in arguments.sides)
     file = RESULTS / f"side_by_side_{arguments.shape}.json"
     before = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.exists() else []
     again = {(run["side"], run["seed"]) for run in found}
+    before = [r for r in before if len(r["updates"]) == arguments.updates]
     runs = [r for r in before if (r["side"], r["seed"]) not in again] + [{**r, "command": command} for r in found]
     file.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
 

@@ -1,7 +1,7 @@
 """The other side of `benchmarks/side_by_side.py`: the last PPO trainer of TRL (1.12.0), as its documentation sets it up.
 
-Four models of one base: the policy with LoRA, the reference, the value model and the reward model. It runs in an environment
-of its own, made by the command that `benchmarks/side_by_side.py` prints.
+Three copies of the base: the policy with LoRA, whose adapter is switched off for the reference (the leanest way that trainer has), the
+value model and the reward model. It runs in an environment of its own; `benchmarks/side_by_side.py` says how to make it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ def main() -> None:
         gradient_accumulation_steps=1,
         num_ppo_epochs=arguments.epochs,
         total_episodes=arguments.batch * arguments.updates,
-        local_rollout_forward_batch_size=arguments.batch,
+        # As many rows a forward pass as on our side; its default is the whole batch, whose logits take more memory.
+        local_rollout_forward_batch_size=arguments.minibatch,
         response_length=arguments.response,
         stop_token="eos",
         temperature=1.0,
@@ -105,7 +106,7 @@ def main() -> None:
         args=config,
         processing_class=tokenizer,
         model=AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype),
-        ref_model=AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype),
+        ref_model=None,
         reward_model=ProgrammaticReward(arguments.model, dtype, pays, width),
         value_model=value,
         train_dataset=dataset,
