@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from itertools import zip_longest
 from typing import Any
 
@@ -174,9 +174,13 @@ def score_in(row: dict[str, Any], name: str) -> float | None:
     return None if row.get(name) is None else number_in(row, name)
 
 
+_LARGEST = sys.float_info.max
+
+
 def number_in(row: dict[str, Any], name: str) -> float:
     value = row[name]
-    if type(value) not in (int, float) or not math.isfinite(value):
+    # Compared and not asked: an integer of four hundred digits has no place among the floats that `isfinite` reads.
+    if type(value) not in (int, float) or not -_LARGEST <= value <= _LARGEST:
         raise ValueError(f"{name} is {kind_of(value)} ({value!r:.40}), expected a finite number")
     return value
 

@@ -25,22 +25,50 @@ class Guess:
     looked_at: int
 
 
+_REASONS = 4
+
+
 def guess(path: Path) -> list[Guess]:
     """The formats that read any of the first rows, best first; of equal ones that which asks for more fields comes first.
 
     Raises:
         UserError: no format reads any row; or the file has none.
     """
-    rows = [row for _, row in islice(read_rows(files_of(path)[0]), LOOKED_AT) if isinstance(row, dict)]
+    read = list(islice(read_rows(files_of(path)[0]), LOOKED_AT))
+    rows = [row for _, row in read if isinstance(row, dict)]
     found = [Guess(name, sum(_reads(name, row) for row in rows), len(rows)) for name in FORMATS]
     found = sorted((g for g in found if g.read), key=lambda g: (-g.read, -_fields_asked(g.format_name)))
     if not found:
-        columns = sorted({name for row in rows for name in row})
-        raise UserError(
-            f"{path}: no format reads any of its first {len(rows)} rows; fields found: {', '.join(columns) or 'none':.300}"
-            f"{looks_like(set(columns)) or ''}. Rename the fields to those of a format in docs/data.md, or name it with --format."
-        )
+        broken = [f"{path} row {number}: {row}" for number, row in read if not isinstance(row, dict)]
+        raise UserError([_nothing_reads(path, rows), *broken[:_REASONS], *_reasons(path, rows)])
     return found
+
+
+def _nothing_reads(path: Path, rows: list[dict]) -> str:
+    columns = sorted({name for row in rows for name in row})
+    shown = ", ".join(printable(name) for name in columns) or "none"
+    return (
+        f"{path}: no format reads any of its first {len(rows)} rows; fields found: {shown:.300}"
+        f"{looks_like(set(columns)) or ''}. Mend what stands below, rename the fields to those of a format in docs/data.md, or name it "
+        "with --format."
+    )
+
+
+def _reasons(path: Path, rows: list[dict]) -> list[str]:
+    """Why the first row is refused, by the formats that come furthest with it: their complaint is not about missing fields."""
+    said = []
+    for name, make in FORMATS.items() if rows else ():
+        try:
+            make(rows[0], "row")
+        except ValueError as error:
+            if not str(error).startswith("no field"):
+                said.append(f"{path} row 1, read as {name}: {printable(str(error))}.")
+    return said[:_REASONS]
+
+
+def printable(text: str) -> str:
+    """On one line, without characters that steer a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 def _reads(name: str, row: dict) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ def files_of(path: Path | str) -> list[Path]:
         UserError: the directory holds no data file, files of two kinds, or something else.
     """
     path = Path(path)
-    if not path.is_dir():
-        return [path]
-    found = sorted(f for f in path.iterdir() if not f.name.startswith((".", "_")) and not _is_paper(f))
+    with _told(path):
+        if not path.is_dir():
+            return [path]
+        found = sorted(f for f in path.iterdir() if not f.name.startswith((".", "_")) and not _is_paper(f))
     if strange := next((f for f in found if f.is_dir() or f.suffix.lower() not in READERS), None):
         what = "a directory" if strange.is_dir() else "no data file"
         raise UserError(
@@ -59,17 +61,26 @@ def read_rows(path: Path) -> Iterator[Row | Unreadable]:
     if is_hub(path):
         yield from _some(read_hub(path), path)
         return
-    if not path.exists():
+    with _told(path):
+        there, folder = path.exists(), path.is_dir()
+    if not there:
         raise UserError(f"{path}: no such file. Check the path; it is taken from where the command runs.")
-    if path.is_dir():
+    if folder:
         raise UserError(f"{path}: is a directory. Name the file in it.")
     kind = path.suffix.lower()
     if kind not in READERS:
         raise UserError(f"{path}: cannot read '{path.suffix}' files. Use one of {', '.join(READERS)}.")
-    try:
+    with _told(path):
         yield from _some(READERS[kind](path), path)
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """What the system refuses about a file, in one line."""
+    try:
+        yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}. Check its permissions.") from None
+        raise UserError(f"{path!s:.200}: cannot be read: {error.strerror or error}. Check its permissions.") from None
 
 
 def _some(rows: Iterator[Row | Unreadable], path: Path) -> Iterator[Row | Unreadable]:
@@ -184,6 +195,11 @@ def _rows_of(batch) -> list[dict[str, Any] | str]:
     except UnicodeDecodeError as error:
         if batch.num_rows == 1:
             return [f"a text is not UTF-8 at its byte {error.start + 1}. Write the file from decoded text."]
+        return [row for index in range(batch.num_rows) for row in _rows_of(batch.slice(index, 1))]
+    except (OverflowError, ValueError) as error:
+        # A date beyond what Python counts, for one.
+        if batch.num_rows == 1:
+            return [f"holds a value that cannot be read ({error}). Leave its column out."]
         return [row for index in range(batch.num_rows) for row in _rows_of(batch.slice(index, 1))]
 
 

@@ -73,15 +73,13 @@ def conduct(
         UserError: a data file is missing, a gate does not exist, or a step cannot run.
         GateFailure: a number missed its bound; the report is written all the same.
     """
-    stages, evaluations = registry()
     steps = all_steps()
     gone = follows(redo) if redo else frozenset()
     problems = check_files(run.config) + _bad_gates(run, accept or {}) + _missing_needs(run, chosen, gone)
     if problems := problems + (_bad_judge(run) if "ppo" in chosen else []):
         raise UserError(problems)
-    fresh = not run.path.exists()
-    try:
-        with run.lock():
+    with run.lock() as fresh:
+        try:
             _refuse_other_settings(run, steps, gone)
             for name, step in steps.items():
                 if name in gone and run.remove(step):
@@ -89,30 +87,43 @@ def conduct(
             run.freeze()
             for gate, why in (accept or {}).items():
                 gates.accept(run.path, gate, why)
-            ran = 0
-            try:
-                for stage in stages:
-                    if stage.name not in chosen:
-                        continue
-                    if not evaluate_only:
-                        ran += _step(run, stage, steps, say)
-                    evaluation = evaluations.get(stage.name)
-                    if evaluation is not None:
-                        ran += _step(run, evaluation, steps, say)
-                        _hold_gates(run, evaluation, say)
-            finally:
-                _report(run, ran)
-    except UserError as error:
-        if is_disk_full(error):
-            raise _disk_full(run) from None
-        # A run that this very call made and that came to nothing leaves nothing behind.
-        if fresh and not any((run.path / step.folder).exists() for step in steps.values()):
-            shutil.rmtree(run.path, ignore_errors=True)
-        raise
-    except Exception as error:
-        if is_disk_full(error):
-            raise _disk_full(run) from None
-        raise
+            return _take(run, chosen, steps, say, evaluate_only=evaluate_only)
+        except UserError as error:
+            if is_disk_full(error):
+                raise _disk_full(run) from None
+            # A run that this very call made and that came to nothing leaves nothing behind. The lock is still held.
+            if fresh and not any((run.path / step.folder).exists() for step in steps.values()):
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
+        except OSError as error:
+            if is_disk_full(error):
+                raise _disk_full(run) from None
+            raise UserError(
+                f"{error.filename or run.path}: {error.strerror or error}. What was finished is whole; mend it and give the "
+                "same command again."
+            ) from None
+        except Exception as error:
+            if is_disk_full(error):
+                raise _disk_full(run) from None
+            raise
+
+
+def _take(run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, evaluate_only: bool) -> int:
+    """The chosen stages in their order, each with its evaluation and gates; the report in any case."""
+    stages, evaluations = registry()
+    ran = 0
+    try:
+        for stage in stages:
+            if stage.name not in chosen:
+                continue
+            if not evaluate_only:
+                ran += _step(run, stage, steps, say)
+            evaluation = evaluations.get(stage.name)
+            if evaluation is not None:
+                ran += _step(run, evaluation, steps, say)
+                _hold_gates(run, evaluation, say)
+    finally:
+        _report(run, ran)
     return ran
 
 
@@ -172,12 +183,20 @@ def _refuse_other_settings(run: Run, steps: dict[str, Step], gone: frozenset[str
     """A finished step that the config now asks otherwise stops the run, also one that would not run now: the config that is
     frozen into a run must be that of all its steps."""
     for name, step in steps.items():
-        if name not in gone and run.manifest(step) is not None:
+        if name in gone:
+            continue
+        if run.manifest(step) is not None:
             run.execute(step, steps)
+        elif changed := run.differences_half_way(step, steps):
+            raise UserError(
+                f"{run.path}: '{name}' was stopped half-way with {'; '.join(changed[:3])}. Go on with what it was made with, use "
+                f"--run NEW, or --redo {name.removeprefix('evaluate-')} to throw its checkpoints away."
+            )
 
 
 def _step(run: Run, step: Step, steps: dict[str, Step], say: Say) -> int:
     if run.manifest(step) is None:
+        _same_base(run, step, steps)
         say(f"{step.name} …")
     manifest, fresh = run.execute(step, steps)
     say(f"{step.name}: {_took(manifest) if fresh else 'done already'}  {summary(manifest)}".rstrip())
@@ -189,6 +208,22 @@ def _step(run: Run, step: Step, steps: dict[str, Step], say: Say) -> int:
 def _stopped(file: Path) -> str:
     """Why a failure detector ended the stage early, in one line; empty when none did."""
     return json.loads(file.read_text(encoding="utf-8"))["said"] if file.is_file() else ""
+
+
+def _same_base(run: Run, step: Step, steps: dict[str, Step]) -> None:
+    """An adapter fits one base only, and other weights of the same shape would be taken without a word."""
+    report = run.path / steps["prepare"].folder / "report.json"
+    if "prepare" not in step.needs or not report.is_file():
+        return
+    from pipeline.models import weights_sha256
+
+    before = json.loads(report.read_text(encoding="utf-8")).get("base_weights_sha256")
+    now = weights_sha256(run.config.model)
+    if before != now:
+        raise UserError(
+            f"model.name: the weights of '{run.config.model.name}' are not those that {run.path} began with (sha256 {now[:12]}, then "
+            f"{str(before)[:12]}). Put those back, or use --run NEW."
+        )
 
 
 def summary(manifest: StageManifest, count: int = 4) -> str:

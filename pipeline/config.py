@@ -40,6 +40,14 @@ class ModelConfig(_Section):
         None, description="where the embedded model is converted to; None is the user's cache"
     )
 
+    @model_validator(mode="after")
+    def _foreign_code(self) -> ModelConfig:
+        if self.trust_remote_code and self.revision is None and not Path(self.name).expanduser().is_dir():
+            raise ValueError(
+                "'trust_remote_code' should come with model.revision, the commit whose code was read (got none)"
+            )
+        return self
+
 
 class LoraConfig(_Section):
     rank: int = Field(16, ge=1, le=1024, description="r, columns of A and rows of B")
@@ -146,7 +154,11 @@ class PpoConfig(_Section):
     adam_eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
     kl_coef: float = Field(0.05, ge=0, description="reward units a nat of KL(policy || reference)")
     kl_target: float | None = Field(None, gt=0, description="nats a sequence; makes the coefficient adaptive")
-    kl_horizon: int = Field(10000, ge=1, description="episodes over which the adaptive coefficient moves")
+    kl_horizon: int = Field(
+        10000,
+        ge=1,
+        description="episodes over which the adaptive coefficient moves by a fifth at most; fit it to the run",
+    )
     kl_estimator: Literal["k1", "k3"] = Field("k1", description="per-token estimate that is charged")
     gamma: float = Field(1.0, gt=0, le=1, description="discount a token")
     lam: float = Field(0.95, ge=0, le=1, description="GAE's lambda")
@@ -183,6 +195,11 @@ class PpoConfig(_Section):
             raise ValueError(f"'minibatch' should divide episodes {self.episodes} (got {self.minibatch})")
         if self.micro_batch > self.minibatch:
             raise ValueError(f"'micro_batch' should be at most minibatch {self.minibatch} (got {self.micro_batch})")
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError("'kl_coef' should be above 0 where kl_target is set: a factor of 0 stays 0 (got 0)")
+        if self.kl_target is not None and self.kl_horizon < self.episodes:
+            # At a fifth of it the factor of one update would be 0, below that negative: KL would be paid for.
+            raise ValueError(f"'kl_horizon' should be at least episodes {self.episodes} (got {self.kl_horizon})")
         if not self.reward_sources:
             raise ValueError("'reward_sources' should name at least one source (got none)")
         return self

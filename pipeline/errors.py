@@ -29,7 +29,7 @@ def is_disk_full(error: BaseException) -> bool:
     seen: BaseException | None = error
     while seen is not None:
         if (
-            getattr(seen, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+            getattr(seen, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
             or "no space left on device" in str(seen).lower()
         ):
             return True

@@ -45,10 +45,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 class MicroBatch:
     """How many rows a forward pass takes. Halved when memory runs out; the batch of a step stays what it was, in more passes."""
 
-    def __init__(self, size: int, setting: str, at_one: str, say: Callable[[str], None] | None = None):
+    def __init__(self, size: int, setting: str | None, at_one: str, say: Callable[[str], None] | None = None):
         """
         Args:
-            setting: the config key that would avoid it, for the message.
+            setting: the config key that would avoid it, for the message; None when there is none.
             at_one: what to lower when even one row does not fit.
         """
         self.size, self._setting, self._at_one = size, setting, at_one
@@ -60,7 +60,11 @@ class MicroBatch:
             try:
                 return work(self.size)
             except (RuntimeError, MemoryError) as error:
-                self.halve(error)
+                if not is_out_of_memory(error):
+                    raise
+                # Its traceback holds every tensor of the pass that failed.
+                found = error.with_traceback(None)
+            self.halve(found)
 
     def halve(self, error: BaseException) -> None:
         """Takes half as many rows from now on, and says so.
@@ -77,5 +81,5 @@ class MicroBatch:
         release()
         self._say(
             f"out of memory: {self.size} rows a forward pass from now on, the batch of a step unchanged. "
-            f"{self._setting}={self.size} avoids the loss of time."
+            + (f"{self._setting}={self.size} avoids the loss of time." if self._setting else "")
         )

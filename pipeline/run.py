@@ -19,7 +19,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from pipeline.errors import RunBusy, UserError
 from pipeline.memory import release
 
 MANIFEST, LOG, CONFIG, CHECKPOINTS = "manifest.json", "log.jsonl", "config.yaml", "checkpoints"
+KEY = ".key"
 _EVALUATION = "evaluate-"
 _PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
 
@@ -84,6 +85,12 @@ class StageManifest:
     artifacts: list[Artifact]
     metrics: dict[str, float]
     environment: dict[str, Any]
+    # Of all of the above: a manifest is covered by no other hash.
+    digest: str = ""
+
+    def own_digest(self) -> str:
+        text = json.dumps({**asdict(self), "digest": ""}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @staticmethod
     def read(file: Path) -> StageManifest:
@@ -94,6 +101,17 @@ class StageManifest:
             raise UserError(
                 f"{file}: damaged, not a manifest that a run wrote. Use --redo with its stage to make it anew."
             ) from None
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What an unfinished step says of itself, so that nothing else is taken up from what it left."""
+
+    key: str
+    version: int
+    inputs: dict[str, str]
+    settings: dict[str, Any]
+    files: list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -116,12 +134,9 @@ class StepContext:
 
     @property
     def checkpoints(self) -> Path:
-        """Where a step keeps what it can be taken up from. An earlier, killed attempt with the same key left its own there."""
+        """Where a step keeps what it can be taken up from; gone when it is finished. An earlier, killed attempt with the same
+        key left its own there."""
         return self.out / CHECKPOINTS
-
-    def forget_checkpoints(self) -> None:
-        """Once the result is written: what only served to go on after a kill would double its size."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
 
     def log(self, line: dict[str, Any]) -> None:
         """Appends one JSON line to the step's log."""
@@ -160,12 +175,13 @@ class Run:
         partial.replace(self.path / CONFIG)
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Held by one process at a time; freed by the system when the process dies.
+    def lock(self) -> Iterator[bool]:
+        """Held by one process at a time; freed by the system when the process dies. Gives whether this call made the run.
 
         Raises:
             RunBusy: another process works on the run; the message names it.
         """
+        fresh = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -181,14 +197,19 @@ class Run:
             file.truncate()
             file.write(f"process {os.getpid()} (since {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC)\n")
             file.flush()
-            yield
+            yield fresh and not (self.path / CONFIG).exists()
 
     def holder(self) -> str | None:
         """Who works on the run now, as its lock says; None when nobody does."""
         file = self.path / "run.lock"
         if not file.is_file():
             return None
-        with file.open("r+", encoding="utf-8") as opened:
+        try:
+            opened = file.open("r+", encoding="utf-8")
+        except OSError:
+            # Somebody else's run, which may be looked at all the same.
+            return None
+        with opened:
             try:
                 fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -205,8 +226,18 @@ class Run:
     def differences(self, step: Step, steps: dict[str, Step]) -> list[str]:
         """Why a finished step is not what the config asks for now, a phrase each; empty when it is."""
         done = self.manifest(step)
-        if done is None:
-            return []
+        return self._apart(done, step, steps) if done is not None else []
+
+    def differences_half_way(self, step: Step, steps: dict[str, Step]) -> list[str]:
+        """The same for a step that was stopped and has checkpoints to go on from."""
+        partial = _partial(self.path / step.folder)
+        for folder in (partial, _aside(partial)):
+            begun = _begun(folder)
+            if begun is not None and (folder / CHECKPOINTS).exists():
+                return self._apart(begun, step, steps)
+        return []
+
+    def _apart(self, done: StageManifest | Begun, step: Step, steps: dict[str, Step]) -> list[str]:
         now = self._identity(step, steps)
         found = [] if done.version == step.version else [f"code version {done.version}, now {step.version}"]
         for name in sorted(done.settings.keys() | now["settings"].keys()):
@@ -245,6 +276,9 @@ class Run:
                     f"{self.path}: '{step.name}' was made with {'; '.join(changed[:3])}. "
                     f"Use --run NEW, or --redo {redo} to replace it and what follows."
                 )
+            if problems := self.verify(step):
+                raise UserError(problems)
+            _tidy(self.path / step.folder)
             return done, False
         return self._make(step, steps), True
 
@@ -253,7 +287,8 @@ class Run:
         target = self.path / step.folder
         found = target.exists()
         shutil.rmtree(target, ignore_errors=True)
-        shutil.rmtree(_partial(target), ignore_errors=True)
+        for left in (_partial(target), _aside(_partial(target))):
+            shutil.rmtree(left, ignore_errors=True)
         return found
 
     def verify(self, step: Step) -> list[str]:
@@ -261,6 +296,10 @@ class Run:
         done = self.manifest(step)
         folder = self.path / step.folder
         problems = []
+        if done is not None and done.own_digest() != done.digest:
+            problems.append(
+                f"{folder / MANIFEST}: not as it was written; it was changed or damaged. Use --redo {step.name}."
+            )
         for artifact in done.artifacts if done else ():
             file = folder / artifact.path
             if not file.is_file():
@@ -281,7 +320,8 @@ class Run:
         key = _key(step, identity)
         old = self._leftover(partial, key)
         partial.mkdir(parents=True)
-        (partial / ".key").write_text(key, encoding="utf-8")
+        begun = {"key": key, "version": step.version, **identity}
+        (partial / KEY).write_text(json.dumps(begun), encoding="utf-8")
         if old is not None and (old / CHECKPOINTS).exists():
             # Moved, not copied, and before anything slow, so that a second kill finds it again.
             (old / CHECKPOINTS).rename(partial / CHECKPOINTS)
@@ -303,7 +343,6 @@ class Run:
                 shutil.rmtree(partial, ignore_errors=True)
             raise
         release()
-        (partial / ".key").unlink()
         manifest = StageManifest(
             stage=step.name,
             key=key,
@@ -312,28 +351,32 @@ class Run:
             artifacts=[
                 Artifact(str(f.relative_to(partial)), _sha256(f), f.stat().st_size)
                 for f in sorted(partial.rglob("*"))
-                if f.is_file()
+                if f.is_file() and f.name != KEY and CHECKPOINTS not in f.relative_to(partial).parts
             ],
             metrics=metrics,
             environment=_environment(self.config, utc, time.monotonic() - started),
         )
+        manifest = replace(manifest, digest=manifest.own_digest())
         (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
         for file in partial.rglob("*"):
-            _sync(file)
+            if CHECKPOINTS not in file.relative_to(partial).parts:
+                _sync(file)
         _sync(partial)
         partial.rename(target)
         _sync(target.parent)
+        # Only now: until its name is that of a finished step, the work must be there to be taken up.
+        _tidy(target)
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
         return manifest
 
     def _leftover(self, partial: Path, key: str) -> Path | None:
         """Puts a killed attempt aside, if it was for the same key; removes it otherwise."""
-        aside = partial.with_name(partial.name + ".old")
+        aside = _aside(partial)
 
         def ours(folder: Path) -> bool:
-            mark = folder / ".key"
-            return mark.is_file() and mark.read_text(encoding="utf-8") == key
+            begun = _begun(folder)
+            return begun is not None and begun.key == key
 
         # Killed between putting the attempt aside and taking its checkpoints over: they still lie aside.
         if ours(aside) and (aside / CHECKPOINTS).exists() and not (partial / CHECKPOINTS).exists():
@@ -367,6 +410,24 @@ def _key(step: Step, identity: dict[str, Any]) -> str:
 
 def _partial(target: Path) -> Path:
     return target.with_name(target.name + ".partial")
+
+
+def _aside(partial: Path) -> Path:
+    return partial.with_name(partial.name + ".old")
+
+
+def _begun(folder: Path) -> Begun | None:
+    """What a step in this folder was begun with; None where that cannot be read."""
+    try:
+        return Begun(**json.loads((folder / KEY).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _tidy(target: Path) -> None:
+    """Takes from a finished step what only served to finish it."""
+    shutil.rmtree(target / CHECKPOINTS, ignore_errors=True)
+    (target / KEY).unlink(missing_ok=True)
 
 
 def _settle(config: Config) -> None:

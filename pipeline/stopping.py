@@ -33,6 +33,8 @@ def steps_finish() -> Iterator[None]:
     _waiting, _asked = True, None
     try:
         yield
+        # Asked after the last step: nothing in the block is lost, and the work ends here all the same.
+        stop_if_asked()
     finally:
         _waiting, _asked = False, None
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from pipeline.conductor import _refuse_other_settings, conduct
 from pipeline.config import load_config
+from pipeline.errors import RunBusy
 from pipeline.run import Run, Step
 
 HERE = Path(__file__).resolve().parent
@@ -25,6 +27,8 @@ def first(ctx):
 def second(ctx):
     number = int((ctx.inputs["first"] / "number.txt").read_text())
     marker = pathlib.Path(os.environ["MARKER"])
+    if (ctx.checkpoints / "c").exists():
+        (ctx.out / "taken_up.txt").write_text((ctx.checkpoints / "c").read_text())
     (ctx.out / "half.txt").write_text("half")
     if not marker.exists():
         marker.touch()
@@ -48,6 +52,7 @@ SLOW = Step("slow", (), (), 1, "bodies_of_run_test:slow")
 STEPS = {{s.name: s for s in (FIRST, SECOND, SLOW)}}
 run = Run.open(load_config(Path({config!r})))
 """
+FILES = ("demonstrations", "rankings", "heldout_prompts")
 FIRST = Step("first", (), ("seed",), 1, "bodies_of_run_test:first")
 SECOND = Step("second", ("first",), ("lora.rank",), 1, "bodies_of_run_test:second")
 STEPS = {s.name: s for s in (FIRST, SECOND)}
@@ -125,7 +130,60 @@ def test_a_second_kill_while_starting_up_keeps_the_checkpoints(place, taken_over
         (aside / "checkpoints").rename(partial / "checkpoints")
     run = opened(place)
     assert run.execute(SECOND, STEPS)[0].metrics["resumed"] == 1.0
-    assert (stages / "second" / "checkpoints" / "c").read_text(encoding="utf-8") == "whole"
+    assert (stages / "second" / "taken_up.txt").read_text(encoding="utf-8") == "whole"
+    assert not (stages / "second" / "checkpoints").exists() and not (stages / "second" / ".key").exists()
+
+
+def test_another_setting_half_way_is_refused_and_the_checkpoints_stay(place):
+    python(place, "run.execute(FIRST, STEPS); run.execute(SECOND, STEPS)").communicate(timeout=120)
+    partial = opened(place).path / "stages" / "second.partial"
+    (partial / "checkpoints").mkdir()
+    (partial / "checkpoints" / "c").write_text("whole", encoding="utf-8")
+    other = opened(place, "lora.rank=3")
+    assert other.differences_half_way(SECOND, STEPS) == ["lora.rank 16, now 3"]
+    assert opened(place).differences_half_way(SECOND, STEPS) == []
+    with pytest.raises(UserError, match="'second' was stopped half-way with lora.rank 16, now 3"):
+        _refuse_other_settings(other, STEPS, frozenset())
+    assert (partial / "checkpoints" / "c").exists()
+    assert other.remove(SECOND) is False and not partial.exists()
+
+
+def test_a_finished_step_that_was_altered_is_named_by_the_next_run(place):
+    run = opened(place)
+    run.execute(FIRST, STEPS)
+    manifest = run.path / "stages" / "first" / "manifest.json"
+    whole = manifest.read_text(encoding="utf-8")
+    manifest.write_text(whole.replace('"number": 1.0', '"number": 9.0'), encoding="utf-8")
+    with pytest.raises(UserError, match="manifest.json: not as it was written"):
+        run.execute(FIRST, STEPS)
+    manifest.write_text(whole, encoding="utf-8")
+    (run.path / "stages" / "first" / "number.txt").write_text("2", encoding="utf-8")
+    with pytest.raises(UserError, match="number.txt: its hash differs"):
+        run.execute(FIRST, STEPS)
+
+
+def test_a_strike_between_the_name_of_a_finished_step_and_its_tidying_leaves_a_finished_step(place):
+    run = opened(place)
+    run.execute(FIRST, STEPS)
+    first = run.path / "stages" / "first"
+    (first / "checkpoints").mkdir()
+    (first / "checkpoints" / "c").write_text("left", encoding="utf-8")
+    assert run.execute(FIRST, STEPS)[1] is False and not (first / "checkpoints").exists()
+
+
+def test_a_second_process_never_removes_the_run_of_the_first(place):
+    code = "import time\nwith run.lock():\n    print('held', flush=True); time.sleep(60)"
+    child = python(place, code)
+    try:
+        assert child.stdout.readline() == "held\n"
+        for name in "drh":
+            (place / name).touch()
+        run = opened(place, *(f"data.{k}={place}/{f}" for k, f in zip(FILES, "drh", strict=True)))
+        with pytest.raises(RunBusy):
+            conduct(run, ("prepare",), print)
+        assert opened(place).path.exists()
+    finally:
+        child.kill()
 
 
 def test_what_a_kill_left_of_another_setting_is_not_resumed(place):

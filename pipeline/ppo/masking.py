@@ -17,6 +17,10 @@ def response_mask(tokens: Tensor, eos_id: int) -> Tensor:
     return (ended - (tokens == eos_id).int()) == 0
 
 
+class TooFewTokens(ValueError):
+    """A spread over so few tokens says nothing."""
+
+
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x over the True positions of all rows together: Σ m·x / Σ m. Scalar, in the unit of x.
 
@@ -39,11 +43,11 @@ def masked_whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor
         shift_mean: False keeps the mean: x' = (x − mean)/std + mean, used for rewards, whose level means something.
 
     Raises:
-        ValueError: fewer than 8 real tokens, whose spread says nothing.
+        TooFewTokens: fewer than 8 real tokens, whose spread says nothing.
     """
     kept = _kept(x, mask)
     if kept.numel() < _FEWEST:
-        raise ValueError(f"whitening needs at least {_FEWEST} real tokens, got {kept.numel()}; raise the batch size")
+        raise TooFewTokens(f"whitening needs at least {_FEWEST} real tokens, got {kept.numel()}; raise the batch size")
     mean, variance = kept.mean(), kept.var(correction=0)
     white = (x - mean) * torch.rsqrt(variance + 1e-8)
     if not shift_mean:

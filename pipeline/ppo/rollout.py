@@ -11,6 +11,7 @@ from torch import Tensor
 from data.records import Prompt
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE, Batch, SharedBase
 from pipeline.generation import Sample, Sampling, sample
+from pipeline.memory import MicroBatch
 from pipeline.ppo.logprobs import token_logprobs
 from reward.model import ScalarHead
 from reward.sources import Answered
@@ -38,8 +39,8 @@ class Rollout:
         logprobs, ref_logprobs: (b, t) nats, log π and log π_ref of the tokens at the sampling temperature.
         values: (b, t) V of the state before each token, in reward units.
         scores: (b,) what the reward source said, in reward units.
-        entropy: mean over answer tokens, nats.
-        sampler_gap: largest |log π while generating − log π when read again|, nats.
+        entropy: mean over answer tokens, nats; of the distributions when they were read again, else estimated from the tokens drawn.
+        sampler_gap: largest |log π while generating − log π when read again|, nats; None when they were not.
     """
 
     batch: Batch
@@ -53,7 +54,7 @@ class Rollout:
     values: Tensor
     scores: Tensor
     entropy: float
-    sampler_gap: float
+    sampler_gap: float | None
     answers: tuple[Answered, ...]
 
 
@@ -69,6 +70,7 @@ def collect(
     *,
     generator: torch.Generator,
     micro_batch: int,
+    at_once: MicroBatch | None = None,
 ) -> Rollout:
     """Samples one answer a prompt with the policy and reads it with all four roles.
 
@@ -76,12 +78,21 @@ def collect(
         settings: the `ppo` section of the config.
         scorer: (answers, encode) → (b,) scores, where `encode` gives the reward role's states from the rollout's own trunk.
         generator: the only source of chance in here.
+        micro_batch: answers a forward pass when they are read.
+        at_once: how many are drawn at a time; all when not given.
     """
-    samples, answers = draw(base, prompts, settings, generator)
-    batch = Batch.of([a.ids for a in answers], base.tokenizer.pad_token_id, base.device)
-    starts = torch.tensor([len(p.ids) for p in prompts])
-    lengths = torch.tensor([len(s.ids) for s in samples])
-    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    before = generator.get_state()
+
+    def draw_from_the_start(rows: int) -> tuple[list[Sample], tuple[Answered, ...]]:
+        generator.set_state(before)
+        return draw(base, prompts, settings, generator, batch_size=rows)
+
+    samples, answers = (at_once.attempt if at_once else lambda work: work(len(prompts)))(draw_from_the_start)
+    device = base.device
+    batch = Batch.of([a.ids for a in answers], base.tokenizer.pad_token_id, device)
+    starts = torch.tensor([len(p.ids) for p in prompts], device=device)
+    lengths = torch.tensor([len(s.ids) for s in samples], device=device)
+    mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
     tokens = _padded([s.ids for s in samples], mask).long()
     generated = _padded([s.logprobs for s in samples], mask)
 
@@ -89,36 +100,45 @@ def collect(
     scores = scorer(
         answers, lambda sequences, role=REWARD: _encode(base, role, batch, trunk, sequences, answers, micro_batch)
     )
-    shape = mask.shape
-    logprobs, ref_logprobs, values = torch.zeros(shape), torch.zeros(shape), torch.zeros(shape)
+    logprobs, ref_logprobs, values = (torch.zeros(mask.shape, device=device) for _ in range(3))
+    again = settings.old_logprobs == "recompute"
     entropy = 0.0
     with torch.no_grad():
         for rows in _chunks(len(samples), micro_batch):
             view = View.of(batch, trunk, starts, tokens, mask, rows)
-            logprobs[rows, : view.width], seen = view.policy_logprobs(base, POLICY, settings.temperature, entropy=True)
+            if again:
+                found, seen = view.policy_logprobs(base, POLICY, settings.temperature, entropy=True)
+                logprobs[rows, : view.width] = found
+                entropy += float(seen[view.mask].sum())
             ref_logprobs[rows, : view.width], _ = view.policy_logprobs(base, REFERENCE, settings.temperature)
             values[rows, : view.width] = view.values(base, value_head)
-            entropy += float(seen[view.mask].sum())
-    gap = float((generated - logprobs)[mask].abs().max())
+    if not again:
+        # Without the second reading: the entropy's unbiased estimate from the tokens that were drawn.
+        logprobs, entropy = generated, -float(generated[mask].sum())
     return Rollout(
         batch=batch,
         trunk=trunk,
         starts=starts,
         tokens=tokens,
         mask=mask,
-        finished=torch.tensor([s.finished for s in samples]),
-        logprobs=generated if settings.old_logprobs == "generation" else logprobs,
+        finished=torch.tensor([s.finished for s in samples], device=device),
+        logprobs=logprobs,
         ref_logprobs=ref_logprobs,
         values=values,
-        scores=scores,
+        scores=scores.to(device),
         entropy=entropy / int(mask.sum()),
-        sampler_gap=gap,
+        sampler_gap=float((generated - logprobs)[mask].abs().max()) if again else None,
         answers=answers,
     )
 
 
 def draw(
-    base: SharedBase, prompts: Sequence[PromptIds], settings, generator: torch.Generator
+    base: SharedBase,
+    prompts: Sequence[PromptIds],
+    settings,
+    generator: torch.Generator,
+    *,
+    batch_size: int | None = None,
 ) -> tuple[list[Sample], tuple[Answered, ...]]:
     """One answer of the policy to each prompt, as ids with their log-probabilities and as a person would see it."""
     tokenizer = base.tokenizer
@@ -129,7 +149,7 @@ def draw(
             Sampling(settings.max_new_tokens, settings.temperature),
             eos_id=tokenizer.eos_token_id,
             pad_id=tokenizer.pad_token_id,
-            batch_size=len(prompts),
+            batch_size=batch_size or len(prompts),
             generator=generator,
         )
     return samples, tuple(_answered(tokenizer, p, s) for p, s in zip(prompts, samples, strict=True))
@@ -200,7 +220,7 @@ def _chunks(n: int, size: int) -> list[Tensor]:
 
 
 def _padded(rows: Sequence[Sequence[float]], mask: Tensor) -> Tensor:
-    out = torch.zeros(mask.shape)
+    out = torch.zeros(mask.shape, device=mask.device)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row, dtype=torch.float32)
     return out

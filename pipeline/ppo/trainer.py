@@ -58,6 +58,7 @@ class PPO:
         self.base, self.value_head, self.prompts, self.settings = base, value_head, list(prompts), settings
         self.scorer, self.seed, self.demonstrations = scorer, seed, list(demonstrations)
         self.micro_batch = micro_batch or MicroBatch(settings.micro_batch, "ppo.micro_batch", "ppo.max_new_tokens")
+        self.at_once = MicroBatch(settings.episodes, None, "ppo.max_new_tokens")
         self.policy = base.parameters(POLICY)
         self.value = [*base.parameters(VALUE), *value_head.parameters()]
         self.policy_optimizer = torch.optim.AdamW(
@@ -81,7 +82,9 @@ class PPO:
         """Collects a rollout and learns from it. Returns the figures of the update, and the rollout for looking at.
 
         Raises:
-            FloatingPointError: a score, loss or gradient is not finite; the adapters are then as before the step.
+            FloatingPointError: a score, loss or gradient is not finite. The step that it belongs to was not taken; earlier minibatches of
+                the same update were.
+            TooFewTokens: the rollout's answers hold too few tokens to whiten over.
         """
         started = time.monotonic()
         settings = self.settings
@@ -113,7 +116,7 @@ class PPO:
             "kl_coef": beta,
             "learning_rate": self.policy_optimizer.param_groups[0]["lr"],
             "explained_variance": float(explained_variance(rollout.values, returns, rollout.mask)),
-            "sampler_gap": rollout.sampler_gap,
+            **({} if rollout.sampler_gap is None else {"sampler_gap": rollout.sampler_gap}),
             "episodes": len(rollout.answers) * (self.done + 1),
             "micro_batch": self.micro_batch.size,
             **learnt,
@@ -133,6 +136,7 @@ class PPO:
             self.scorer,
             generator=torch.Generator(device=self.base.device).manual_seed(_mix(self.seed, self.done)),
             micro_batch=micro_batch,
+            at_once=self.at_once,
         )
 
     def _rewards(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -175,16 +179,17 @@ class PPO:
         # Rows of like length share a micro-batch, so that little of a forward pass is padding.
         rows = sorted(rows, key=lambda i: int(rollout.batch.mask[i].sum()))
         tokens = int(rollout.mask[rows].sum())
-        sums = self.micro_batch.attempt(lambda size: self._accumulate(rollout, advantages, returns, rows, tokens, size))
-        if settings.ptx_coef > 0:
-            sums["ptx_loss"] = self._pretraining_mix(rng, len(rows))
+        mixed_in = [self._a_demonstration(rng) for _ in rows] if settings.ptx_coef > 0 else []
+        sums = self.micro_batch.attempt(
+            lambda size: self._accumulate(rollout, advantages, returns, rows, tokens, mixed_in, size)
+        )
         sums["grad_norm"] = float(nn.utils.clip_grad_norm_(self.policy, settings.max_grad_norm))
         sums["value_grad_norm"] = float(nn.utils.clip_grad_norm_(self.value, settings.max_grad_norm))
         for name in ("policy_loss", "value_loss", "grad_norm", "value_grad_norm"):
             if not math.isfinite(sums[name]):
                 raise FloatingPointError(
                     f"ppo: {name} is {sums[name]} in update {self.done}, answers {sorted(rows)}. "
-                    "The adapters were not changed by it; lower ppo.learning_rate or raise ppo.kl_coef."
+                    "That step was not taken; lower ppo.learning_rate or raise ppo.kl_coef."
                 )
         for optimizer in (self.policy_optimizer, self.value_optimizer):
             optimizer.step()
@@ -197,9 +202,14 @@ class PPO:
             optimizer.zero_grad(set_to_none=True)
 
     def _accumulate(
-        self, rollout, advantages, returns, rows: list[int], tokens: int, micro_batch: int
+        self, rollout, advantages, returns, rows: list[int], tokens: int, mixed_in: Sequence, micro_batch: int
     ) -> dict[str, float]:
-        """Leaves the gradients of a minibatch, which hold `tokens` answer tokens, from passes over `micro_batch` rows each."""
+        """Leaves the gradients of a minibatch from passes over `micro_batch` rows each.
+
+        Args:
+            tokens: answer tokens in the minibatch.
+            mixed_in: demonstrations for the pretraining mix.
+        """
         settings = self.settings
         self._zero_grad()
         sums: dict[str, float] = {"ratio_max": 0.0}
@@ -239,23 +249,36 @@ class PPO:
             sums["ratio_max"] = max(sums["ratio_max"], figures.pop("ratio_max"))
             for name, value in figures.items():
                 sums[name] = sums.get(name, 0.0) + value * share
+        if mixed_in:
+            sums["ptx_loss"] = self._pretraining_mix(mixed_in, micro_batch)
         return sums
 
-    def _pretraining_mix(self, rng: random.Random, count: int) -> float:
-        """Adds γ · LM loss on demonstrations to the gradient (PPO-ptx; Ouyang et al. 2022, eq. 2). Returns the loss, nats a token."""
+    def _a_demonstration(self, rng: random.Random) -> tuple[tuple[int, ...], int]:
+        return self.demonstrations[rng.randrange(len(self.demonstrations))]
+
+    def _pretraining_mix(self, chosen: Sequence[tuple[tuple[int, ...], int]], micro_batch: int) -> float:
+        """Adds the gradient of γ · LM loss on demonstrations (PPO-ptx; Ouyang et al. 2022, eq. 2).
+
+        Returns:
+            the loss: −log π at temperature 1, nats, mean over the answers' tokens with their end.
+        """
         from pipeline.ppo.logprobs import token_logprobs
 
-        chosen = [self.demonstrations[rng.randrange(len(self.demonstrations))] for _ in range(count)]
-        states, _ = self.base.encode([ids for ids, _ in chosen], POLICY)
-        mask = torch.zeros(states.shape[:2], dtype=torch.bool)
-        target = torch.zeros(states.shape[:2], dtype=torch.long)
-        for i, (ids, prompt) in enumerate(chosen):
-            mask[i, prompt - 1 : len(ids) - 1] = True
-            target[i, : len(ids) - 1] = torch.tensor(ids[1:])
-        logprobs, _ = token_logprobs(states[mask], self.base.head_weight, target[mask], temperature=1.0)
-        loss = -logprobs.mean()
-        (self.settings.ptx_coef * loss).backward()
-        return loss.item()
+        tokens = sum(len(ids) - prompt for ids, prompt in chosen)
+        total = 0.0
+        for start in range(0, len(chosen), micro_batch):
+            part = chosen[start : start + micro_batch]
+            states, _ = self.base.encode([ids for ids, _ in part], POLICY)
+            mask = torch.zeros(states.shape[:2], dtype=torch.bool, device=states.device)
+            target = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
+            for i, (ids, prompt) in enumerate(part):
+                mask[i, prompt - 1 : len(ids) - 1] = True
+                target[i, : len(ids) - 1] = torch.tensor(ids[1:])
+            logprobs, _ = token_logprobs(states[mask], self.base.head_weight, target[mask], temperature=1.0)
+            loss = -logprobs.sum() / tokens
+            (self.settings.ptx_coef * loss).backward()
+            total += loss.item()
+        return total
 
     # -- carrying over ---------------------------------------------------------------------------------------------------
 
@@ -269,7 +292,13 @@ class PPO:
                 tensors |= {f"adam/{name}/{index}/{slot}": value for slot, value in slots.items()}
         if self.ema is not None:
             tensors |= {f"ema/{n}": t for n, t in self.ema.state_dict()["state"].items()}
-        facts = {"done": self.done, "controller": self.controller.state_dict(), "moments": self.moments.state_dict()}
+        facts = {
+            "done": self.done,
+            "micro_batch": self.micro_batch.size,
+            "at_once": self.at_once.size,
+            "controller": self.controller.state_dict(),
+            "moments": self.moments.state_dict(),
+        }
         return tensors, facts
 
     def load_state(self, tensors: dict[str, Tensor], facts: dict) -> None:
@@ -285,6 +314,7 @@ class PPO:
         self.controller.load_state_dict(facts["controller"])
         self.moments.load_state_dict(facts["moments"])
         self.done = facts["done"]
+        self.micro_batch.size, self.at_once.size = facts["micro_batch"], facts["at_once"]
 
     def load_roles(self, tensors: dict[str, Tensor]) -> None:
         """Puts back what of a `state` speaks and judges: policy, value model and averaged policy. The optimisers stay."""

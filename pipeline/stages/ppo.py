@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from data.errors import UserError
 from data.loading import load as load_records
@@ -12,6 +13,7 @@ from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.evaluation.detectors import REPORT as DETECTORS
 from pipeline.memory import MicroBatch, release
+from pipeline.ppo.masking import TooFewTokens
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
 from pipeline.ppo.watch import Watch, text_figures
@@ -45,8 +47,7 @@ def run(ctx) -> dict[str, float]:
     )
     samples = ctx.out / "samples.jsonl"
     watch = _watch(ctx, base)
-    if not _resume(ctx, ppo, watch):
-        samples.write_text("", encoding="utf-8")
+    _resume(ctx, ppo, watch, samples)
     with ctx.progress(settings.updates, "PPO", unit="updates") as bar, steps_finish():
         bar.advance(ppo.done)
         while watch.before(ppo) is None and ppo.done < settings.updates:
@@ -54,6 +55,10 @@ def run(ctx) -> dict[str, float]:
                 figures, rollout = ppo.update()
             except FloatingPointError as error:
                 raise UserError(str(error)) from None
+            except TooFewTokens as error:
+                raise UserError(
+                    f"ppo: update {ppo.done}: {error} (ppo.episodes), or see in samples.jsonl why the answers are so short."
+                ) from None
             figures |= text_figures([answer.response for answer in rollout.answers])
             ctx.log(figures)
             with samples.open("a", encoding="utf-8", newline="\n") as file:
@@ -72,7 +77,7 @@ def run(ctx) -> dict[str, float]:
             alarm = watch.after(figures)
             due = settings.checkpoint_every and ppo.done % settings.checkpoint_every == 0
             if due or asked():
-                checkpoint.save(ctx.checkpoints, ppo.done, *_state(ppo, watch))
+                checkpoint.save(ctx.checkpoints, ppo.done, *_state(ppo, watch, samples))
             stop_if_asked()
             if alarm is not None:
                 break
@@ -85,7 +90,6 @@ def run(ctx) -> dict[str, float]:
         base.save(POLICY, ctx.out / "ema")
     base.save(VALUE, ctx.out / "value")
     ppo.value_head.save(ctx.out / "value" / "head.safetensors")
-    ctx.forget_checkpoints()
     last = watch.lines[-1]
     return {
         "updates": float(ppo.done),
@@ -177,25 +181,18 @@ def _demonstrations(ctx, base) -> list[tuple[tuple[int, ...], int]]:
     return encoded
 
 
-def _state(ppo: PPO, watch: Watch) -> tuple[dict, dict]:
+def _state(ppo: PPO, watch: Watch, samples: Path) -> tuple[dict, dict]:
     (tensors, facts), (kept, notes) = ppo.state(), watch.state()
-    return tensors | kept, facts | notes
+    return tensors | kept, facts | notes | {"samples": samples.read_text(encoding="utf-8")}
 
 
-def _resume(ctx, ppo: PPO, watch: Watch) -> bool:
+def _resume(ctx, ppo: PPO, watch: Watch, samples: Path) -> None:
     """Takes up the newest whole checkpoint of a run that was stopped, if there is one, with the log lines up to it."""
-    found = checkpoint.newest(ctx.checkpoints) if ctx.resume_dir else None
+    found = checkpoint.newest(ctx.checkpoints)
+    samples.write_text(found[1]["samples"] if found else "", encoding="utf-8")
     if found is None:
-        return False
+        return
     ppo.load_state(*found)
     watch.load_state(*found)
     for line in watch.lines:
         ctx.log(line)
-    old = ctx.resume_dir / "samples.jsonl"
-    kept = (
-        [row for row in old.read_text(encoding="utf-8").split("\n") if row and json.loads(row)["update"] < ppo.done]
-        if old.exists()
-        else []
-    )
-    (ctx.out / "samples.jsonl").write_text("".join(row + "\n" for row in kept), encoding="utf-8")
-    return True

@@ -37,7 +37,6 @@ def run(ctx) -> dict[str, float]:
     members = [_member(ctx, base, encoded, index) for index in range(settings.members)]
     for index, member in enumerate(members):
         member.save(member_folder(ctx.out, index))
-    ctx.forget_checkpoints()
     return {
         "rankings": float(len(encoded)),
         "pairs": float(sum(len(r.pairs) for r in encoded)),

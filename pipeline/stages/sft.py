@@ -41,7 +41,6 @@ def run(ctx) -> dict[str, float]:
         lines = micro.attempt(attempt)
     base.causal_lm.eval()
     base.save(POLICY, ctx.out / ADAPTER)
-    ctx.forget_checkpoints()
     return {
         "loss": sum(line["loss"] for line in lines) / len(lines),
         "steps": float(len(lines)),

@@ -3,8 +3,8 @@
     python tests/faults/child.py POINT FAULT run --config …
 
 Every optimiser step, file sync, rename and removal is a crash point; they are counted, and at point POINT the FAULT happens: `kill` (SIGKILL),
-`term` and `int` (the signals), `full` (the disk is full from there on), `memory` (one optimiser's step finds no memory), or
-`count` (nothing; the number of points is printed at the end).
+`term` and `int` (the signals), `full` (the disk is full from there on), or `count` (nothing; the number of points is printed at the
+end).
 """
 
 from __future__ import annotations
