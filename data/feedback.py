@@ -276,6 +276,15 @@ class FeedbackStore:
         """What a SELECT finds; values go into `parameters`, never into the text."""
         return self._db.execute(sql, parameters).fetchall()
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is read inside is of one moment, whatever others write meanwhile."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
+
     def stats(self) -> dict[str, int]:
         """Counts of conversations, answers, ratings that stand, and comparisons."""
         one = lambda sql: self._db.execute(sql).fetchone()[0]  # noqa: E731
