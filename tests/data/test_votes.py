@@ -149,8 +149,14 @@ def test_answers_to_one_prompt_in_two_conversations_are_paired(script):
     script.rate("bad", -1, "bob")
     lesson = script.lesson()
     assert ranked(lesson) == [("q", {"good": 0, "bad": 1})]
-    # Bob's bad answer was not what Ann asked again after.
     assert lesson.demonstrations == ()
+
+
+def test_only_the_rater_who_found_the_first_answer_bad_asked_again(script):
+    script.ask("q", "bad", "good")
+    script.rate("bad", -1, "bob")
+    script.rate("good", 1, "ann")
+    assert script.lesson().demonstrations == ()
 
 
 def test_the_prompt_is_the_whole_conversation_as_the_model_saw_it(script):
@@ -335,9 +341,10 @@ def test_a_replayed_store_gives_the_same_training_set_with_new_row_ids(tmp_path)
     lessons = []
     for seed in (0, 1):
         script = play(tmp_path / f"{seed}.sqlite", seed)
-        lessons.append(script.lesson(rater_share=0.4))
+        lessons.append(script.lesson(rater_share=1 / 3))
         script.store.close()
     assert lessons[0] == lessons[1] and lessons[0].sha256 == lessons[1].sha256
+    assert lessons[0].left_out["above the share of one rater"] > 0
     assert len(lessons[0].rankings) > 10 and len({r.id for r in lessons[0].rankings}) == len(lessons[0].rankings)
 
 
