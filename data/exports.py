@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.records import Message
+from data.rows import message_rows
 from data.votes import Lesson
 
 
@@ -28,19 +28,21 @@ class Shape:
 
 def _kto(lesson: Lesson) -> Iterator[dict]:
     for t in lesson.thumbs:
-        yield {"id": t.id, "prompt": _rows(t.prompt), "completion": _answer(t.response), "label": t.up}
+        yield {"id": t.id, "prompt": message_rows(t.prompt), "completion": _answer(t.response), "label": t.up}
 
 
 def _preference(lesson: Lesson) -> Iterator[dict]:
     for r in lesson.rankings:
         for number, (better, worse) in enumerate(r.pairs()):
             sides = {"chosen": r.responses[better], "rejected": r.responses[worse]}
-            yield {"id": f"{r.id}-{number}"} | {k: [*_rows(r.prompt), *_answer(text)] for k, text in sides.items()}
+            yield {"id": f"{r.id}-{number}"} | {
+                k: [*message_rows(r.prompt), *_answer(text)] for k, text in sides.items()
+            }
 
 
 def _sft(lesson: Lesson) -> Iterator[dict]:
     for d in lesson.demonstrations:
-        yield {"id": d.id, "messages": [*_rows(d.prompt), *_answer(d.response)]}
+        yield {"id": d.id, "messages": [*message_rows(d.prompt), *_answer(d.response)]}
 
 
 SHAPES: dict[str, Shape] = {
@@ -65,10 +67,6 @@ def write(rows: Iterable[dict], path: Path) -> tuple[int, str]:
             file.write(line)
     partial.replace(path)
     return count, digest.hexdigest()
-
-
-def _rows(messages: Sequence[Message]) -> list[dict[str, str]]:
-    return [{"role": m.role, "content": m.content} for m in messages]
 
 
 def _answer(text: str) -> list[dict[str, str]]:
