@@ -14,6 +14,7 @@ from pipeline import progress, rounds, service, snapshot
 from pipeline.cli import rounds as show_rounds
 from pipeline.conductor import conduct
 from pipeline.config import load_config
+from pipeline.evaluation import rivals
 from pipeline.evaluation.answers import AnswerRow, write_answers
 from pipeline.evaluation.rivals import accuracy_on, gain
 from pipeline.run import Run
@@ -69,7 +70,9 @@ def test_too_few_votes_say_so_and_leave_everything_as_it_was(base, tmp_path):
     assert not (tmp_path / "r" / "service.json").exists()
 
 
-def test_two_rounds_one_promoted_one_not_and_back_again(base, tmp_path, capsys):
+def test_two_rounds_one_promoted_one_not_and_back_again(base, tmp_path, capsys, monkeypatch):
+    asked_of = []
+    monkeypatch.setattr(rivals, "accuracy_on", lambda r, run, *a: asked_of.append(run.name) or accuracy_on(r, run, *a))
     database, run = tmp_path / "votes.sqlite", tmp_path / "r"
     held_out = load(run / "stages" / "prepare" / "heldout_prompts.jsonl", "prompts")[0].messages[-1].content
     vote(database, "ann", ["one?", "two?", "three?", held_out])
@@ -97,7 +100,8 @@ def test_two_rounds_one_promoted_one_not_and_back_again(base, tmp_path, capsys):
     second = rounds.run_round(base("rounds.min_gain=1000"), said.append)
     assert (second.promoted, second.counts["new_pairs"], second.counts["rankings"]) == (False, 3, 6)
     assert "over r-round-001 (ppo) on 4 prompts; the lower end is not above 1000 (rounds.min_gain)" in second.why
-    assert second.before["run"] == "r-round-001" and service.present(run).round == 1
+    assert second.before["run"] == "r-round-001" and asked_of == ["r", "r-round-001"]
+    assert service.present(run).round == 1
     assert rounds.concluded(run) == [first, second]
 
     show_rounds(run_name=str(run))
