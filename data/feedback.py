@@ -247,6 +247,71 @@ class FeedbackStore:
             )
             return message
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written inside is kept whole or, after an error, not at all; and waits for the disk once."""
+        with self._write():
+            yield
+
+    def forget(self, rater: str) -> dict[str, int]:
+        """Removes a rater with all that this person said and voted. Returns how many rows went, by what they were.
+
+        With a conversation go the answers in it, and what others said of them; the file keeps no trace of the words.
+        """
+        doomed = """WITH RECURSIVE doomed (id) AS (
+            SELECT m.id FROM message m JOIN conversation c ON c.id = m.conversation WHERE c.rater = :rater
+            UNION SELECT message FROM edit WHERE rater = :rater
+            UNION SELECT m.id FROM message m JOIN doomed ON m.parent = doomed.id)"""
+        steps = {
+            "thumbs": f"{doomed} DELETE FROM rating WHERE rater = :rater OR message IN doomed",
+            "choices": f"""{doomed} DELETE FROM comparison
+                WHERE rater = :rater OR left_message IN doomed OR right_message IN doomed""",
+            "messages": f"{doomed} DELETE FROM message WHERE id IN doomed",
+            "edits": "DELETE FROM edit WHERE rater = :rater OR message NOT IN (SELECT id FROM message) "
+            "OR original NOT IN (SELECT id FROM message)",
+            "conversations": "DELETE FROM conversation WHERE rater = :rater",
+            "raters": "DELETE FROM rater WHERE id = :rater",
+        }
+        self._db.execute("PRAGMA secure_delete = ON")
+        with self._write():
+            # Messages go before the edits that name them: which are theirs can only be told while both are there.
+            self._db.execute("PRAGMA defer_foreign_keys = ON")
+            gone = {what: self._changed(sql, {"rater": rater}) for what, sql in steps.items()}
+            self._unname(rater)
+        # The words also stood in free pages and in the log of writes.
+        try:
+            self._db.execute("VACUUM")
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            raise self._refused(error) from error
+        return gone
+
+    def _changed(self, sql: str, parameters: dict) -> int:
+        # sqlite3's own rowcount does not know of a statement that starts with WITH.
+        self._db.execute(sql, parameters)
+        return self._db.execute("SELECT changes()").fetchone()[0]
+
+    def _unname(self, rater: str) -> None:
+        for number, rows in self.rows("SELECT id, rows FROM export_log"):
+            row = json.loads(rows)
+            row["raters"] = [name for name in row["raters"] if name != rater]
+            self._db.execute("UPDATE export_log SET rows = ? WHERE id = ?", (json.dumps(row), number))
+
+    def log_export(self, path: str, sha256: str, raters: Sequence[str]) -> None:
+        """Notes that a file outside the store now holds what these raters said."""
+        with self._write():
+            self._db.execute(
+                "INSERT INTO export_log (sha256, rows, created_ms) VALUES (?, ?, ?)",
+                (sha256, json.dumps({"path": path, "raters": sorted(raters)}), _now()),
+            )
+
+    def exports_with(self, rater: str) -> list[tuple[str, str]]:
+        """Path and sha256 of each file that was written with something of this rater in it."""
+        rows = [
+            (json.loads(rows), sha256) for rows, sha256 in self.rows("SELECT rows, sha256 FROM export_log ORDER BY id")
+        ]
+        return [(row["path"], sha256) for row, sha256 in rows if rater in row["raters"]]
+
     # -- reading -----------------------------------------------------------------------------------------------------------
 
     def rating(self, message: str, rater: str) -> int:
@@ -275,6 +340,15 @@ class FeedbackStore:
     def rows(self, sql: str, parameters: Sequence = ()) -> list[tuple]:
         """What a SELECT finds; values go into `parameters`, never into the text."""
         return self._db.execute(sql, parameters).fetchall()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """What is read inside is of one moment, whatever others write meanwhile."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._db.execute("ROLLBACK")
 
     def stats(self) -> dict[str, int]:
         """Counts of conversations, answers, ratings that stand, and comparisons."""
@@ -340,6 +414,10 @@ class FeedbackStore:
 
     @contextmanager
     def _write(self) -> Iterator[None]:
+        if self._db.in_transaction:
+            # Inside `together`, whose end commits.
+            yield
+            return
         try:
             # IMMEDIATE: a writer waits for its turn here, not half-way through.
             self._db.execute("BEGIN IMMEDIATE")

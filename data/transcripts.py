@@ -95,3 +95,8 @@ def path_to(store: FeedbackStore, message: str) -> list[tuple[str, str, str]]:
            SELECT id, author, content FROM up ORDER BY height DESC""",
         (message,),
     )
+
+
+def as_said(answer: str) -> str:
+    """An answer as the model is shown it later: what was stopped before its first word leaves a mark; no NUL, which no template takes."""
+    return answer.replace("\0", "\ufffd").strip() or "…"

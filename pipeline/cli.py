@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import cli_data, stopping
+from pipeline import cli_data, cli_feedback, stopping
 from pipeline.errors import UserError
 
 _SHOWN_PROBLEMS = 20
@@ -24,6 +24,7 @@ app = typer.Typer(
     help="Turn a pretrained language model into your chat assistant: SFT, reward model, PPO, with a judge in between.",
 )
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_feedback.app, name="feedback")
 
 ConfigOption = Annotated[
     Path | None,
@@ -144,13 +145,19 @@ def chat(overrides: Overrides = None, config: ConfigOption = None, run_name: Run
     """Talk to a run's models in the terminal; /good and /bad are kept."""
     opened = _open(config, run_name, overrides, must_exist=True)
     from pipeline.chat.terminal import chat as talk
+    from pipeline.service import follow
 
+    opened = follow(opened, overrides)
     talk(opened.path, opened.config)
 
 
-from pipeline.cli_serve import serve  # noqa: E402  after the options that it shares
+from pipeline.cli_rounds import rollback, round_, rounds  # noqa: E402
+from pipeline.cli_serve import serve  # noqa: E402  after the options that they share
 
 app.command()(serve)
+app.command(name="round")(round_)
+app.command()(rounds)
+app.command()(rollback)
 
 
 def main() -> None:

@@ -24,8 +24,9 @@ def serve(
 ) -> None:
     """Talk to a run's models in the browser, or through an OpenAI-compatible API; votes are kept."""
     from pipeline.serve.settings import ServeSettings
+    from pipeline.service import follow
 
-    opened = cli._open(config, run_name, overrides, must_exist=True)
+    opened = follow(cli._open(config, run_name, overrides, must_exist=True), overrides)
     # From the environment too: a command line can be read by everybody on the machine.
     token = token or os.environ.get("THUMBLOOP_TOKEN")
     settings = ServeSettings.of(opened.config.chat, host=host, port=port, token=token)

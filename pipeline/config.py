@@ -313,6 +313,22 @@ class ChatConfig(_Section):
     allowed_hosts: list[str] = Field([], description="names, beside its address, under which the server may be reached")
 
 
+class RoundsConfig(_Section):
+    min_pairs: int = Field(20, ge=1, description="new pairs, from votes that no earlier round had, that a round needs")
+    rater_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the judgements used that one rater may give; with few raters, equal shares",
+    )
+    demonstrations: bool = Field(
+        False, description="SFT too learns from edits and good answers, and so starts elsewhere"
+    )
+    min_gain: float = Field(
+        0.0, description="points by which the lower end of the 95 % interval must lie above the assistant in service"
+    )
+
+
 class Config(_Section):
     seed: int = Field(0, ge=0, description="all chance follows from it")
     threads: int | None = Field(None, ge=1, description="CPU threads; None is one for each core")
@@ -331,6 +347,7 @@ class Config(_Section):
         {}, description="'stage.metric' to bounds; '.ci_low' or '.ci_high' holds an interval's end"
     )
     chat: ChatConfig = ChatConfig()
+    rounds: RoundsConfig = RoundsConfig()
 
     @model_validator(mode="after")
     def _gates_name_a_metric(self) -> Config:

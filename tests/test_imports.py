@@ -60,6 +60,11 @@ def test_the_door_answers_without_loading_torch():
     light = [
         "cli.py",
         "cli_data.py",
+        "cli_feedback.py",
+        "cli_rounds.py",
+        "rounds.py",
+        "service.py",
+        "snapshot.py",
         "cli_serve.py",
         "serve/settings.py",
         "config.py",

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from data.errors import UserError
 from data.feedback import FeedbackStore
 from data.records import Message, check_text
+from data.transcripts import as_said
 from pipeline.generation import Sampling
 
 COMMANDS: dict[str, str] = {
@@ -263,11 +264,6 @@ def _check(name: str, text: str) -> None:
         check_text(name, text)
     except ValueError as error:
         raise UserError(f"{error}; nothing was sent.") from None
-
-
-def as_said(answer: str) -> str:
-    """An answer as the model is shown it later: what was stopped before its first word leaves a mark; no NUL, which no template takes."""
-    return answer.replace("\0", "\ufffd").strip() or "…"
 
 
 def _ms(started: float) -> int:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from data.feedback import FeedbackStore
 from data.records import Message
-from data.transcripts import owner, path_to, place, stage_of
-from pipeline.chat.session import as_said
+from data.transcripts import as_said, owner, path_to, place, stage_of
 from pipeline.serve.answers import Done, Draw, Drawing, Failed, Piece, Waiting
 from pipeline.serve.chat_fields import TurnRequest
 from pipeline.serve.duels import Duel

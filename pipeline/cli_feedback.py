@@ -1,0 +1,172 @@
+"""`run_pipeline.py feedback …`: what people said of answers, in and out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data.errors import UserError
+from pipeline.cli_data import _printable
+
+app = typer.Typer(
+    no_args_is_help=True, help="Votes: count them, see what a round would learn, take them out, bring some in."
+)
+SHOWN = 3
+DbOption = Annotated[
+    Path | None, typer.Option("--db", help="the feedback database; default: chat.feedback_db of the run or config")
+]
+RunOption = Annotated[str | None, typer.Option("--run", "-r", help="name or directory of a run, for its settings")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file; default: configs/quickstart.yaml")
+]
+
+
+@app.command()
+def stats(run_name: RunOption = None, config: ConfigOption = None, db: DbOption = None) -> None:
+    """Who said how much, and what of it can be learned from."""
+    with _opened(run_name, config, db) as (store, share):
+        counts, lesson = store.stats(), _lesson(store, share)
+    print(f"{store.path}")
+    for name, count in counts.items():
+        print(f"  {name:<16} {count:>7,}")
+    total = sum(lesson.given.values())
+    print(f"{total:,} judgements stand ('both bad' is two), of {len(lesson.given)} raters:")
+    for rater, count in lesson.given.most_common():
+        print(f"  {_printable(rater):<32} {count:>7,}  {count / total:.0%}")
+    _counted(lesson)
+
+
+@app.command()
+def preview(run_name: RunOption = None, config: ConfigOption = None, db: DbOption = None) -> None:
+    """What a round would learn from, with a few examples of each kind."""
+    with _opened(run_name, config, db) as (store, share):
+        lesson = _lesson(store, share)
+    print(f"{len(lesson.rankings):,} rankings with {lesson.pairs:,} pairs, for the reward model")
+    for r in lesson.rankings[:SHOWN]:
+        _show(r.prompt, [(f"rank {rank}", text) for rank, text in zip(r.ranks, r.responses, strict=True)])
+    print(f"{len(lesson.demonstrations):,} demonstrations")
+    for d in lesson.demonstrations[:SHOWN]:
+        _show(d.prompt, [("answer", d.response)])
+    up = sum(t.up for t in lesson.unpaired)
+    print(f"{up:,} unpaired thumbs up, {len(lesson.unpaired) - up:,} down")
+    print(f"{len(lesson.again):,} prompts to try again")
+    _counted(lesson)
+    print(f"training set {lesson.sha256}")
+
+
+@app.command()
+def export(
+    shape: Annotated[str, typer.Argument(metavar="FORMAT", help="kto, preference or sft, as TRL reads them")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="the JSONL file to write")],
+    run_name: RunOption = None,
+    config: ConfigOption = None,
+    db: DbOption = None,
+) -> None:
+    """Write votes as a data set of one of TRL's shapes. `feedback delete` later says which files held a rater's words."""
+    from data.exports import SHAPES, write
+
+    if shape not in SHAPES:
+        raise UserError(f"no such format '{shape}'; there are {', '.join(SHAPES)}.")
+    if out.is_dir() or out.exists():
+        raise UserError(f"{out}: is there already. Name a new file.")
+    with _opened(run_name, config, db) as (store, share):
+        lesson = _lesson(store, share)
+        try:
+            count, digest = write(SHAPES[shape].rows(lesson), out)
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written ({error.strerror}).") from None
+        store.log_export(str(out.resolve()), digest, list(lesson.given))
+    print(f"{out}: {count:,} {SHAPES[shape].what}; sha256 {digest}")
+    print(f"`data inspect {out} --format {SHAPES[shape].reads_as}` reads them back.")
+    _counted(lesson)
+
+
+@app.command(name="import")
+def import_(
+    format_name: Annotated[str, typer.Argument(metavar="FORMAT", help="open-webui or fastchat")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="what was exported there")],
+    run_name: RunOption = None,
+    config: ConfigOption = None,
+    db: DbOption = None,
+) -> None:
+    """Add votes that were given elsewhere; those that are here already are passed over."""
+    from data.imports import import_votes
+
+    with _opened(run_name, config, db, new=True) as (store, _):
+        done = import_votes(store, format_name, file)
+    print(f"{done.votes:,} votes added, {done.known:,} were here already")
+    for reason, count in done.left_out.items():
+        print(f"  left out: {count:,} {reason}")
+
+
+@app.command()
+def delete(
+    rater: Annotated[str, typer.Argument(metavar="RATER", help="the pseudonym, as `feedback stats` shows it")],
+    run_name: RunOption = None,
+    config: ConfigOption = None,
+    db: DbOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Remove all that a rater said and voted, for good, and say which files written before still hold some of it."""
+    with _opened(run_name, config, db) as (store, _):
+        if not store.rows("SELECT 1 FROM rater WHERE id = ?", (rater,)):
+            raise UserError(f"{store.path}: no rater '{rater}'. `feedback stats` lists them.")
+        if not yes:
+            typer.confirm(f"Remove everything of '{rater}' from {store.path}? This cannot be undone", abort=True)
+        elsewhere, gone = store.exports_with(rater), store.forget(rater)
+    print("removed: " + ", ".join(f"{count:,} {what}" for what, count in gone.items()))
+    for path, digest in elsewhere:
+        there = "" if Path(path).exists() else ", which is not there any more"
+        print(f"still in {path}{there} (sha256 {digest})")
+    history = store.path.with_suffix(".history")
+    if history.exists():
+        print(f"{history} holds lines typed in the terminal chat, by whomever; remove it if they are theirs.")
+
+
+@contextmanager
+def _opened(run_name: str | None, config: Path | None, db: Path | None, *, new: bool = False) -> Iterator[tuple]:
+    """The store, and the share of a round that one rater may have."""
+    from data.feedback import FeedbackStore
+    from pipeline import cli
+
+    settings = cli._open(config, run_name, None, must_exist=run_name is not None).config
+    path = db or Path(settings.chat.feedback_db)
+    if not new and not path.exists():
+        raise UserError(f"{path}: no votes there yet. Chat first, or name another file with --db.")
+    store = FeedbackStore.open(path)
+    try:
+        yield store, settings.rounds.rater_share
+    finally:
+        store.close()
+
+
+def _lesson(store, share: float):
+    from data.said import read_said
+    from data.votes import learn
+
+    return learn(read_said(store), rater_share=share)
+
+
+def _counted(lesson) -> None:
+    """What was not used, and why: all of it."""
+    groups: dict[str, Counter] = {
+        "left out": lesson.left_out,
+        "no judgements any more": lesson.taken_back,
+        "raters": lesson.disagreement,
+        "note": lesson.notes,
+    }
+    print(f"{lesson.used:,} of {sum(lesson.given.values()):,} judgements used")
+    for name, counts in groups.items():
+        for reason, count in counts.items():
+            print(f"  {name}: {count:,} {reason}")
+
+
+def _show(prompt, answers) -> None:
+    print(f"  {_printable(prompt[-1].content)}")
+    for mark, text in answers:
+        print(f"    {mark}: {_printable(text)}")

@@ -1,0 +1,51 @@
+"""The verbs `round`, `rounds` and `rollback`: from votes to a better assistant, or to the reason why not."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pipeline import cli
+
+
+def round_(overrides: cli.Overrides = None, config: cli.ConfigOption = None, run_name: cli.RunOption = None) -> None:
+    """Learn from new votes: reward model, PPO, and into service only if better than the assistant that is there."""
+    from pipeline.rounds import run_round
+
+    opened = cli._open(config, run_name, overrides, must_exist=True)
+    end = run_round(opened, lambda line: print(line, flush=True))
+    if end is not None:
+        print(f"round {end.number}: {'promoted' if end.promoted else 'not promoted'}: {end.why}")
+
+
+def rounds(overrides: cli.Overrides = None, config: cli.ConfigOption = None, run_name: cli.RunOption = None) -> None:
+    """The rounds of a run, how each ended, and which assistant is in service."""
+    from pipeline import service
+    from pipeline.rounds import concluded, unfinished
+
+    opened = cli._open(config, run_name, overrides, must_exist=True)
+    now = service.present(opened.path)
+    print(f"in service: {now.run} ({now.stage})" + (f" since {now.since} UTC" if now.since else ""))
+    for end in concluded(opened.path):
+        right = end.before and end.before["value"]
+        known = f"; old reward model {right:.0%} right on them" if right is not None else ""
+        print(
+            f"  {end.number:03d}  {'promoted    ' if end.promoted else 'not promoted'}  {end.counts['new_pairs']} new pairs{known}"
+        )
+        print(f"       {end.why}")
+    if half := unfinished(opened.path):
+        print(f"  {half.name}  not finished; `round` goes on with it")
+
+
+def rollback(
+    overrides: cli.Overrides = None,
+    config: cli.ConfigOption = None,
+    run_name: cli.RunOption = None,
+    to: Annotated[int | None, typer.Option(min=0, help="this round's assistant; 0 is the run before any round")] = None,
+) -> None:
+    """Put the assistant before the present one back into service, or that of any round."""
+    from pipeline.rounds import roll_back
+
+    now = roll_back(cli._open(config, run_name, overrides, must_exist=True), to)
+    print(f"in service: {now.run} ({now.stage})")

@@ -1,0 +1,90 @@
+"""Two assistants on the same held-out prompts, and a reward model on votes that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import UserError
+from data.records import Ranking
+from pipeline.evaluation import judges
+from pipeline.evaluation.answers import AnswerRow, read_answers
+from pipeline.evaluation.cards import Entry
+from pipeline.evaluation.harness import ANSWERS, _accuracy_entries, _by_prompt, _score_rankings
+from pipeline.evaluation.judges import Comparison
+from pipeline.evaluation.statistics import cluster_bootstrap, paired_difference
+from pipeline.roles import RewardEnsemble, open_base
+from pipeline.template import PromptTooLong, prompt_ids, text_lengths
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How much better the new one is, with a 95 % interval over prompts.
+
+    Attributes:
+        by: what measured it.
+        prompts: how many prompts stand behind it.
+    """
+
+    value: float
+    low: float
+    high: float
+    unit: str
+    by: str
+    prompts: int
+
+
+def gain(new: Path, new_stage: str, old: Path, old_stage: str, config, progress) -> Gain | None:
+    """The new assistant minus the old one on their stored answers; None where nothing that PPO has not optimised can judge.
+
+    Raises:
+        UserError: the two answered other prompts.
+    """
+    mine, theirs = (
+        read_answers(run / "evaluation" / stage / ANSWERS) for run, stage in ((new, new_stage), (old, old_stage))
+    )
+    own, other = _by_prompt(mine), _by_prompt(theirs)
+    if own.keys() != other.keys():
+        raise UserError(
+            f"{new} and {old} were evaluated on different prompts. Evaluate both with the same data.heldout_prompts and evaluation.limit."
+        )
+    prompts = list(own)
+    if config.evaluation.gold == "rubric":
+        a, b = ([float(np.mean([r.gold for r in side[p]])) for p in prompts] for side in (own, other))
+        return Gain(*paired_difference(a, b, prompts), "points", "the rubric", len(prompts))
+    if config.judge.url:
+        return _judged(own, other, prompts[: config.judge.prompts], config.judge, progress)
+    return None
+
+
+def _judged(own: dict[str, list[AnswerRow]], other: dict[str, list[AnswerRow]], prompts, judge, progress) -> Gain:
+    pairs = [Comparison(own[p][0].prompt, own[p][0].answer, other[p][0].answer) for p in prompts]
+    with progress(len(pairs), "judging", unit="comparisons") as bar:
+        found = judges.judge(pairs, judges.of_config(judge), on_done=bar.advance)
+    kept = [(p, outcome - 0.5) for p, outcome in zip(prompts, found.outcomes, strict=True) if outcome is not None]
+    if not kept:
+        raise UserError(f"judge: no verdict on {len(pairs)} comparisons. Look at judge.model and judge.max_tokens.")
+    names, above = zip(*kept, strict=True)
+    return Gain(*cluster_bootstrap(above, names), "win rate above one half", f"the judge {judge.model}", len(kept))
+
+
+def accuracy_on(rankings: Sequence[Ranking], run: Path, config, progress) -> tuple[Entry, int]:
+    """How often a run's reward model prefers what raters preferred, and how many rankings are too long for it."""
+    base = open_base(config)
+    model = RewardEnsemble.open(base, run / "stages" / "reward", config.ppo)
+    fitting = [r for r in rankings if r.pairs() and _fits(base.tokenizer, r, config)]
+    scores = _score_rankings(model, fitting, config, progress, "scoring new votes")
+    (entry,) = _accuracy_entries("new_votes_accuracy", fitting, scores, [r.pairs() for r in fitting], short=True)
+    return entry, sum(bool(r.pairs()) for r in rankings) - len(fitting)
+
+
+def _fits(tokenizer, ranking: Ranking, config) -> bool:
+    system, most = config.model.system_prompt, config.data.max_prompt_tokens
+    try:
+        prompt = len(prompt_ids(tokenizer, ranking.prompt, system_prompt=system, max_tokens=most))
+    except PromptTooLong:
+        return False
+    return prompt + max(text_lengths(tokenizer, ranking.responses)) + 1 <= config.reward.max_tokens

@@ -1,0 +1,89 @@
+"""Which assistant is in service: one small file in the run that everything started from, replaced whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.checkpoint import sync
+from pipeline.errors import UserError
+from pipeline.run import CONFIG, MANIFEST, Run
+
+SERVICE = "service.json"
+
+
+@dataclass(frozen=True)
+class InService:
+    """One assistant.
+
+    Attributes:
+        run: name of its run, beside the run that everything started from.
+        stage: the checkpoint that answers, sft or ppo.
+        round: the round that made it; 0 is before any round.
+        since: UTC time at which it came into service.
+    """
+
+    run: str
+    stage: str
+    round: int
+    since: str = ""
+
+
+def history(base: Path) -> tuple[InService, ...]:
+    """All that were in service, the present one last.
+
+    Raises:
+        UserError: the run has no assistant, or the file is damaged.
+    """
+    file = base / SERVICE
+    if not file.is_file():
+        done = [name for name in ("sft", "ppo") if (base / "stages" / name / MANIFEST).is_file()]
+        if not done:
+            raise UserError(f"{base}: no trained model yet. Run `python run_pipeline.py run` first.")
+        return (InService(base.name, done[-1], 0),)
+    try:
+        return tuple(InService(**row) for row in json.loads(file.read_text(encoding="utf-8"))["history"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{file}: damaged. Remove it to go back to {base.name} itself.") from None
+
+
+def present(base: Path) -> InService:
+    """The assistant in service."""
+    return history(base)[-1]
+
+
+def put(base: Path, run: str, stage: str, number: int) -> None:
+    """Puts an assistant in service. Who reads the file meanwhile finds the old one or the new one, also after a loss of power."""
+    rows = [*history(base), InService(run, stage, number, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}")]
+    write_json(base / SERVICE, {"history": [asdict(row) for row in rows]})
+
+
+def follow(base: Run, overrides: Sequence[str] | None = None) -> Run:
+    """The run whose assistant is in service for `base`: itself before any round was promoted."""
+    if not (base.path / SERVICE).is_file():
+        return base
+    now = present(base.path)
+    path = base.path.parent / now.run
+    if path == base.path:
+        return base
+    if not (path / CONFIG).is_file():
+        raise UserError(
+            f"{path}: in service for {base.path.name}, but not there. `rollback` puts another one in service."
+        )
+    return Run.load(path, overrides or [])
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Written beside it, synced and moved there."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync(path.parent)

@@ -1,0 +1,190 @@
+"""What a round learns from, frozen: files with their hashes, so that a round can be taken up and repeated."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from data.errors import UserError
+from data.loading import load
+from data.quality import first_turn_key, prompt_of
+from data.records import Message, Prompt, Ranking
+from data.rows import demonstration_row, prompt_row, ranking_row, write_rows
+from data.votes import Lesson
+from pipeline.checkpoint import sha256, sync
+from pipeline.config import DataConfig
+from pipeline.run import Run
+from pipeline.service import InService
+
+SNAPSHOT = "snapshot.json"
+NEW = "new_rankings.jsonl"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One round's data.
+
+    Attributes:
+        against: the assistant in service when the round began.
+        counts: records by what they are.
+        left_out: judgements that became no record, and records that may not be trained on, by reason.
+    """
+
+    folder: Path
+    against: InService
+    votes_sha256: str
+    counts: dict[str, int]
+    left_out: dict[str, int]
+
+    @property
+    def new_rankings(self) -> list[Ranking]:
+        return load(self.folder / NEW, "ranked")
+
+    def data(self, old: DataConfig) -> DataConfig:
+        """The `data` section of the round's run."""
+        files = {
+            name: str(self.folder / f"{name}.jsonl")
+            for name in ("demonstrations", "rankings", "prompts", "heldout_prompts")
+        }
+        held = self.folder / "heldout_rankings.jsonl"
+        formats = {
+            "demonstrations": "messages",
+            "rankings": "ranked",
+            "prompts": "prompts",
+            "heldout_prompts": "prompts",
+        }
+        return DataConfig(
+            **files,
+            **{f"{name}_format": form for name, form in formats.items()},
+            heldout_rankings=str(held) if held.exists() else None,
+            test_share=old.test_share,
+            max_prompt_tokens=old.max_prompt_tokens,
+        )
+
+
+@dataclass(frozen=True)
+class Usable:
+    """What of a lesson may be trained on, and what no earlier round had."""
+
+    rankings: list[Ranking]
+    new: list[Ranking]
+    demonstrations: list
+    prompts: list[Prompt]
+    held_out: int
+
+    @property
+    def new_pairs(self) -> int:
+        return sum(len(r.pairs()) for r in self.new)
+
+
+def usable(base: Run, lesson: Lesson, known: set[str]) -> Usable:
+    """Without votes on held-out questions: trained on them, every later comparison would be worthless.
+
+    Args:
+        known: ids of rankings that earlier rounds learned from.
+    """
+    held = {first_turn_key(prompt_of(r)) for r in _held(base)}
+    free = lambda records: [r for r in records if first_turn_key(prompt_of(r)) not in held]  # noqa: E731
+    rankings, demonstrations, again = free(lesson.rankings), free(lesson.demonstrations), free(lesson.again)
+    asked: dict[tuple[Message, ...], Prompt] = {}
+    for record in [*again, *rankings]:
+        asked.setdefault(prompt_of(record), Prompt(f"{record.id}-asked", prompt_of(record)))
+    return Usable(
+        rankings=rankings,
+        new=[r for r in rankings if r.id not in known],
+        demonstrations=demonstrations,
+        prompts=list(asked.values()),
+        held_out=sum(map(len, (lesson.rankings, lesson.demonstrations, lesson.again)))
+        - sum(map(len, (rankings, demonstrations, again))),
+    )
+
+
+def take(
+    base: Run, folder: Path, lesson: Lesson, found: Usable, against: InService, *, demonstrations: bool
+) -> Snapshot:
+    """Writes the round's files, the old data first, and last of all the list of their hashes."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700, parents=True)
+    prepared = base.path / "stages" / "prepare"
+    shown = found.demonstrations if demonstrations else []
+    old_prompts = {p.messages for p in load(prepared / "prompts.jsonl", "prompts")}
+    asked = [p for p in found.prompts if p.messages not in old_prompts]
+    _join(partial / "demonstrations.jsonl", _both(prepared, "demonstrations"), map(demonstration_row, shown))
+    _join(partial / "rankings.jsonl", _both(prepared, "rankings"), map(ranking_row, found.rankings))
+    _join(
+        partial / "prompts.jsonl", [prepared / "prompts.jsonl", prepared / "prompts.test.jsonl"], map(prompt_row, asked)
+    )
+    for name in ("heldout_prompts.jsonl", "heldout_rankings.jsonl"):
+        if (prepared / name).exists():
+            shutil.copyfile(prepared / name, partial / name)
+    write_rows(partial / NEW, map(ranking_row, found.new))
+    counts = {
+        "rankings": len(found.rankings),
+        "new_rankings": len(found.new),
+        "new_pairs": found.new_pairs,
+        "demonstrations": len(shown),
+        "prompts": len(asked),
+        "raters": len(lesson.given),
+        "judgements": sum(lesson.given.values()),
+        "judgements_used": lesson.used,
+    }
+    left_out = {**lesson.left_out, "records on held-out questions": found.held_out}
+    files = {f.name: {"sha256": sha256(f), "bytes": f.stat().st_size} for f in sorted(partial.iterdir())}
+    head = {"against": asdict(against), "votes_sha256": lesson.sha256, "counts": counts, "left_out": left_out}
+    (partial / SNAPSHOT).write_text(
+        json.dumps(
+            {**head, "learned_from": [r.id for r in found.rankings], "files": files}, indent=1, ensure_ascii=False
+        ),
+        encoding="utf-8",
+    )
+    for file in partial.iterdir():
+        sync(file)
+    partial.rename(folder)
+    sync(folder.parent)
+    return Snapshot(folder, against, lesson.sha256, counts, left_out)
+
+
+def read(folder: Path) -> Snapshot:
+    """A snapshot taken before.
+
+    Raises:
+        UserError: a file is not what was written.
+    """
+    raw = json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))
+    problems = [
+        f"{folder / name}: missing or changed since the round began. Remove {folder} to begin the round anew."
+        for name, is_ in raw["files"].items()
+        if not (folder / name).is_file() or sha256(folder / name) != is_["sha256"]
+    ]
+    if problems:
+        raise UserError(problems)
+    return Snapshot(folder, InService(**raw["against"]), raw["votes_sha256"], raw["counts"], raw["left_out"])
+
+
+def learned_from(folder: Path) -> set[str]:
+    """Ids of the rankings from votes that a round learned from."""
+    return set(json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))["learned_from"])
+
+
+def _held(base: Run) -> list:
+    prepared = base.path / "stages" / "prepare"
+    rankings = prepared / "heldout_rankings.jsonl"
+    return [
+        *load(prepared / "heldout_prompts.jsonl", "prompts"),
+        *(load(rankings, "ranked") if rankings.exists() else []),
+    ]
+
+
+def _both(prepared: Path, name: str) -> list[Path]:
+    # The side of a question is a hash of it, so that it comes out the same again.
+    return [prepared / f"{name}.train.jsonl", prepared / f"{name}.test.jsonl"]
+
+
+def _join(path: Path, old: Iterable[Path], rows: Iterable[dict]) -> None:
+    write_rows(path, rows)
+    added = path.read_bytes()
+    path.write_bytes(b"".join(file.read_bytes() for file in old) + added)

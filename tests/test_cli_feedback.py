@@ -1,0 +1,87 @@
+"""The `feedback` verbs as the door calls them."""
+
+import json
+
+import pytest
+
+from data.errors import UserError
+from data.feedback import FeedbackStore
+from data.loading import load
+from pipeline.cli_feedback import delete, export, import_, preview, stats
+
+
+@pytest.fixture
+def db(tmp_path):
+    """Ann finds one answer bad and its retry good; Bob finds a third answer good and takes it back; Eve skips."""
+    path = tmp_path / "votes.sqlite"
+    store = FeedbackStore.open(path)
+    conversation = store.start_conversation(rater="ann")
+    asked = store.add_message(conversation, parent=None, author="human", content="How?")
+    one, two, three = (
+        store.add_message(conversation, parent=asked, author="model", content=text, finish="stop")
+        for text in ("so", "thus\x1b[31m", "hm")
+    )
+    store.rate(one, rater="ann", value=-1)
+    store.rate(two, rater="ann", value=1)
+    store.rate(three, rater="bob", value=1)
+    store.rate(three, rater="bob", value=0)
+    store.compare(one, two, rater="eve", winner="skip", blind=True, shown_ms=1)
+    store.close()
+    return path
+
+
+def test_stats_count_raters_and_what_cannot_be_used(db, capsys):
+    stats(db=db)
+    said = capsys.readouterr().out.splitlines()
+    assert "3 judgements stand ('both bad' is two), of 2 raters:" in said
+    assert ["ann", "2", "67%"] in [line.split() for line in said]
+    assert said[-3:] == [
+        "2 of 3 judgements used",
+        "  left out: 1 choice skipped",
+        "  no judgements any more: 1 thumbs changed or taken back",
+    ]
+
+
+def test_preview_shows_what_a_round_would_learn(db, capsys):
+    preview(db=db)
+    said = capsys.readouterr().out
+    assert "1 rankings with 1 pairs" in said and "rank 1: so" in said and "1 demonstrations" in said
+    # What a model said cannot write to the terminal what the terminal would obey.
+    assert "\x1b" not in said
+
+
+def test_an_export_is_noted_and_a_deletion_names_it(db, tmp_path, capsys):
+    out = tmp_path / "sft.jsonl"
+    export("sft", out, db=db)
+    assert [d.response for d in load(out, "messages")] == ["thus\x1b[31m"]
+    assert out.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(UserError, match="is there already"):
+        export("sft", out, db=db)
+    capsys.readouterr()
+    delete("ann", db=db, yes=True)
+    said = capsys.readouterr().out
+    # All three answers stand in her conversation, and with them goes what Bob and Eve said of them.
+    assert "removed: 4 thumbs, 1 choices, 4 messages, 0 edits, 1 conversations, 1 raters" in said
+    assert f"still in {out} (sha256 " in said
+    stats(db=db)
+    assert "0 judgements stand" in capsys.readouterr().out
+
+
+def test_import_says_how_many_came_in(tmp_path, capsys):
+    row = {
+        "type": "upvote", "ip": "x", "tstamp": 1,
+        "state": {"roles": ["user", "assistant"], "messages": [["user", "q"], ["assistant", "a"]], "offset": 0},
+    }  # fmt: skip
+    (tmp_path / "log.json").write_text(json.dumps(row) + "\n" + json.dumps({"type": "chat"}), encoding="utf-8")
+    import_("fastchat", tmp_path / "log.json", db=tmp_path / "new.sqlite")
+    said = capsys.readouterr().out
+    assert said == "1 votes added, 0 were here already\n  left out: 1 lines of type 'chat'\n"
+
+
+def test_slips_are_one_line(db, tmp_path):
+    with pytest.raises(UserError, match="no votes there yet"):
+        stats(db=tmp_path / "none.sqlite")
+    with pytest.raises(UserError, match="there are kto, preference, sft"):
+        export("dpo", tmp_path / "x.jsonl", db=db)
+    with pytest.raises(UserError, match="no rater 'zoe'"):
+        delete("zoe", db=db, yes=True)

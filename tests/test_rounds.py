@@ -1,0 +1,198 @@
+"""Rounds end to end with the tiny random model and people who follow a script."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from data.feedback import FeedbackStore
+from data.loading import load
+from pipeline import progress, rounds, service, snapshot
+from pipeline.cli import rounds as show_rounds
+from pipeline.conductor import conduct
+from pipeline.config import load_config
+from pipeline.evaluation import rivals
+from pipeline.evaluation.answers import AnswerRow, write_answers
+from pipeline.evaluation.rivals import accuracy_on, gain
+from pipeline.run import Run
+
+SMALL = (
+    "threads=1", "data.limit=24", "reward.members=1", "ppo.ensemble=mean", "ppo.updates=1", "ppo.episodes=4", "ppo.minibatch=4",
+    "ppo.max_new_tokens=4", "evaluation.max_new_tokens=4", "evaluation.limit=4", "rounds.min_pairs=3",
+)  # fmt: skip
+STAGES = ("prepare", "sft", "reward", "ppo")
+
+
+def vote(database: Path, rater: str, questions, better="Yes, this one.", worse="no no no"):
+    """One choice a question."""
+    store = FeedbackStore.open(database)
+    for question in questions:
+        conversation = store.start_conversation(rater=rater)
+        asked = store.add_message(conversation, parent=None, author="human", content=question)
+        sides = [
+            store.add_message(conversation, parent=asked, author="model", content=f"{text} {question}", finish="stop")
+            for text in (better, worse)
+        ]
+        store.compare(*sides, rater=rater, winner="left", blind=True, shown_ms=1)
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run that the tests copy."""
+    runs = tmp_path_factory.mktemp("runs")
+    config = load_config(Path("configs/smoke.yaml"), [*SMALL, f"runs_dir={runs}", "run_name=r"])
+    conduct(Run.open(config), STAGES, lambda line: None)
+    return runs / "r"
+
+
+@pytest.fixture
+def base(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "r")
+    return lambda *more: Run.load(tmp_path / "r", [f"chat.feedback_db={tmp_path}/votes.sqlite", *more])
+
+
+def rows(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def test_too_few_votes_say_so_and_leave_everything_as_it_was(base, tmp_path):
+    with pytest.raises(UserError, match="no votes there yet"):
+        rounds.run_round(base(), print)
+    vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?"])
+    said = []
+    assert rounds.run_round(base(), said.append) is None
+    assert said[0].startswith("2 new pairs since the last round, 3 are needed (rounds.min_pairs). Nothing was done")
+    assert not (tmp_path / "r" / "rounds").exists() and not (tmp_path / "r-round-001").exists()
+    assert not (tmp_path / "r" / "service.json").exists()
+
+
+def test_two_rounds_one_promoted_one_not_and_back_again(base, tmp_path, capsys, monkeypatch):
+    asked_of = []
+    monkeypatch.setattr(rivals, "accuracy_on", lambda r, run, *a: asked_of.append(run.name) or accuracy_on(r, run, *a))
+    database, run = tmp_path / "votes.sqlite", tmp_path / "r"
+    held_out = load(run / "stages" / "prepare" / "heldout_prompts.jsonl", "prompts")[0].messages[-1].content
+    vote(database, "ann", ["one?", "two?", "three?", held_out])
+    said = []
+    first = rounds.run_round(base("rounds.min_gain=-1000"), said.append)
+    new = tmp_path / "r-round-001"
+    # Three choices are three pairs; the fourth is on a held-out question.
+    assert (first.promoted, first.counts["new_pairs"], first.counts["judgements"]) == (True, 3, 4)
+    assert any("left out: 1 records on held-out questions" in line for line in said)
+    # The old reward model was asked before the new run was begun.
+    asked = next(i for i, line in enumerate(said) if line.startswith("reward model of r on the new votes"))
+    assert asked < said.index("prepare …") and first.before["n"] == 3 and first.before["run"] == "r"
+    prepared = lambda path: path / "stages" / "prepare"  # noqa: E731
+    old = [r.id for side in ("train", "test") for r in load(prepared(run) / f"rankings.{side}.jsonl", "ranked")]
+    now = [r.id for side in ("train", "test") for r in load(prepared(new) / f"rankings.{side}.jsonl", "ranked")]
+    votes = set(now) - set(old)
+    assert set(old) <= set(now) and len(votes) == 3 and all(name.startswith("vote-r-") for name in votes)
+    # PPO starts from the SFT policy of before: the same weights, byte for byte.
+    weights = "stages/sft/adapter/adapter_model.safetensors"
+    assert (new / weights).read_bytes() == (run / weights).read_bytes()
+    assert service.present(run).run == "r-round-001" and service.follow(base()).path == new
+
+    assert rounds.run_round(base(), said.append) is None
+    vote(database, "bob", ["four?", "five?", "six?"])
+    second = rounds.run_round(base("rounds.min_gain=1000"), said.append)
+    assert (second.promoted, second.counts["new_pairs"], second.counts["rankings"]) == (False, 3, 6)
+    assert "over r-round-001 (ppo) on 4 prompts; the lower end is not above 1000 (rounds.min_gain)" in second.why
+    assert second.before["run"] == "r-round-001" and asked_of == ["r", "r-round-001"]
+    assert service.present(run).round == 1
+    assert rounds.concluded(run) == [first, second]
+
+    show_rounds(run_name=str(run))
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("in service: r-round-001 (ppo) since ")
+    assert [line.split()[:2] for line in shown[1::2]] == [["001", "promoted"], ["002", "not"]]
+
+    assert rounds.roll_back(base()).run == "r" and service.follow(base()).path == run
+    with pytest.raises(UserError, match="nothing to go back to"):
+        rounds.roll_back(base())
+    assert rounds.roll_back(base(), 2).run == "r-round-002"
+    with pytest.raises(UserError, match="no finished assistant there"):
+        rounds.roll_back(base(), 7)
+    store = FeedbackStore.open(database)
+    assert [Path(path).name for path, _ in store.exports_with("bob")] == ["002", "r-round-002"]
+    store.close()
+
+
+def test_an_interrupted_round_goes_on_with_the_votes_that_it_began_with(base, tmp_path, monkeypatch):
+    database = tmp_path / "votes.sqlite"
+    vote(database, "ann", ["one?", "two?", "three?"])
+    real = rounds.conduct
+    monkeypatch.setattr(rounds, "conduct", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        rounds.run_round(base(), lambda line: None)
+    monkeypatch.setattr(rounds, "conduct", real)
+    assert rounds.unfinished(tmp_path / "r").name == "001" and rounds.concluded(tmp_path / "r") == []
+    vote(database, "ann", ["four?", "five?", "six?", "seven?"])
+    end = rounds.run_round(base("rounds.min_gain=1000"), lambda line: None)
+    assert (end.number, end.counts["new_pairs"]) == (1, 3) and rounds.unfinished(tmp_path / "r") is None
+
+
+def test_a_snapshot_that_was_changed_is_refused(base, tmp_path):
+    vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
+    taken = rounds._begin(base(), lambda line: None)
+    assert snapshot.read(taken.folder) == taken
+    with (taken.folder / "rankings.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n")
+    with pytest.raises(UserError, match="rankings.jsonl: missing or changed since the round began"):
+        rounds.run_round(base(), lambda line: None)
+
+
+def test_a_missed_gate_of_the_run_ends_the_round(base, tmp_path):
+    vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
+    end = rounds.run_round(base("gates.sft.gold.min=1000", "rounds.min_gain=-1000"), lambda line: None)
+    assert not end.promoted and end.why.startswith("a gate of the run was missed: gate sft.gold")
+    assert not (tmp_path / "r" / "service.json").exists()
+
+
+def test_accuracy_on_votes_and_on_their_opposite_add_up_to_one(base):
+    run = base()
+    rankings = load(run.path / "stages" / "prepare" / "rankings.train.jsonl", "ranked")[:6]
+    opposite = [replace(r, ranks=tuple(max(r.ranks) - rank for rank in r.ranks)) for r in rankings]
+    right, _ = accuracy_on(rankings, run.path, run.config, progress.track)
+    wrong, _ = accuracy_on(opposite, run.path, run.config, progress.track)
+    assert right.value + wrong.value == pytest.approx(1.0) and right.n == 6
+    tight = run.config.model_copy(update={"reward": run.config.reward.model_copy(update={"max_tokens": 8})})
+    assert accuracy_on(rankings, run.path, tight, progress.track)[1] == 6
+
+
+def answers(run: Path, golds: dict[str, list[float]]) -> Path:
+    folder = run / "evaluation" / "ppo"
+    folder.mkdir(parents=True)
+    write_answers(
+        folder / "answers.jsonl",
+        [
+            AnswerRow(name, None, name, i, "text", True, 1, (1,), gold=g, parts={})
+            for name, own in golds.items()
+            for i, g in enumerate(own)
+        ],
+    )
+    return run
+
+
+def test_the_gain_is_the_mean_over_prompts_of_the_difference(base, tmp_path):
+    config = base().config
+    new = answers(tmp_path / "new", {"p": [1.0, 3.0], "q": [5.0, 5.0]})
+    old = answers(tmp_path / "old", {"p": [1.0, 1.0], "q": [3.0, 5.0]})
+    found = gain(new, "ppo", old, "ppo", config, progress.track)
+    # Means: p 2 against 1, q 5 against 4.
+    assert (found.value, found.low, found.high, found.prompts) == (1.0, 1.0, 1.0, 2)
+    with pytest.raises(UserError, match="different prompts"):
+        gain(new, "ppo", answers(tmp_path / "other", {"p": [1.0]}), "ppo", config, progress.track)
+    blind = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"gold": "none"})})
+    assert gain(new, "ppo", old, "ppo", blind, progress.track) is None
+
+
+def test_a_damaged_or_missing_assistant_is_named_in_a_line(base, tmp_path):
+    service.put(tmp_path / "r", "r-round-009", "ppo", 9)
+    with pytest.raises(UserError, match=r"r-round-009: in service for r, but not there\. `rollback`"):
+        service.follow(base())
+    (tmp_path / "r" / "service.json").write_text(json.dumps({"history": "x"}), encoding="utf-8")
+    with pytest.raises(UserError, match="service.json: damaged"):
+        service.present(tmp_path / "r")
