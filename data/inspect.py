@@ -49,8 +49,8 @@ def _nothing_reads(path: Path, rows: list[dict]) -> str:
     shown = ", ".join(printable(name) for name in columns) or "none"
     return (
         f"{path}: no format reads any of its first {len(rows)} rows; fields found: {shown:.300}"
-        f"{looks_like(set(columns)) or ''}. Mend what stands below, rename the fields to those of a format in docs/data.md, or name it "
-        "with --format."
+        f"{looks_like(set(columns)) or ''}. Rename the fields to those of a format in docs/data.md, mend what stands "
+        "below, or name the format with --format."
     )
 
 
@@ -62,7 +62,7 @@ def _reasons(path: Path, rows: list[dict]) -> list[str]:
             make(rows[0], "row")
         except ValueError as error:
             if not str(error).startswith("no field"):
-                said.append(f"{path} row 1, read as {name}: {printable(str(error))}.")
+                said.append(f"{path} row 1, read as {name}: {printable(str(error)).rstrip('.')}")
     return said[:_REASONS]
 
 
