@@ -19,7 +19,9 @@ from pathlib import Path
 
 import faults
 
-TABLE = faults.ROOT / "docs" / "reliability-matrix.md"
+PAGE = faults.ROOT / "docs" / "reliability.md"
+# Everything after this line of the page is written by this command.
+MARK = "<!-- matrix -->"
 
 
 @dataclass
@@ -57,7 +59,8 @@ def main() -> None:
             artifacts(home, home / "whole"),
         ]
     text = table(rows, whole.points, arguments)
-    TABLE.write_text(text, encoding="utf-8")
+    before = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+    PAGE.write_text(f"{before}{MARK}\n\n{text}", encoding="utf-8")
     print(text)
     sys.exit(any(row.failed for row in rows))
 
