@@ -95,11 +95,6 @@ def parts():
         logits = (states @ base.head_weight.T).float()
         logits.log_softmax(-1).gather(-1, targets[..., None])
 
-    def again() -> None:
-        with torch.no_grad():
-            base.states(trunk, batch.mask, POLICY)
-        logprobs_of_answers()
-
     def learn(groups: list[list[int]]) -> None:
         for rows in groups:
             width = int(batch.mask[rows].sum(1).max())
@@ -157,7 +152,6 @@ def parts():
         lambda: generate(True),
         lambda: generate(False),
     )
-    yield "a setting: log-probabilities kept from generation (plain: read again)", lambda: None, again
 
 
 if __name__ == "__main__":

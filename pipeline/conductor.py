@@ -81,6 +81,7 @@ def conduct(
     with run.lock() as fresh:
         try:
             _refuse_other_settings(run, steps, gone)
+            _refuse_other_base(run, chosen, steps, gone)
             for name, step in steps.items():
                 if name in gone and run.remove(step):
                     say(f"{name}: removed")
@@ -88,23 +89,21 @@ def conduct(
             for gate, why in (accept or {}).items():
                 gates.accept(run.path, gate, why)
             return _take(run, chosen, steps, say, evaluate_only=evaluate_only)
-        except UserError as error:
-            if is_disk_full(error):
-                raise _disk_full(run) from None
-            # A run that this very call made and that came to nothing leaves nothing behind. The lock is still held.
-            if fresh and not any((run.path / step.folder).exists() for step in steps.values()):
-                shutil.rmtree(run.path, ignore_errors=True)
-            raise
-        except OSError as error:
-            if is_disk_full(error):
-                raise _disk_full(run) from None
-            raise UserError(
-                f"{error.filename or run.path}: {error.strerror or error}. What was finished is whole; mend it and give the "
-                "same command again."
-            ) from None
         except Exception as error:
             if is_disk_full(error):
                 raise _disk_full(run) from None
+            if isinstance(error, OSError):
+                raise UserError(
+                    f"{error.filename or run.path}: {error.strerror or error}. What was finished is whole; mend it and give the "
+                    "same command again."
+                ) from None
+            # A run that this very call made and that came to nothing leaves nothing behind. The lock is still held.
+            if (
+                fresh
+                and isinstance(error, UserError)
+                and not any((run.path / s.folder).exists() for s in steps.values())
+            ):
+                shutil.rmtree(run.path, ignore_errors=True)
             raise
 
 
@@ -195,10 +194,12 @@ def _refuse_other_settings(run: Run, steps: dict[str, Step], gone: frozenset[str
 
 
 def _step(run: Run, step: Step, steps: dict[str, Step], say: Say) -> int:
-    if run.manifest(step) is None:
-        _same_base(run, step, steps)
+    manifest = run.manifest(step)
+    # What was finished before this call has been held against settings and hashes already, all steps at once.
+    fresh = manifest is None
+    if manifest is None:
         say(f"{step.name} …")
-    manifest, fresh = run.execute(step, steps)
+        manifest, _ = run.execute(step, steps)
     say(f"{step.name}: {_took(manifest) if fresh else 'done already'}  {summary(manifest)}".rstrip())
     if stopped := _stopped(run.path / step.folder / detectors.REPORT):
         say(stopped)
@@ -210,10 +211,16 @@ def _stopped(file: Path) -> str:
     return json.loads(file.read_text(encoding="utf-8"))["said"] if file.is_file() else ""
 
 
-def _same_base(run: Run, step: Step, steps: dict[str, Step]) -> None:
-    """An adapter fits one base only, and other weights of the same shape would be taken without a word."""
+def _refuse_other_base(run: Run, chosen: Sequence[str], steps: dict[str, Step], gone: frozenset[str]) -> None:
+    """An adapter fits one base only, and other weights of the same shape would be taken without a word.
+
+    Hashed once a call, and only when something is to be made from what an earlier call prepared.
+    """
+    _, evaluations = registry()
+    wanted = [s for name in chosen for s in (steps[name], evaluations.get(name)) if s is not None]
+    to_make = any(s.name in gone or run.manifest(s) is None for s in wanted)
     report = run.path / steps["prepare"].folder / "report.json"
-    if "prepare" not in step.needs or not report.is_file():
+    if not to_make or "prepare" in gone or not report.is_file():
         return
     from pipeline.models import weights_sha256
 

@@ -1,5 +1,6 @@
 """Runs survive kills, notice changes, and admit one process at a time. The steps here are tiny stand-ins."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
-from pipeline.conductor import _refuse_other_settings, conduct
+from pipeline.conductor import _refuse_other_base, _refuse_other_settings, all_steps, conduct
 from pipeline.config import load_config
 from pipeline.errors import RunBusy
+from pipeline.models import weights_sha256
 from pipeline.run import Run, Step
 
 HERE = Path(__file__).resolve().parent
@@ -247,3 +249,16 @@ def test_two_runs_of_one_config_differ_only_in_time(place):
     time.sleep(0.01)
     other = opened(place, "run_name=other").execute(FIRST, STEPS)[0]
     assert (one.key, one.artifacts, one.metrics) == (other.key, other.artifacts, other.metrics)
+
+
+def test_other_weights_under_the_same_name_are_refused_before_anything_is_built_on_them(place):
+    run = opened(place, "model.name=tiny-random")
+    report = run.path / "stages" / "prepare" / "report.json"
+    report.parent.mkdir(parents=True)
+    report.write_text(json.dumps({"base_weights_sha256": weights_sha256(run.config.model)}), encoding="utf-8")
+    _refuse_other_base(run, ("sft",), all_steps(), frozenset())
+    report.write_text(json.dumps({"base_weights_sha256": "0" * 64}), encoding="utf-8")
+    with pytest.raises(UserError, match="the weights of 'tiny-random' are not those that"):
+        _refuse_other_base(run, ("sft",), all_steps(), frozenset())
+    # A run whose preparation is made anew takes the weights of today.
+    _refuse_other_base(run, ("prepare", "sft"), all_steps(), frozenset({"prepare"}))
