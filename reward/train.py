@@ -44,6 +44,17 @@ def ranking_loss(scores: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
     return -nn.functional.logsigmoid(scores[better].float() - scores[worse].float()).mean()
 
 
+def centring(scores: Tensor) -> Tensor:
+    """(2 · mean s)², which for a pair is (s_better + s_worse)² (Eisenstein et al. 2023), in squared raw score units.
+
+    Pairs leave the level of the scores undetermined; this holds it near zero and leaves the differences alone.
+
+    Args:
+        scores: (K,) one prompt's scores.
+    """
+    return (2 * scores.mean()).square()
+
+
 def with_mismatched(rankings: Sequence[EncodedRanking], rng: random.Random) -> list[EncodedRanking]:
     """Adds to each ranking a good answer to *another* prompt, as worse than the prompt's own best.
 
@@ -149,9 +160,7 @@ def _backward(
         loss, centre = scores.new_zeros(()), scores.new_zeros(())
         for ranking, own in zip(part, scores.split([len(r.answers) for r in part]), strict=True):
             loss = loss + ranking_loss(own, ranking.pairs) / len(batch)
-            # Pairs leave the level of the scores undetermined. (r_c + r_r)² for a pair, generalised to K answers
-            # (Eisenstein et al. 2023), holds it near zero and leaves the differences alone.
-            centre = centre + (2 * own.mean()).square() / len(batch)
+            centre = centre + centring(own) / len(batch)
             better, worse = torch.tensor(ranking.pairs).T
             right += int((own[better] > own[worse]).sum())
             pairs += len(ranking.pairs)
