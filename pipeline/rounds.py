@@ -17,6 +17,7 @@ from data.said import read_said
 from data.votes import learn
 from pipeline import progress, service, snapshot
 from pipeline.conductor import conduct, registry
+from pipeline.disk import write_json
 from pipeline.errors import GateFailure, UserError
 from pipeline.run import MANIFEST, Run
 from pipeline.snapshot import Snapshot
@@ -177,7 +178,7 @@ def _measure_before(base: Run, taken: Snapshot, say: Say) -> dict:
 
         path = base.path.parent / taken.against.run
         entry, too_long = accuracy_on(taken.new_rankings, path, Run.load(path).config, progress.track)
-        service.write_json(file, {**_finite(asdict(entry)), "too_long": too_long, "run": taken.against.run})
+        write_json(file, {**_finite(asdict(entry)), "too_long": too_long, "run": taken.against.run})
     found = json.loads(file.read_text(encoding="utf-8"))
     if found["value"] is not None:
         ends = f" [{found['ci_low']:.1%}, {found['ci_high']:.1%}]" if found["ci_low"] is not None else ""
@@ -208,5 +209,5 @@ def _conclude(base: Run, taken: Snapshot, before: dict, found: dict | None, prom
     if promoted and service.present(base.path).round != number:
         service.put(base.path, run, LAST, number)
     # Last: a round that is killed before this line is taken up again and comes to the same end.
-    service.write_json(taken.folder / ROUND, asdict(end))
+    write_json(taken.folder / ROUND, asdict(end))
     return end

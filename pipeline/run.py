@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import progress
-from pipeline.checkpoint import sha256 as _sha256
-from pipeline.checkpoint import sync as _sync
 from pipeline.config import Config, dump, load_config
+from pipeline.disk import sha256, sync, write_whole
 from pipeline.errors import RunBusy, UserError
 from pipeline.memory import release
 
@@ -170,9 +169,7 @@ class Run:
     def freeze(self) -> None:
         """Writes the config into the run."""
         self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.path / f"{CONFIG}.partial"
-        partial.write_text(dump(self.config), encoding="utf-8")
-        partial.replace(self.path / CONFIG)
+        write_whole(self.path / CONFIG, dump(self.config))
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
@@ -304,7 +301,7 @@ class Run:
             file = folder / artifact.path
             if not file.is_file():
                 problems.append(f"{file}: missing, though the manifest names it. Use --redo {step.name}.")
-            elif _sha256(file) != artifact.sha256:
+            elif sha256(file) != artifact.sha256:
                 problems.append(
                     f"{file}: its hash differs from the manifest; it was changed or damaged. Use --redo {step.name}."
                 )
@@ -349,7 +346,7 @@ class Run:
             version=step.version,
             **identity,
             artifacts=[
-                Artifact(str(f.relative_to(partial)), _sha256(f), f.stat().st_size)
+                Artifact(str(f.relative_to(partial)), sha256(f), f.stat().st_size)
                 for f in sorted(partial.rglob("*"))
                 if f.is_file() and f.name != KEY and CHECKPOINTS not in f.relative_to(partial).parts
             ],
@@ -360,10 +357,10 @@ class Run:
         (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
         for file in partial.rglob("*"):
             if CHECKPOINTS not in file.relative_to(partial).parts:
-                _sync(file)
-        _sync(partial)
+                sync(file)
+        sync(partial)
         partial.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
         # Only now: until its name is that of a finished step, the work must be there to be taken up.
         _tidy(target)
         if old is not None:
@@ -392,13 +389,13 @@ class Run:
     def _identity(self, step: Step, steps: dict[str, Step]) -> dict[str, Any]:
         return {
             "inputs": {
-                name: _sha256(self.path / steps[name].folder / MANIFEST)
+                name: sha256(self.path / steps[name].folder / MANIFEST)
                 for name in step.needs
                 if self.manifest(steps[name])
             },
             "settings": self.config.subset(step.settings),
             "files": [
-                {"path": str(p), "sha256": _sha256(p) if p.is_file() else "missing"} for p in step.files(self.config)
+                {"path": str(p), "sha256": sha256(p) if p.is_file() else "missing"} for p in step.files(self.config)
             ],
         }
 

@@ -14,8 +14,8 @@ from data.quality import first_turn_key, prompt_of
 from data.records import Message, Prompt, Ranking
 from data.rows import demonstration_row, prompt_row, ranking_row, write_rows
 from data.votes import Lesson
-from pipeline.checkpoint import sha256, sync
 from pipeline.config import DataConfig
+from pipeline.disk import sha256, sync
 from pipeline.run import Run
 from pipeline.service import InService
 
