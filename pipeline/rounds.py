@@ -199,7 +199,8 @@ def _run_of(base: Run, taken: Snapshot) -> Run:
     config = base.config.model_copy(
         update={"runs_dir": str(path.parent), "run_name": path.name, "data": taken.data(base.config.data)}
     )
-    return Run(path, config)
+    # What does not depend on the rankings, SFT above all, comes out the same and is copied.
+    return Run(path, config, like=base)
 
 
 def _conclude(base: Run, taken: Snapshot, before: dict, found: dict | None, promoted: bool, why: str) -> Concluded:
