@@ -76,6 +76,8 @@ class DataConfig(_Section):
         None, description="file of ranked answers to held-out prompts, for the reward model"
     )
     heldout_rankings_format: str = Field("ranked", description="a name in data/formats.py")
+    thumbs: str | None = Field(None, description="file of answers with a thumb, for reward.thumbs_weight and KTO")
+    thumbs_format: str = Field("thumbs", description="a name in data/formats.py")
     test_share: float = Field(0.1, gt=0, le=0.5, description="share of questions kept out of training")
     max_prompt_tokens: int = Field(64, ge=4, description="tokens; longer training prompts are left out and counted")
     limit: int | None = Field(None, ge=1, description="first N rows of every file")
@@ -130,6 +132,15 @@ class RewardConfig(_Section):
     mismatched_negatives: bool = Field(True, description="also rank the best answer above a good one to another prompt")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     start_from_sft: bool = Field(True, description="the adapter starts as the SFT adapter, else as the identity")
+    thumbs_weight: float = Field(
+        0.0, ge=0, description="weight of a prompt's lone thumbs beside a ranking's pairs; 0 leaves thumbs unused"
+    )
+    thumbs_prompt_spread: float = Field(
+        1.0, ge=0, description="logits; standard deviation of the prompts' own thresholds of a thumb up"
+    )
+    thumbs_rater_prior: float = Field(
+        10.0, ge=0, description="thumbs at which a rater's own share of thumbs up counts as much as everybody's"
+    )
     members: int = Field(1, ge=1, le=8, description="reward models, each with its own head and order of the rankings")
     scale_lists: int = Field(64, ge=2, description="rankings on which the score's mean and spread are measured")
 
@@ -203,6 +214,17 @@ class PpoConfig(_Section):
         if not self.reward_sources:
             raise ValueError("'reward_sources' should name at least one source (got none)")
         return self
+
+
+class KtoConfig(_Section):
+    """KTO on thumbs, in PPO's place where `learner` is kto. Thumbs up and down are weighted so that each kind counts half."""
+
+    epochs: int = Field(1, ge=1, description="passes over the thumbs")
+    batch_size: int = Field(16, ge=2, description="thumbs a step; the KL term is estimated within it")
+    learning_rate: float = Field(2e-4, gt=0, lt=1, description="peak, per step")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
+    beta: float = Field(0.1, gt=0, description="how dear it is to move from the SFT policy, per nat")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
 
 
 class DetectorsConfig(_Section):
@@ -339,7 +361,9 @@ class Config(_Section):
     data: DataConfig
     sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
+    learner: Literal["ppo", "kto"] = Field("ppo", description="what trains the policy in the stage ppo; kto learns from thumbs alone")
     ppo: PpoConfig = PpoConfig()
+    kto: KtoConfig = KtoConfig()
     detectors: DetectorsConfig = DetectorsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     judge: JudgeConfig = JudgeConfig()
@@ -362,6 +386,13 @@ class Config(_Section):
         """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of."""
         flat = dict(_flatten(self.model_dump(mode="json")))
         return {name: value for name, value in flat.items() if any(name == k or name.startswith(k + ".") for k in keys)}
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting's default under its dotted key; what has none is not there."""
+    needed = ("demonstrations", "rankings", "heldout_prompts")
+    flat = dict(_flatten(Config(data=DataConfig(**dict.fromkeys(needed, "-"))).model_dump(mode="json")))
+    return {name: value for name, value in flat.items() if name.removeprefix("data.") not in needed}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -145,10 +145,12 @@ def _begin(base: Run, say: Say) -> Snapshot | None:
     try:
         lesson = learn(read_said(store), rater_share=base.config.rounds.rater_share)
         found = snapshot.usable(base, lesson, set().union(*map(snapshot.learned_from, done)))
-        if found.new_pairs < base.config.rounds.min_pairs:
+        thumbs = found.new_thumbs if _learns_from_thumbs(base) else 0
+        if found.new_pairs + thumbs < base.config.rounds.min_pairs:
+            also = f" and {thumbs} new lone thumbs" if _learns_from_thumbs(base) else ""
             say(
-                f"{found.new_pairs} new pairs since the last round, {base.config.rounds.min_pairs} are needed (rounds.min_pairs). "
-                "Nothing was done; `feedback preview` shows what there is."
+                f"{found.new_pairs} new pairs{also} since the last round, {base.config.rounds.min_pairs} are needed "
+                "(rounds.min_pairs). Nothing was done; `feedback preview` shows what there is."
             )
             return None
         folder = base.path / "rounds" / f"{len(done) + 1:03d}"
@@ -167,6 +169,10 @@ def _begin(base: Run, say: Say) -> Snapshot | None:
         if count:
             say(f"  left out: {count} {reason}")
     return taken
+
+
+def _learns_from_thumbs(base: Run) -> bool:
+    return base.config.reward.thumbs_weight > 0 or base.config.learner == "kto"
 
 
 def _measure_before(base: Run, taken: Snapshot, say: Say) -> dict:

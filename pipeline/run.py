@@ -27,7 +27,7 @@ from typing import Any
 from pipeline import progress, takeover
 from pipeline.checkpoint import sha256 as _sha256
 from pipeline.checkpoint import sync as _sync
-from pipeline.config import Config, dump, load_config
+from pipeline.config import Config, defaults, dump, load_config
 from pipeline.errors import RunBusy, UserError
 from pipeline.memory import release
 
@@ -244,7 +244,10 @@ class Run:
     def _apart(self, done: StageManifest | Begun, step: Step, steps: dict[str, Step]) -> list[str]:
         now = self._identity(step, steps)
         found = [] if done.version == step.version else [f"code version {done.version}, now {step.version}"]
-        for name in sorted(done.settings.keys() | now["settings"].keys()):
+        # A setting that came later and stands at its default changes nothing; where it does, the step's version is raised.
+        default = defaults()
+        later = {n for n in now["settings"].keys() - done.settings.keys() if now["settings"][n] == default.get(n)}
+        for name in sorted((done.settings.keys() | now["settings"].keys()) - later):
             before, after = done.settings.get(name, "unset"), now["settings"].get(name, "unset")
             if before != after:
                 found.append(f"{name} {before}, now {after}")

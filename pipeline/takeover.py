@@ -29,7 +29,9 @@ def same(step: Step, steps: dict[str, Step], new: Run, old: Run) -> StageManifes
     done = old.manifest(step)
     if done is None or not step.reads or done.version != step.version:
         return None
-    if done.settings != new.config.subset(step.settings) or old.differences(step, steps) or old.verify(step):
+    if old.config.subset(step.settings) != new.config.subset(step.settings):
+        return None
+    if old.differences(step, steps) or old.verify(step):
         return None
     if _model(new) != _model(old):
         return None

@@ -50,9 +50,9 @@ STAGES: tuple[Step, ...] = (
     Step(
         name="ppo",
         needs=("prepare", "sft", "reward"),
-        settings=(*_COMMON, "ppo", "detectors", "evaluation.gold", "data.max_prompt_tokens"),
+        settings=(*_COMMON, "learner", "kto", "ppo", "detectors", "evaluation.gold", "data.max_prompt_tokens"),
         version=2,
-        body="pipeline.stages.ppo:run",
+        body="pipeline.stages.policy:run",
     ),
 )
 
