@@ -10,14 +10,16 @@ Named before the first run: seed 0 for training, 1 and up for the people, one se
 
 online    five rounds; each time 500 choices between two answers of the assistant in service, then `round`
 offline   one round on 60 to 2,500 choices between two answers of the first assistant; the first 500 are those of the first online round
-thumbs    one round on thumbs alone: a reward model that reads them, without and with an offset of each rater; and KTO
-lazy      every second vote by one person who does not read, without and with a cap on one person's share
+thumbs    one round on lone thumbs: a reward model that reads them, or KTO
+lazy      every second vote is one person's who does not read: choices with and without a cap on one person's share, thumbs with and
+          without a threshold of each rater
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -34,13 +36,25 @@ from simulated import voting  # noqa: E402
 from simulated.voting import Crowd  # noqa: E402
 
 CONFIG = "configs/loop.yaml"
+KEPT = (
+    "gold", "gold_minus_sft", "kl_to_reference", "eos_rate", "answer_tokens", "proxy", "clean_accuracy", "observed_accuracy",
+    "length_rule_accuracy", "distinct_2_ratio",
+)  # fmt: skip
 RESULTS = HERE / "results" / "loop.json"
 # Of the built-in rankings and held-out rankings, the first so many.
 RANKINGS, HELD_RANKINGS = 40, 60
 ROUNDS, VOTES = 5, 500
 OFFLINE = (60, 125, 250, 500, 1500, 2500)
 THUMBS, LAZY = (500, 1500), 500
-SMALL = {"RANKINGS": 24, "HELD_RANKINGS": 4, "ROUNDS": 2, "VOTES": 24, "OFFLINE": (12, 24, 48), "THUMBS": (24, 48), "LAZY": 24}
+SMALL = {
+    "RANKINGS": 24,
+    "HELD_RANKINGS": 4,
+    "ROUNDS": 2,
+    "VOTES": 24,
+    "OFFLINE": (12, 24, 48),
+    "THUMBS": (24, 48),
+    "LAZY": 24,
+}
 SMALL_SETTINGS = (
     "model.name=tiny-random", "model.dtype=float32", "lora.rank=4", "lora.last_layers=2", "data.max_prompt_tokens=160", "sft.max_tokens=640",
     "reward.max_tokens=480", "reward.scale_lists=8", "ppo.updates=1", "ppo.episodes=4", "ppo.minibatch=4", "ppo.micro_batch=4",
@@ -72,18 +86,30 @@ class Job:
 
 def jobs() -> list[Job]:
     """In the order in which they run: the most telling first."""
-    found = [Job(f"online-{n}", "online", n, n * VOTES, "online" if n > 1 else "offline", "online") for n in range(1, ROUNDS + 1)]
+    found = [
+        Job(f"online-{n}", "online", n, n * VOTES, "online" if n > 1 else "offline", "online")
+        for n in range(1, ROUNDS + 1)
+    ]
     # What the first online round learns from is the first part of the offline votes.
     counts = sorted((n for n in OFFLINE if n != VOTES), key=lambda n: (n < VOTES, n if n > VOTES else -n))
     found += [Job(f"offline-{n}", f"offline-{n}", 1, n, "offline", "start") for n in counts]
-    for name, settings in (
-        ("lazy-open", ("rounds.rater_share=1.0",)),
-        ("lazy-capped", ("rounds.rater_share=0.2",)),
-    ):
-        found.append(Job(name, name, 1, LAZY, "lazy", "start", settings))
+    for count in THUMBS:
+        for crowd, learners in (("thumbs", ("offset", "kto")), ("lazy-thumbs", ("offset", "shared", "kto"))):
+            if crowd == "thumbs" or count == min(THUMBS):
+                for learner in learners:
+                    name = f"{crowd}-{count}-{learner}"
+                    found.append(Job(name, name, 1, count, crowd, "start", LEARNERS[learner]))
+    for name, share in (("lazy-open", 1.0), ("lazy-capped", 0.2)):
+        found.append(Job(name, name, 1, LAZY, "lazy", "start", (f"rounds.rater_share={share}",)))
     return found
 
 
+# What learns from thumbs: the reward model with thresholds by rater, with one for everybody, or the policy itself.
+LEARNERS = {
+    "offset": ("reward.thumbs_weight=1.0",),
+    "shared": ("reward.thumbs_weight=1.0", "reward.thumbs_rater_prior=1e9"),
+    "kto": ("learner=kto",),
+}
 CROWDS = {
     "offline": Crowd("pairs", seed=1),
     "online": Crowd("pairs", seed=2),
@@ -107,7 +133,9 @@ def main() -> None:
         return
     if arguments.trial:
         globals().update(SMALL)
-    bench = Bench(ROOT / "runs" / ("loop-trial" if arguments.trial else "loop"), trial=arguments.trial)
+    # Relative paths in every manifest: the runs can be moved with the checkout.
+    os.chdir(ROOT)
+    bench = Bench(Path("runs") / ("loop-trial" if arguments.trial else "loop"), trial=arguments.trial)
     bench.start()
     for job in jobs():
         if arguments.only and job.name not in arguments.only:
@@ -128,13 +156,20 @@ class Bench:
 
     def start(self) -> None:
         """The first assistant."""
-        for source, name, count in (("rankings", "rankings", RANKINGS), ("heldout_rankings", "heldout_rankings", HELD_RANKINGS)):
+        for source, name, count in (
+            ("rankings", "rankings", RANKINGS),
+            ("heldout_rankings", "heldout_rankings", HELD_RANKINGS),
+        ):
             rows = (ROOT / "data" / "seed" / f"{source}.jsonl").read_text(encoding="utf-8").splitlines()[:count]
             (self.work / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-        if self._known("start"):
+        if self._known("start") and (self.work / "start" / "evaluation" / "ppo" / "card.json").exists():
             return
         started = time.monotonic()
-        own = [f"runs_dir={self.work}", f"data.rankings={self.work}/rankings.jsonl", f"data.heldout_rankings={self.work}/heldout_rankings.jsonl"]
+        own = [
+            f"runs_dir={self.work}",
+            f"data.rankings={self.work}/rankings.jsonl",
+            f"data.heldout_rankings={self.work}/heldout_rankings.jsonl",
+        ]
         self._call("run", "--config", CONFIG, "--run", "start", *own, *self.more)
         cards = {stage: figures(self.work / "start", stage) for stage in ("base", "sft", "reward", "ppo")}
         self._keep("start", {"cards": cards, "minutes": minutes(started), **environment()})
@@ -146,6 +181,10 @@ class Bench:
             return
         say(f"{job.name} …")
         run = self.work / job.run
+        if job.number > 1 and not (run / "rounds" / f"{job.number - 1:03d}" / "round.json").exists():
+            raise SystemExit(
+                f"{run}: the round before is not there. Put the runs back, or take {job.run}-* out of {self.results}."
+            )
         if not run.exists():
             shutil.copytree(self.work / "start", run.with_name(run.name + ".partial"), dirs_exist_ok=True)
             run.with_name(run.name + ".partial").rename(run)
@@ -157,7 +196,10 @@ class Bench:
         if not end.exists():
             self._call("round", "--run", str(run), f"chat.feedback_db={database}", *self.more, *job.settings)
         end = json.loads(end.read_text(encoding="utf-8"))
-        self._keep(job.name, {**asdict(job), **self._outcome(run, end), "minutes_voting": voted, "minutes_round": minutes(started)})
+        self._keep(
+            job.name,
+            {**asdict(job), **self._outcome(run, end), "minutes_voting": voted, "minutes_round": minutes(started)},
+        )
 
     def _votes(self, job: Job) -> Path:
         """The store with exactly the votes that the job is about."""
@@ -198,6 +240,7 @@ class Bench:
             "over_service": end["gain"],
             "candidate": {stage: figures(new, stage) for stage in ("reward", "ppo")},
             "candidate_minus_start": self._gain(new, "ppo"),
+            "seconds": seconds(new),
             "in_service": now.run,
             "service_minus_start": self._gain(self.work / now.run, now.stage),
         }
@@ -237,12 +280,19 @@ def questions(seed: int) -> list[str]:
 
 
 def figures(run: Path, stage: str) -> dict:
-    """A card's numbers with their intervals, by metric."""
+    """A card's main numbers with their intervals, by metric."""
     file = run / "evaluation" / stage / "card.json"
     if not file.exists():
         return {}
     entries = json.loads(file.read_text(encoding="utf-8"))["entries"]
-    return {e["metric"]: {k: e[k] for k in ("value", "ci_low", "ci_high", "n")} for e in entries}
+    return {e["metric"]: {k: e[k] for k in ("value", "ci_low", "ci_high", "n")} for e in entries if e["metric"] in KEPT}
+
+
+def seconds(run: Path) -> dict[str, float]:
+    """How long each step of a run took."""
+    manifests = [*run.glob("stages/*/manifest.json"), *run.glob("evaluation/*/manifest.json")]
+    read = {f"{m.parts[-3]}/{m.parts[-2]}": json.loads(m.read_text(encoding="utf-8"))["environment"] for m in manifests}
+    return {name: found["seconds"] for name, found in sorted(read.items())}
 
 
 def environment() -> dict:

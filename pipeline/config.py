@@ -361,7 +361,9 @@ class Config(_Section):
     data: DataConfig
     sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
-    learner: Literal["ppo", "kto"] = Field("ppo", description="what trains the policy in the stage ppo; kto learns from thumbs alone")
+    learner: Literal["ppo", "kto"] = Field(
+        "ppo", description="what trains the policy in the stage ppo; kto learns from thumbs alone"
+    )
     ppo: PpoConfig = PpoConfig()
     kto: KtoConfig = KtoConfig()
     detectors: DetectorsConfig = DetectorsConfig()

@@ -227,7 +227,9 @@ class _Lengths:
             return [], []
         answers = text_lengths(self.tokenizer, [t.response for t in records])
         pairs = zip(self._prompts([t.prompt for t in records]), answers, records, strict=True)
-        lengths = [p + a + int(t.finished) if p <= self._most else self.config.reward.max_tokens + 1 for p, a, t in pairs]
+        lengths = [
+            p + a + int(t.finished) if p <= self._most else self.config.reward.max_tokens + 1 for p, a, t in pairs
+        ]
         return self._sides(records, lengths, self.config.reward.max_tokens, "reward.max_tokens", "thumb")
 
     def held(self, given: Mapping[str, list]) -> None:

@@ -147,7 +147,9 @@ def take(
     head = {"against": asdict(against), "votes_sha256": lesson.sha256, "counts": counts, "left_out": left_out}
     (partial / SNAPSHOT).write_text(
         json.dumps(
-            {**head, "learned_from": [r.id for r in (*found.rankings, *found.thumbs)], "files": files}, indent=1, ensure_ascii=False
+            {**head, "learned_from": [r.id for r in (*found.rankings, *found.thumbs)], "files": files},
+            indent=1,
+            ensure_ascii=False,
         ),
         encoding="utf-8",
     )

@@ -141,7 +141,12 @@ def train(
 
 
 def _backward(
-    encode: ListEncoder, head: ScalarHead, optimizer, batch: Sequence[EncodedRanking | EncodedThumbs], settings, size: int
+    encode: ListEncoder,
+    head: ScalarHead,
+    optimizer,
+    batch: Sequence[EncodedRanking | EncodedThumbs],
+    settings,
+    size: int,
 ) -> tuple[float, int, int]:
     """Leaves the gradient of the batch's loss, from `size` elements a forward pass. Returns loss, pairs and thumbs right, and how many."""
     optimizer.zero_grad(set_to_none=True)

@@ -19,8 +19,9 @@ from pathlib import Path
 from queue import Empty, Queue
 from urllib.parse import urlsplit
 
-from reward.rubric import gold_score
 from simulated.raters import Lazy, Rater, choose, thumb
+
+from reward.rubric import gold_score
 
 ROOT = Path(__file__).resolve().parents[2]
 

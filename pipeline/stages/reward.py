@@ -57,7 +57,9 @@ def _thumbs(ctx) -> list[Thumb]:
         return []
     file = ctx.inputs["prepare"] / "thumbs.train.jsonl"
     if not file.exists():
-        raise UserError(f"reward.thumbs_weight: {ctx.config.reward.thumbs_weight:g}, but there are no thumbs. Name a file in data.thumbs.")
+        raise UserError(
+            f"reward.thumbs_weight: {ctx.config.reward.thumbs_weight:g}, but there are no thumbs. Name a file in data.thumbs."
+        )
     return load_records(file, "thumbs")
 
 
