@@ -42,7 +42,7 @@ KEPT = (
 )  # fmt: skip
 RESULTS = HERE / "results" / "loop.json"
 # Of the built-in rankings and held-out rankings, the first so many.
-RANKINGS, HELD_RANKINGS = 40, 60
+RANKINGS, HELD_RANKINGS = 12, 60
 ROUNDS, VOTES = 5, 500
 OFFLINE = (60, 125, 250, 500, 1500, 2500)
 THUMBS, LAZY = (500, 1500), 500

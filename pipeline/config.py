@@ -163,6 +163,10 @@ class PpoConfig(_Section):
     value_learning_rate: float = Field(2e-4, gt=0, lt=1, description="the value model's, per step")
     lr_decay: bool = Field(True, description="both rates fall linearly to zero over the run")
     adam_eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
+    start_from: str | None = Field(
+        None,
+        description="directory of the adapter that the policy starts as; None is SFT's, which is the reference anyway",
+    )
     kl_coef: float = Field(0.05, ge=0, description="reward units a nat of KL(policy || reference)")
     kl_target: float | None = Field(None, gt=0, description="nats a sequence; makes the coefficient adaptive")
     kl_horizon: int = Field(
@@ -345,6 +349,10 @@ class RoundsConfig(_Section):
     )
     demonstrations: bool = Field(
         False, description="SFT too learns from edits and good answers, and so starts elsewhere"
+    )
+    continue_policy: bool = Field(
+        False,
+        description="PPO starts as the policy in service instead of SFT's; KL is charged against SFT all the same",
     )
     min_gain: float = Field(
         0.0, description="points by which the lower end of the 95 % interval must lie above the assistant in service"

@@ -21,7 +21,7 @@ from pipeline.errors import GateFailure, UserError
 from pipeline.run import MANIFEST, Run
 from pipeline.snapshot import Snapshot
 
-ROUND, BEFORE, LAST = "round.json", "before.json", "ppo"
+ROUND, BEFORE, LAST, ADAPTER = "round.json", "before.json", "ppo", "adapter"
 Say = Callable[[str], None]
 
 
@@ -205,6 +205,12 @@ def _run_of(base: Run, taken: Snapshot) -> Run:
     config = base.config.model_copy(
         update={"runs_dir": str(path.parent), "run_name": path.name, "data": taken.data(base.config.data)}
     )
+    if base.config.rounds.continue_policy and taken.against.stage == LAST:
+        service_ = path.parent / taken.against.run / "stages" / LAST / ADAPTER
+        # It says that a policy starts as its reference, which this one does not.
+        bounds = {name: gate for name, gate in config.gates.items() if name != "ppo.kl_at_start"}
+        ppo = config.ppo.model_copy(update={"start_from": str(service_)})
+        config = config.model_copy(update={"ppo": ppo, "gates": bounds})
     # What does not depend on the rankings, SFT above all, comes out the same and is copied.
     return Run(path, config, like=base)
 

@@ -41,7 +41,9 @@ class Snapshot:
 
     @property
     def new_rankings(self) -> list[Ranking]:
-        return load(self.folder / NEW, "ranked")
+        file = self.folder / NEW
+        # A round may learn from lone thumbs alone.
+        return load(file, "ranked") if file.stat().st_size else []
 
     def data(self, old: DataConfig) -> DataConfig:
         """The `data` section of the round's run."""

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from data.errors import UserError
 from data.feedback import FeedbackStore
@@ -208,6 +209,26 @@ def test_lone_thumbs_reach_the_reward_model_where_they_have_a_weight(base, tmp_p
     assert StageManifest.read(stages / "sft" / "manifest.json").environment[TAKEN_OVER] == "r"
     # They have been learned from: the next round needs others.
     assert rounds.run_round(base("reward.thumbs_weight=1.0"), said.append) is None
+
+
+def test_a_policy_that_goes_on_starts_as_the_one_in_service_and_pays_for_kl_from_sft(base, tmp_path):
+    """PPO's first answers are drawn before any step: their KL is that of the policy it starts as."""
+    vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
+    # Far enough from SFT to be seen, whatever one update of a tiny model does.
+    adapter = tmp_path / "r" / "stages" / "ppo" / "adapter" / "adapter_model.safetensors"
+    tensors = {name: t + 0.2 for name, t in load_file(adapter).items()}
+    save_file(tensors, adapter, metadata={"format": "pt"})
+    gates = {"ppo.kl_at_start": {"max": 0.0}}
+    ends = {}
+    for name, more in (("sft", []), ("service", ["rounds.continue_policy=true"])):
+        shutil.copytree(tmp_path / "r", tmp_path / name)
+        run = Run.load(
+            tmp_path / name, [f"chat.feedback_db={tmp_path}/votes.sqlite", f"gates={json.dumps(gates)}", *more]
+        )
+        rounds.run_round(run, lambda line: None)
+        log = (tmp_path / f"{name}-round-001" / "stages" / "ppo" / "log.jsonl").read_text(encoding="utf-8")
+        ends[name] = json.loads(log.splitlines()[0])["kl"]
+    assert ends["sft"] == 0.0 and ends["service"] > 0.01
 
 
 def answers(run: Path, golds: dict[str, list[float]]) -> Path:

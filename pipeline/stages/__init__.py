@@ -53,6 +53,9 @@ STAGES: tuple[Step, ...] = (
         settings=(*_COMMON, "learner", "kto", "ppo", "detectors", "evaluation.gold", "data.max_prompt_tokens"),
         version=2,
         body="pipeline.stages.policy:run",
+        files=lambda config: (
+            [Path(config.ppo.start_from) / "adapter_model.safetensors"] if config.ppo.start_from else []
+        ),
     ),
 )
 
