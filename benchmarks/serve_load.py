@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 
 ROOT = Path(__file__).resolve().parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -64,7 +64,7 @@ def questions(count: int) -> list[str]:
     return [asked[n % len(asked)] for n in range(count)]
 
 
-async def talk(client: httpx.AsyncClient, number: int, question: str, arguments) -> dict:
+async def talk(client: httpx2.AsyncClient, number: int, question: str, arguments) -> dict:
     """One chat; seconds from asking to the first word and to the end."""
     body = {
         "model": arguments.checkpoint,
@@ -94,8 +94,8 @@ async def talk(client: httpx.AsyncClient, number: int, question: str, arguments)
 
 
 async def crowd(server: Server, arguments) -> dict:
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=server.url, timeout=None, limits=limits, trust_env=False) as client:
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(base_url=server.url, timeout=None, limits=limits, trust_env=False) as client:
         await talk(client, 10_000, "Hello", arguments)
         cpu, started = server.cpu_seconds(), time.monotonic()
         asked = questions(arguments.chats)
