@@ -223,7 +223,10 @@ class Bench:
         if have >= count:
             return
         say(f"  {count - have} votes of the crowd '{crowd}' on answers of '{at}'")
-        with voting.served(self.work / at, [f"chat.feedback_db={store}", "chat.batch_rows=32", *self.more]) as (url, token):
+        with voting.served(self.work / at, [f"chat.feedback_db={store}", "chat.batch_rows=32", *self.more]) as (
+            url,
+            token,
+        ):
             voting.collect(url, token, CROWDS[crowd], questions(CROWDS[crowd].seed), have, count, "ppo", say)
 
     def _outcome(self, run: Path, end: dict) -> dict:

@@ -2,6 +2,7 @@
 
 import math
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ import torch
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit
 
-from reward.thumbs import prompt_offset, rater_offsets, thumb_loss
+from pipeline.adapters import REWARD
+from reward.model import ScalarHead
+from reward.thumbs import EncodedThumbs, prompt_offset, rater_offsets, thumb_loss
+from reward.train import EncodedRanking, train
 
 
 def test_a_raters_offset_makes_the_rate_by_hand():
@@ -145,3 +149,39 @@ def test_a_lazy_rater_spoils_the_slope_without_an_offset_and_less_with_one():
     own = rater_offsets([(r[2], r[1]) for r in rows], prior=10)
     shared = dict.fromkeys(own, rater_offsets([(None, r[1]) for r in rows], prior=10)[None])
     assert 0 < slope(shared) < slope(own) < 2
+
+
+def test_thumbs_alone_teach_the_order_that_pairs_would(make_base):
+    """👍 where an answer holds the token 100 twice or more, one thumb a prompt; then pairs that nobody has compared."""
+    rng = random.Random(0)
+
+    def answer(k):
+        return tuple(rng.sample([100] * k + [rng.randrange(20, 90) for _ in range(6 - k)], 6))
+
+    thumbs = []
+    for _ in range(160):
+        k = rng.randrange(4)
+        thumbs.append(EncodedThumbs((rng.randrange(20, 90),) * 3, (answer(k),), (k >= 2,), (0.0,)))
+    pair = EncodedRanking((30,) * 3, (answer(3), answer(0)), ((0, 1),), 0)
+    torch.manual_seed(0)
+    base = make_base()
+    base.add(REWARD, trainable=True)
+    head = ScalarHead(base.hidden_size)
+    settings = SimpleNamespace(
+        epochs=1.0, learning_rate=5e-3, head_learning_rate=1e-2, lists_per_step=4, micro_lists=4, warmup_share=0.1, weight_decay=0.0,
+        center_coef=0.01, mismatched_negatives=False, max_grad_norm=1.0, thumbs_weight=1.0, thumbs_prompt_spread=0.5,
+    )  # fmt: skip
+    held = [((rng.randrange(20, 90),) * 3, tuple(answer(k) for k in (3, 2, 1, 0))) for _ in range(40)]
+
+    def right():
+        with torch.no_grad():
+            scores = head(base.encode_lists(held, REWARD)).view(-1, 4)
+        return (scores[:, :2, None] > scores[:, None, 2:]).float().mean().item()
+
+    before, steps = right(), []
+    encode = lambda lists: base.encode_lists(lists, REWARD)  # noqa: E731
+    on_step = lambda figures, state: steps.append(figures)  # noqa: E731
+    train(encode, head, base.parameters(REWARD), [pair], settings, seed=0, thumbs=thumbs, on_step=on_step)
+    # 161 elements, four a step.
+    assert len(steps) == 41 and all(0 <= s["accuracy"] <= 1 for s in steps)
+    assert right() > 0.9 > before + 0.2, (before, right())
