@@ -64,7 +64,7 @@ def _other(name: str, found: dict) -> str:
     counts, candidate = found["counts"], found["candidate"]
     learned = counts["new_pairs"] or counts.get("new_lone_thumbs", 0)
     return (
-        f"| {WORDS.get(name.rpartition('-')[0], WORDS.get(name, name))} | {found['votes']} | {learned} | "
+        f"| {_words(name)} | {found['votes']} | {learned} | "
         f"{percent(candidate['reward'].get('clean_accuracy'))} | {cell(found['candidate_minus_start'], sign=True)} | "
         f"{'yes' if found['promoted'] else 'no'} | {_value(candidate['ppo'].get('kl_to_reference'))} | "
         f"{found['minutes_voting'] + found['minutes_round']:.0f} |"
@@ -74,8 +74,18 @@ def _other(name: str, found: dict) -> str:
 WORDS = {
     "offline": "choices on the first assistant",
     "lazy-open": "choices, half of them lazy, no cap",
-    "lazy-capped": "choices, half of them lazy, `rater_share: 0.2`",
+    "lazy-capped": "choices, half of them lazy, `rounds.rater_share: 0.2`",
+    "thumbs-offset": "lone thumbs: reward model",
+    "thumbs-kto": "lone thumbs: KTO",
+    "lazy-thumbs-offset": "lone thumbs, half of them lazy: reward model, a threshold for each rater",
+    "lazy-thumbs-shared": "lone thumbs, half of them lazy: reward model, one threshold for all",
+    "lazy-thumbs-kto": "lone thumbs, half of them lazy: KTO",
 }
+
+
+def _words(name: str) -> str:
+    """A result's name without its number of votes, in words."""
+    return WORDS["-".join(part for part in name.split("-") if not part.isdigit())]
 
 
 def cell(entry: dict | None, *, sign: bool = False) -> str:
