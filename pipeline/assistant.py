@@ -5,29 +5,18 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
 from data.records import Message
 from pipeline.adapters import BASE, POLICY, REFERENCE, SharedBase
-from pipeline.generation import Sampling, stream
+from pipeline.batch import Batch, Delta
 from pipeline.roles import ADAPTER, open_base
+from pipeline.sampling import Sampling
 from pipeline.template import PromptTooLong, prompt_ids, template_sha256
 
 # Which adapter role speaks for a checkpoint: in PPO the reference is the SFT policy, and so it is here.
 _ROLES = {"base": BASE, "sft": REFERENCE, "ppo": POLICY}
-
-
-@dataclass(frozen=True)
-class Delta:
-    """What came since the last one. The last has `finish`: stop, length or stopped (by the person), and what was read."""
-
-    text: str
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
-    finish: str | None = None
-    prompt_tokens: int = 0
 
 
 class Assistant:
@@ -73,38 +62,32 @@ class Assistant:
             "run": self.run_dir.name,
         }
 
+    def open_batch(self) -> Batch:
+        """Where answers are drawn side by side; for the one thread that owns the model."""
+        return Batch(self)
+
     def stream(
         self, messages: Sequence[Message], *, checkpoint: str, sampling: Sampling, stop: threading.Event | None = None
     ) -> Iterator[Delta]:
-        """The answer as it is drawn. Oldest turns are left out when the conversation outgrows the model's context."""
-        tokenizer = self.base.tokenizer
-        ids = self._fitted(messages, sampling.max_new_tokens)
-        role = _ROLES[checkpoint]
-        said: list[int] = []
-        shown = ""
-        finish = "stopped"
-        with self.base.acting_as(role):
-            for step in stream(
-                self.base.causal_lm,
-                [ids],
-                sampling,
-                eos_id=tokenizer.eos_token_id,
-                pad_id=tokenizer.pad_token_id,
-                stop=stop,
-            ):
-                ended = step.token == tokenizer.eos_token_id
-                if step.last:
-                    finish = "stop" if ended else "length"
-                if not ended:
-                    said.append(step.token)
-                text = tokenizer.decode(said, skip_special_tokens=True)
-                # A character may span tokens; it is shown when it is whole.
-                new = "" if text.endswith("\ufffd") and not step.last else text[len(shown) :]
-                shown += new
-                yield Delta(new, (step.token,), (step.logprob,))
-        yield Delta("", finish=finish, prompt_tokens=len(ids))
+        """One answer by itself, as it is drawn. Oldest turns are left out when the conversation outgrows the model's context."""
+        batch = self.open_batch()
+        number = batch.join(messages, checkpoint=checkpoint, sampling=sampling)
+        while True:
+            if stop is not None and stop.is_set():
+                yield batch.leave(number)
+                return
+            for _, delta in batch.step():
+                if isinstance(delta, Exception):
+                    raise delta
+                yield delta
+                if delta.finish:
+                    return
 
-    def _fitted(self, messages: Sequence[Message], max_new_tokens: int) -> list[int]:
+    def role(self, checkpoint: str) -> str:
+        """The adapter role that speaks for a checkpoint."""
+        return _ROLES[checkpoint]
+
+    def prompt(self, messages: Sequence[Message], max_new_tokens: int) -> list[int]:
         """The conversation as token ids, without the oldest turns that would leave no room for the answer."""
         context = self.context_tokens
         if max_new_tokens >= context:

@@ -76,6 +76,8 @@ class DataConfig(_Section):
         None, description="file of ranked answers to held-out prompts, for the reward model"
     )
     heldout_rankings_format: str = Field("ranked", description="a name in data/formats.py")
+    thumbs: str | None = Field(None, description="file of answers with a thumb, for reward.thumbs_weight and KTO")
+    thumbs_format: str = Field("thumbs", description="a name in data/formats.py")
     test_share: float = Field(0.1, gt=0, le=0.5, description="share of questions kept out of training")
     max_prompt_tokens: int = Field(64, ge=4, description="tokens; longer training prompts are left out and counted")
     limit: int | None = Field(None, ge=1, description="first N rows of every file")
@@ -130,6 +132,15 @@ class RewardConfig(_Section):
     mismatched_negatives: bool = Field(True, description="also rank the best answer above a good one to another prompt")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     start_from_sft: bool = Field(True, description="the adapter starts as the SFT adapter, else as the identity")
+    thumbs_weight: float = Field(
+        0.0, ge=0, description="weight of a prompt's lone thumbs beside a ranking's pairs; 0 leaves thumbs unused"
+    )
+    thumbs_prompt_spread: float = Field(
+        1.0, ge=0, description="logits; standard deviation of the prompts' own thresholds of a thumb up"
+    )
+    thumbs_rater_prior: float = Field(
+        10.0, ge=0, description="thumbs at which a rater's own share of thumbs up counts as much as everybody's"
+    )
     members: int = Field(1, ge=1, le=8, description="reward models, each with its own head and order of the rankings")
     scale_lists: int = Field(64, ge=2, description="rankings on which the score's mean and spread are measured")
 
@@ -152,6 +163,10 @@ class PpoConfig(_Section):
     value_learning_rate: float = Field(2e-4, gt=0, lt=1, description="the value model's, per step")
     lr_decay: bool = Field(True, description="both rates fall linearly to zero over the run")
     adam_eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
+    start_from: str | None = Field(
+        None,
+        description="directory of the adapter that the policy starts as; None is SFT's, which is the reference anyway",
+    )
     kl_coef: float = Field(0.05, ge=0, description="reward units a nat of KL(policy || reference)")
     kl_target: float | None = Field(None, gt=0, description="nats a sequence; makes the coefficient adaptive")
     kl_horizon: int = Field(
@@ -203,6 +218,17 @@ class PpoConfig(_Section):
         if not self.reward_sources:
             raise ValueError("'reward_sources' should name at least one source (got none)")
         return self
+
+
+class KtoConfig(_Section):
+    """KTO on thumbs, in PPO's place where `learner` is kto. Thumbs up and down are weighted so that each kind counts half."""
+
+    epochs: int = Field(1, ge=1, description="passes over the thumbs")
+    batch_size: int = Field(16, ge=2, description="thumbs a step; the KL term is estimated within it")
+    learning_rate: float = Field(2e-4, gt=0, lt=1, description="peak, per step")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
+    beta: float = Field(0.1, gt=0, description="how dear it is to move from the SFT policy, per nat")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
 
 
 class DetectorsConfig(_Section):
@@ -308,6 +334,7 @@ class ChatConfig(_Section):
         0.2, ge=0, le=1, description="share of web turns answered twice, blind side by side"
     )
     queue_limit: int = Field(64, ge=2, description="web requests that may wait; half of them of one client")
+    batch_rows: int = Field(8, ge=1, le=256, description="web answers drawn side by side; 1 draws one after another")
     answer_seconds: float = Field(300.0, gt=0, description="seconds after which a web answer is cut off")
     max_body_bytes: int = Field(262_144, ge=1024, description="size of a web request at most, in bytes")
     allowed_hosts: list[str] = Field([], description="names, beside its address, under which the server may be reached")
@@ -324,6 +351,10 @@ class RoundsConfig(_Section):
     demonstrations: bool = Field(
         False, description="SFT too learns from edits and good answers, and so starts elsewhere"
     )
+    continue_policy: bool = Field(
+        False,
+        description="PPO starts as the policy in service instead of SFT's; KL is charged against SFT all the same",
+    )
     min_gain: float = Field(
         0.0, description="points by which the lower end of the 95 % interval must lie above the assistant in service"
     )
@@ -339,7 +370,11 @@ class Config(_Section):
     data: DataConfig
     sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
+    learner: Literal["ppo", "kto"] = Field(
+        "ppo", description="what trains the policy in the stage ppo; kto learns from thumbs alone"
+    )
     ppo: PpoConfig = PpoConfig()
+    kto: KtoConfig = KtoConfig()
     detectors: DetectorsConfig = DetectorsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     judge: JudgeConfig = JudgeConfig()
@@ -362,6 +397,13 @@ class Config(_Section):
         """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of."""
         flat = dict(_flatten(self.model_dump(mode="json")))
         return {name: value for name, value in flat.items() if any(name == k or name.startswith(k + ".") for k in keys)}
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting's default under its dotted key; what has none is not there."""
+    needed = ("demonstrations", "rankings", "heldout_prompts")
+    flat = dict(_flatten(Config(data=DataConfig(**dict.fromkeys(needed, "-"))).model_dump(mode="json")))
+    return {name: value for name, value in flat.items() if name.removeprefix("data.") not in needed}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

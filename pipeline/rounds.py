@@ -22,7 +22,7 @@ from pipeline.errors import GateFailure, UserError
 from pipeline.run import MANIFEST, Run
 from pipeline.snapshot import Snapshot
 
-ROUND, BEFORE, LAST = "round.json", "before.json", "ppo"
+ROUND, BEFORE, LAST, ADAPTER = "round.json", "before.json", "ppo", "adapter"
 Say = Callable[[str], None]
 
 
@@ -146,10 +146,12 @@ def _begin(base: Run, say: Say) -> Snapshot | None:
     try:
         lesson = learn(read_said(store), rater_share=base.config.rounds.rater_share)
         found = snapshot.usable(base, lesson, set().union(*map(snapshot.learned_from, done)))
-        if found.new_pairs < base.config.rounds.min_pairs:
+        thumbs = found.new_thumbs if _learns_from_thumbs(base) else 0
+        if found.new_pairs + thumbs < base.config.rounds.min_pairs:
+            also = f" and {thumbs} new lone thumbs" if _learns_from_thumbs(base) else ""
             say(
-                f"{found.new_pairs} new pairs since the last round, {base.config.rounds.min_pairs} are needed (rounds.min_pairs). "
-                "Nothing was done; `feedback preview` shows what there is."
+                f"{found.new_pairs} new pairs{also} since the last round, {base.config.rounds.min_pairs} are needed "
+                "(rounds.min_pairs). Nothing was done; `feedback preview` shows what there is."
             )
             return None
         folder = base.path / "rounds" / f"{len(done) + 1:03d}"
@@ -168,6 +170,10 @@ def _begin(base: Run, say: Say) -> Snapshot | None:
         if count:
             say(f"  left out: {count} {reason}")
     return taken
+
+
+def _learns_from_thumbs(base: Run) -> bool:
+    return base.config.reward.thumbs_weight > 0 or base.config.learner == "kto"
 
 
 def _measure_before(base: Run, taken: Snapshot, say: Say) -> dict:
@@ -200,7 +206,14 @@ def _run_of(base: Run, taken: Snapshot) -> Run:
     config = base.config.model_copy(
         update={"runs_dir": str(path.parent), "run_name": path.name, "data": taken.data(base.config.data)}
     )
-    return Run(path, config)
+    if base.config.rounds.continue_policy and taken.against.stage == LAST:
+        service_ = path.parent / taken.against.run / "stages" / LAST / ADAPTER
+        # It says that a policy starts as its reference, which this one does not.
+        bounds = {name: gate for name, gate in config.gates.items() if name != "ppo.kl_at_start"}
+        ppo = config.ppo.model_copy(update={"start_from": str(service_)})
+        config = config.model_copy(update={"ppo": ppo, "gates": bounds})
+    # What does not depend on the rankings, SFT above all, comes out the same and is copied.
+    return Run(path, config, like=base)
 
 
 def _conclude(base: Run, taken: Snapshot, before: dict, found: dict | None, promoted: bool, why: str) -> Concluded:

@@ -84,7 +84,7 @@ def chat_router(context: ServeContext) -> APIRouter:
             drawn = [other]
         draws = [draw_of(asked, name, _sampling(context, body)) for name in drawn]
         duel = _duel(duels, who.rater, body, draws)
-        # Drawn from left to right: who could see which is drawn first would know whose it is.
+        # The left one begins: who could see a model's answer always begin first would know whose it is.
         draws.sort(key=lambda draw: duel is not None and duel.side(draw.id) == "right")
         drawings = []
         try:

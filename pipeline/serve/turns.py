@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from data.feedback import FeedbackStore
@@ -14,6 +15,7 @@ from pipeline.serve.answers import Done, Draw, Drawing, Failed, Piece, Waiting
 from pipeline.serve.chat_fields import TurnRequest
 from pipeline.serve.duels import Duel
 from pipeline.serve.errors import Refused
+from pipeline.serve.merging import merged
 
 ONLY = "only"
 
@@ -84,8 +86,8 @@ class Turn:
                 side = self.duel.side(self._seen_id())
                 yield _line(type="text", side=side, text=self.asked.seen)
                 yield _line(type="done", side=side, finish="stop", tokens=None, ms=None)
-            for drawing in self.drawings:
-                async for line in self._one(drawing, gone):
+            async with aclosing(merged([self._one(drawing, gone) for drawing in self.drawings])) as lines:
+                async for line in lines:
                     yield line
             if self.duel is not None:
                 self.duel.shown_since = time.monotonic()

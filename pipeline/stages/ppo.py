@@ -29,7 +29,7 @@ def run(ctx) -> dict[str, float]:
     and in `detectors.json` what the failure detectors saw. After an alarm the policy is the one that they went back to."""
     config, settings = ctx.config, ctx.config.ppo
     base = open_base(config)
-    base.load(POLICY, ctx.inputs["sft"] / ADAPTER, trainable=True)
+    base.load(POLICY, Path(settings.start_from or ctx.inputs["sft"] / ADAPTER), trainable=True)
     base.load(REFERENCE, ctx.inputs["sft"] / ADAPTER, trainable=False)
     reward_model = RewardEnsemble.open(base, ctx.inputs["reward"], settings)
     base.add(VALUE, trainable=True, like=REWARD)
