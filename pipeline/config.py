@@ -334,6 +334,7 @@ class ChatConfig(_Section):
         0.2, ge=0, le=1, description="share of web turns answered twice, blind side by side"
     )
     queue_limit: int = Field(64, ge=2, description="web requests that may wait; half of them of one client")
+    other_rounds: int = Field(4, ge=0, description="assistants of other rounds in the web menu, the newest ones")
     batch_rows: int = Field(8, ge=1, le=256, description="web answers drawn side by side; 1 draws one after another")
     answer_seconds: float = Field(300.0, gt=0, description="seconds after which a web answer is cut off")
     max_body_bytes: int = Field(262_144, ge=1024, description="size of a web request at most, in bytes")

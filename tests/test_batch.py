@@ -1,24 +1,25 @@
 """Answers of several checkpoints drawn side by side, on a tiny random model."""
 
 import random
-from pathlib import Path
 
 import pytest
 
 from data.errors import UserError
 from data.records import Message
-from pipeline.adapters import POLICY, REFERENCE
+from pipeline.adapters import BASE, POLICY, REFERENCE
 from pipeline.assistant import Assistant
 from pipeline.config import ChatConfig, ModelConfig
+from pipeline.lineup import Checkpoint
 from pipeline.sampling import Sampling
 
-CHECKPOINTS = {"base": "", "sft": "s", "ppo": "p"}
+ROLES = {"base": BASE, "sft": REFERENCE, "ppo": POLICY}
 
 
 @pytest.fixture
 def assistant(make_base, namespace):
     config = namespace(chat=ChatConfig(), model=ModelConfig(name="tiny-random"))
-    return Assistant(make_base(REFERENCE, POLICY), Path("runs/r"), config, CHECKPOINTS)
+    known = [Checkpoint(name, "r", name, role, name) for name, role in ROLES.items()]
+    return Assistant(make_base(REFERENCE, POLICY), config, known)
 
 
 def requests(count):
@@ -27,7 +28,7 @@ def requests(count):
     for n in range(count):
         question = " ".join(lots.choices(words, k=lots.choice((1, 4, 15))))
         sampling = Sampling(lots.choice((3, 10, 20)), lots.choice((0.0, 0.8, 1.5)), lots.choice((1.0, 0.9)), seed=n)
-        yield [Message("user", question)], lots.choice(tuple(CHECKPOINTS)), sampling
+        yield [Message("user", question)], lots.choice(tuple(ROLES)), sampling
 
 
 def whole(deltas):

@@ -26,6 +26,9 @@ class Scripted:
     def describe(self, checkpoint):
         return {"run": "r", "stage": checkpoint, "weights_sha256": checkpoint, "template_sha256": "t"}
 
+    def name_of(self, run, stage, sha256):
+        return stage
+
     def open_batch(self):
         return _Batch(self)
 

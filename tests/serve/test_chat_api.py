@@ -43,7 +43,7 @@ def test_retry_and_an_edited_question_make_siblings_and_destroy_nothing(serve):
     assert again["question"] == start["question"] and again["conversation"] == start["conversation"]
     turn(client, text="q1, better", conversation=start["conversation"])
     found = whole(client, start["conversation"])["messages"]
-    assert [(m["content"], m["parent"], m["stage"]) for m in found] == [
+    assert [(m["content"], m["parent"], m["model"]) for m in found] == [
         ("q1", None, None),
         ("one ", start["question"], "ppo"),
         ("two ", start["question"], "sft"),
