@@ -15,9 +15,16 @@ from pipeline.evaluation import gates as gating
 from pipeline.evaluation.cards import Card, Entry, is_finite, read_card
 from pipeline.evaluation.detectors import REPORT as DETECTORS
 
-ORDER = ("base", "prepare", "sft", "reward", "ppo")
+ORDER = ("base", "prepare", "sft", "reward", "ppo", "benchmarks")
 POLICIES = ("base", "sft", "ppo")
-NAMES = {"base": "Base", "sft": "SFT", "ppo": "PPO", "reward": "Reward model", "prepare": "Prepare"}
+NAMES = {
+    "base": "Base",
+    "sft": "SFT",
+    "ppo": "PPO",
+    "reward": "Reward model",
+    "prepare": "Prepare",
+    "benchmarks": "Benchmarks",
+}
 KEY_FIGURES = {
     "base": ("gold", "eos_rate"),
     "sft": ("gold_minus_base", "heldout_nll", "eos_rate"),
@@ -59,7 +66,7 @@ ACCURACY_NOTE = (
 
 @dataclass(frozen=True)
 class Gate:
-    """One configured gate and what became of it: passed, missed, accepted, or not reached."""
+    """One configured gate and what became of it: passed, missed, accepted, warned (missed, and only to warn), or not reached."""
 
     name: str
     state: str
@@ -226,13 +233,15 @@ def _gate_sentence(gates: Sequence[Gate]) -> str:
     missed = [g.name for g in reached if g.state == "missed"]
     accepted = [g.name for g in reached if g.state == "accepted"]
     waiting = len(gates) - len(reached)
-    if not missed and not accepted:
+    warned = sum(g.state == "warned" for g in reached)
+    if not missed and not accepted and not warned:
         said = f"all {len(reached)} gates passed" if len(reached) > 1 else "the one gate passed"
         return f"{said}, {waiting} not reached" if waiting else said
-    passed = len(reached) - len(missed) - len(accepted)
+    passed = len(reached) - len(missed) - len(accepted) - warned
     said = f"{passed} of {len(reached)} gates passed"
     said += f", missed: {', '.join(missed)}" if missed else ""
-    return said + (f", accepted although missed: {', '.join(accepted)}" if accepted else "")
+    said += f", accepted although missed: {', '.join(accepted)}" if accepted else ""
+    return said + (f", {warned} warned" if warned else "")
 
 
 def number(value: float) -> str:
@@ -342,7 +351,7 @@ def key_figures(facts: Facts, stage: str) -> list[tuple[str, str]]:
 def gate_summary(facts: Facts, stage: str) -> str:
     """The gates of a stage: 3 passed, 1 missed; empty where it has none."""
     states = [g.state for g in facts.gates if g.name.split(".")[0] == stage]
-    counts = [(states.count(state), state) for state in ("passed", "missed", "accepted", "not reached")]
+    counts = [(states.count(state), state) for state in ("passed", "missed", "accepted", "warned", "not reached")]
     return ", ".join(f"{count} {state}" for count, state in counts if count)
 
 
@@ -555,6 +564,8 @@ def _gates(run_dir: Path, config: Any, cards: Mapping[str, Card]) -> tuple[Gate,
             continue
         where = f"evaluation/{stage}/card.json"
         (result,) = gating.results(cards[stage].to_dict(), {name: bounds}, stage, where)
-        state = "passed" if result.passed else "accepted" if name in accepted else "missed"
+        state = (
+            "passed" if result.passed else "accepted" if name in accepted else "warned" if result.warns else "missed"
+        )
         out.append(Gate(name, state, result, accepted.get(name, "") if state == "accepted" else ""))
     return tuple(out)

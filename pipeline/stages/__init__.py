@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data.hub import is_hub
 from data.sources import files_of
+from data.yardsticks import BUILT_IN
 from pipeline.run import Step
 
 _COMMON = ("seed", "model", "lora")
@@ -19,7 +20,9 @@ _ANSWERING = (*_COMMON, "evaluation", "data.max_prompt_tokens")
 def _data_files(config) -> list[Path]:
     # A Hub name is part of the settings already, and its commit stands for its rows.
     local = [source for _, source in config.data.sources() if not is_hub(source)]
-    return [file for source in local for file in files_of(source)]
+    # The built-in texts and questions are part of the code: `prepare`'s version stands for them, wherever the project lies.
+    own = [file for key, file in config.data.yardsticks() if getattr(config.data, key) != BUILT_IN]
+    return [file for source in local for file in files_of(source)] + own
 
 
 STAGES: tuple[Step, ...] = (
@@ -27,7 +30,7 @@ STAGES: tuple[Step, ...] = (
         name="prepare",
         needs=(),
         settings=("model", "data", "sft.max_tokens"),
-        version=2,
+        version=3,
         body="pipeline.stages.prepare:run",
         files=_data_files,
     ),
@@ -42,14 +45,14 @@ STAGES: tuple[Step, ...] = (
         name="reward",
         needs=("prepare", "sft"),
         settings=(*_COMMON, "reward", "data.max_prompt_tokens"),
-        version=1,
+        version=2,
         body="pipeline.stages.reward:run",
     ),
     Step(
         name="ppo",
         needs=("prepare", "sft", "reward"),
         settings=(*_COMMON, "ppo", "detectors", "evaluation.gold", "data.max_prompt_tokens"),
-        version=2,
+        version=3,
         body="pipeline.stages.ppo:run",
     ),
 )
@@ -59,28 +62,28 @@ EVALUATIONS: dict[str, Step] = {
         name="evaluate-base",
         needs=("prepare",),
         settings=_ANSWERING,
-        version=1,
+        version=2,
         body="pipeline.evaluation.harness:evaluate_base",
     ),
     "sft": Step(
         name="evaluate-sft",
         needs=("prepare", "sft", "evaluate-base"),
         settings=_ANSWERING,
-        version=2,
+        version=3,
         body="pipeline.evaluation.harness:evaluate_sft",
     ),
     "reward": Step(
         name="evaluate-reward",
         needs=("prepare", "reward"),
         settings=(*_ANSWERING, "ppo.ensemble", "ppo.ensemble_coef"),
-        version=1,
+        version=2,
         body="pipeline.evaluation.harness:evaluate_reward",
     ),
     "ppo": Step(
         name="evaluate-ppo",
-        needs=("prepare", "sft", "reward", "ppo", "evaluate-sft"),
-        settings=(*_ANSWERING, "judge"),
-        version=2,
+        needs=("prepare", "sft", "reward", "ppo", "evaluate-base", "evaluate-sft"),
+        settings=(*_ANSWERING, "judge", "ppo.ema_decay"),
+        version=3,
         body="pipeline.evaluation.harness:evaluate_ppo",
     ),
 }
