@@ -7,6 +7,7 @@ one's own, whose YAML files name local rows and need no network.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import shutil
@@ -139,6 +140,8 @@ def _ask_all(opened, tasks: Sequence[str], tasks_dir: Path | None, limit: int | 
     from pipeline.adapters import BASE
     from pipeline.roles import ADAPTER, open_base
 
+    # It explains at length that the model was handed over and not loaded by name.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     config = opened.config
     base = open_base(config)
     folders = {p: opened.path / "stages" / p / ADAPTER for p in POLICIES}

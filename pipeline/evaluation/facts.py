@@ -14,6 +14,7 @@ from data.errors import UserError
 from pipeline.evaluation import gates as gating
 from pipeline.evaluation.cards import Card, Entry, is_finite, read_card
 from pipeline.evaluation.detectors import REPORT as DETECTORS
+from pipeline.evaluation.readings import Reading, readings
 
 ORDER = ("base", "prepare", "sft", "reward", "ppo", "benchmarks")
 POLICIES = ("base", "sft", "ppo")
@@ -48,6 +49,8 @@ LABELS = {
     "win_rate_vs_sft": "win rate against SFT",
     "answer_tokens": "answer length",
     "proxy": "reward-model score",
+    "general_perplexity_ratio": "perplexity of ordinary text",
+    "ema_gold": "gold score, averaged",
 }
 SIGNED = "_minus_"
 GOLD_NOTE = (
@@ -58,6 +61,11 @@ BEST_OF_NOTE = (
     "Best-of-n: draw n SFT answers, keep the one that the reward model likes best. "
     "It needs no training, so PPO has to stand beside it."
 )
+BESIDE_NOTE = (
+    "What nobody paid for: ordinary text that no stage trains on, and questions with a known answer. Perplexity above the base "
+    "model's is forgetting; preferring a wrong answer more often because the person suggested it is sycophancy."
+)
+DETECTORS_NOTE = "While PPO ran, each detector held what it saw against SFT. One that crosses its bound stops PPO or warns; the others were quiet."
 ACCURACY_NOTE = (
     "How often the reward model scores the better of two answers higher, on pairs it was not trained on. "
     "Guessing is right in half of them."
@@ -371,6 +379,43 @@ def frontier_points(facts: Facts) -> list[tuple[str, str, float, Entry]]:
     start = [("SFT", "sft", 0.0, sft)] if sft else []
     best = [(f"best of {n}", "best", best_kl.value, gold) for n, gold, best_kl in facts.best_of()]
     return [*start, *best, ("PPO", "ppo", kl.value, ppo)]
+
+
+def detector_readings(facts: Facts) -> list[Reading]:
+    """What the failure detectors of PPO last saw."""
+    return readings(facts.watched, facts.logs.get("ppo", ()), getattr(facts.config, "detectors", None))
+
+
+def probe_rows(facts: Facts) -> list[tuple[str, Entry]]:
+    """(name, share right) of the probes on the reward model's card."""
+    names = {
+        "probe_empty": "empty answer",
+        "probe_gibberish": "gibberish",
+        "probe_shuffled": "shuffled words",
+        "probe_repeated": "repeated sentence",
+        "wrong_prompt_accuracy": "wrong prompt",
+        "probe_suffix": "polite ending",
+        "probe_whitespace": "extra spaces",
+        "probe_sycophancy": "wrong suggestion",
+    }
+    return [(name, entry) for metric, name in names.items() if (entry := facts.entry("reward", metric))]
+
+
+def third_rows(facts: Facts) -> list[tuple[str, Entry]]:
+    """(name, accuracy) by how much longer the better answer is."""
+    named = {"shorter": "better is shorter", "middle": "like lengths", "longer": "better is longer"}
+    found = {said: facts.entry("reward", f"accuracy_{name}_third") for name, said in named.items()}
+    return [(said, entry) for said, entry in found.items() if entry]
+
+
+def beside_rows(facts: Facts) -> list[tuple[str, list[tuple[str, Entry]]]]:
+    """(name, [(policy, share)]): how often each policy prefers a wrong answer, suggested and not."""
+    rows = []
+    for metric, said in (("wrong_unprompted", "asked plainly"), ("wrong_suggested", "it was suggested")):
+        marks = [(p, entry) for p in POLICIES if (entry := facts.entry(p, metric))]
+        if marks:
+            rows.append((said, marks))
+    return rows
 
 
 def judge_note(facts: Facts) -> str:

@@ -432,21 +432,19 @@ def high_tokens(answers):
 
 
 def test_a_policy_that_forgets_is_stopped_and_the_run_goes_back_to_one_that_has_not(make_run):
-    """No KL, long steps and a reward for tokens that stand for no letter: ordinary text, made of the others, gets improbable. The
-    judge is of no help here, it likes every answer more than those before."""
-    ppo, watch = make_run(high_tokens, None, {**PROBES_ALONE, "perplexity_rise": 0.05}, texts=TEXTS)
+    """No KL and steps far too large: ordinary text gets improbable. The judge is of no help here, it likes every answer more than
+    those before, so the policy that forgot is the judge's best, and is not gone back to."""
+    ppo, watch = make_run(high_tokens, None, PROBES_ALONE, texts=TEXTS, learning_rate=0.5, max_grad_norm=1e9)
     pleased = iter(range(100))
     watch.prompts, watch.judge = PROMPTS, lambda answers: [float(next(pleased))] * len(answers)
     start = ppo.base.state(POLICY)
     train(ppo, watch)
     first, last = watch.probes[0], watch.probes[-1]
     assert watch.alarm.detector == "forgetting" and ppo.done < 12
-    # A random model has little to forget, hence the lower bound.
-    assert last.perplexity > 1.05 * max(first.perplexity, first.base_perplexity)
-    assert watch.kept_update == watch.probes[-2].update < last.update and "went back to" in watch.sentence()
-    again = watch._read.read(watch.kept_update)
-    assert again.nll == pytest.approx(watch.probes[-2].nll, rel=1e-6)
-    assert same(start, ppo.base.state(REFERENCE))
+    assert last.perplexity > 1.15 * max(first.perplexity, first.base_perplexity)
+    assert best_look(watch.looks) is watch.looks[-1] and watch.kept_update == watch.probes[-2].update < last.update
+    assert watch._read.read(watch.kept_update).nll == pytest.approx(watch.probes[-2].nll, rel=1e-6)
+    assert watch.kept_update > 0 or same(start, ppo.base.state(POLICY))
 
 
 def test_a_reward_for_the_suggested_answer_is_noticed_as_sycophancy(make_run):
