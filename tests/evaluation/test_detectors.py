@@ -432,9 +432,15 @@ def high_tokens(answers):
 
 
 def test_a_policy_that_forgets_is_stopped_and_the_run_goes_back_to_one_that_has_not(make_run):
-    """No KL and steps far too large: ordinary text gets improbable. The judge is of no help here, it likes every answer more than
-    those before, so the policy that forgot is the judge's best, and is not gone back to."""
-    ppo, watch = make_run(high_tokens, None, PROBES_ALONE, texts=TEXTS, learning_rate=0.5, max_grad_norm=1e9)
+    """No KL and a reward for tokens that stand for no letter: ordinary text gets improbable. The judge is of no help here, it likes
+    every answer more than those before, so the policy that forgot is the judge's best, and is not gone back to."""
+    ppo, watch = make_run(high_tokens, None, PROBES_ALONE, texts=TEXTS, temperature=1.0)
+    with torch.no_grad():
+        # A fresh model finds all tokens about equally likely, whatever its layers say, and has nothing to forget.
+        ppo.base.head_weight.mul_(10)
+    watch._read = Probes(ppo.base, TEXTS, ())
+    # Without its adapter such a model only ever repeats what it read, so here SFT alone is the yardstick.
+    watch._read._base_nll = watch._read.read(0).nll
     pleased = iter(range(100))
     watch.prompts, watch.judge = PROMPTS, lambda answers: [float(next(pleased))] * len(answers)
     start = ppo.base.state(POLICY)
