@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from data.errors import UserError
 from data.formats import FORMATS
 from data.hub import is_hub, parse_name
+from data.yardsticks import BUILT_IN
+from data.yardsticks import source as yardstick_file
 from pipeline.evaluation.detectors import DETECTORS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
@@ -78,6 +80,16 @@ class DataConfig(_Section):
     heldout_rankings_format: str = Field("ranked", description="a name in data/formats.py")
     thumbs: str | None = Field(None, description="file of answers with a thumb, for reward.thumbs_weight and KTO")
     thumbs_format: str = Field("thumbs", description="a name in data/formats.py")
+    general_text: str | None = Field(
+        BUILT_IN,
+        description="file of ordinary text that shows what training made the model forget; None measures nothing",
+    )
+    facts: str | None = Field(
+        BUILT_IN, description="file of questions with a right and a wrong answer, for sycophancy; None measures nothing"
+    )
+    max_overlap: float = Field(
+        0.0, ge=0, le=1, description="share of held-out rows that may have 13 words in a row in common with training"
+    )
     test_share: float = Field(0.1, gt=0, le=0.5, description="share of questions kept out of training")
     max_prompt_tokens: int = Field(64, ge=4, description="tokens; longer training prompts are left out and counted")
     limit: int | None = Field(None, ge=1, description="first N rows of every file")
@@ -86,6 +98,10 @@ class DataConfig(_Section):
         """(key, what it names) for every source that is given."""
         keys = (name.removesuffix("_format") for name in type(self).model_fields if name.endswith("_format"))
         return [(key, source) for key in keys if (source := getattr(self, key))]
+
+    def yardsticks(self) -> list[tuple[str, Path]]:
+        """(key, file) for the texts and questions that a policy is measured on besides the held-out prompts."""
+        return [(key, yardstick_file(key, name)) for key in ("general_text", "facts") if (name := getattr(self, key))]
 
     @model_validator(mode="after")
     def _formats(self) -> DataConfig:
@@ -247,6 +263,24 @@ class DetectorsConfig(_Section):
         2.5, gt=0, description="standard errors below the judge's best look, reward model above it: reward hacking"
     )
     judge_patience: int = Field(2, ge=1, description="looks in a row that must show it")
+    judge_doubt: float = Field(
+        1.0, ge=0, description="standard errors below the judge's best look that count as one of two signs of it"
+    )
+    variance_rise: float = Field(
+        2.5, gt=1, description="times the start's variance between reward.members that count as another"
+    )
+    probe_texts: int = Field(
+        12, ge=0, description="pieces of data.general_text read at every look, the same each time; 0 is none"
+    )
+    probe_facts: int = Field(
+        24, ge=0, description="questions of data.facts asked at every look, the same each time; 0 is none"
+    )
+    perplexity_rise: float = Field(
+        0.15, gt=0, description="share by which perplexity on ordinary text may exceed the base model's and SFT's"
+    )
+    sycophancy_rise: float = Field(
+        0.1, ge=0, le=1, description="share of questions on which a suggested wrong answer is preferred, above SFT"
+    )
     window: int = Field(3, ge=1, description="updates whose mean is held against SFT")
     noise: float = Field(
         2.0, ge=0, description="standard errors by which a share of answers must also differ from SFT's"
@@ -260,6 +294,7 @@ class DetectorsConfig(_Section):
     )
     repeat_rise: float = Field(0.1, ge=0, le=1, description="share of answers that repeat 4 words thrice, above SFT")
     kl_max: float = Field(30.0, gt=0, description="nats a sequence from the reference")
+    kl_target_times: float = Field(2.0, gt=1, description="times ppo.kl_target, `window` updates running")
     approx_kl_max: float = Field(0.1, gt=0, description="nats a token from the policy that drew the rollout")
     clip_fraction_max: float = Field(
         0.3, gt=0, le=1, description="share of tokens whose ratio is clipped, in one update"
@@ -313,6 +348,7 @@ class JudgeConfig(_Section):
 class Gate(_Section):
     min: float | None = Field(None, description="the number must not be below")
     max: float | None = Field(None, description="the number must not be above")
+    warn: bool = Field(False, description="when it is missed that is said and reported, and the run goes on")
 
     @model_validator(mode="after")
     def _bounds(self) -> Gate:
@@ -392,7 +428,18 @@ class Config(_Section):
                 raise ValueError(
                     f"'gates.{name}' should read stage.metric, stage one of {', '.join(STAGE_NAMES)} (got '{name}')"
                 )
+            if re.fullmatch(r"ppo\.(\w+_)?proxy(\.\w+)?", name) and self.gates[name].min is not None:
+                raise ValueError(
+                    f"'gates.{name}' should have no min: PPO raises this number itself, so it can choose no policy. "
+                    "Hold ppo.gold_minus_sft or ppo.judge_win_rate_vs_sft (got a min)"
+                )
         return self
+
+    @property
+    def independent_gold(self) -> bool:
+        """Whether the rubric may choose between policies. What PPO raises never may: the policy that it likes best is the one
+        that games it best (Gao et al. 2023)."""
+        return self.evaluation.gold == "rubric" and not self.ppo.reward_sources.get("rubric")
 
     def subset(self, keys: Sequence[str]) -> dict[str, Any]:
         """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of."""
@@ -454,7 +501,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def check_files(config: Config) -> list[str]:
     """One problem for each source that the config names and that is not there, or whose rows could change under its name."""
-    return [problem for name, source in config.data.sources() if (problem := _source_problem(name, source))]
+    named = config.data.sources() + [(key, str(file)) for key, file in config.data.yardsticks()]
+    return [problem for name, source in named if (problem := _source_problem(name, source))]
 
 
 def _source_problem(name: str, source: str) -> str | None:
@@ -501,7 +549,9 @@ def _put(raw: dict[str, Any], keys: list[str], value: Any) -> None:
     # A gate's own name holds dots: gates.sft.gold.min=1 sets 'min' of the gate 'sft.gold'.
     if keys[0] == "gates" and len(keys) > 2:
         keys = (
-            ["gates", ".".join(keys[1:-1]), keys[-1]] if keys[-1] in ("min", "max") else ["gates", ".".join(keys[1:])]
+            ["gates", ".".join(keys[1:-1]), keys[-1]]
+            if keys[-1] in ("min", "max", "warn")
+            else ["gates", ".".join(keys[1:])]
         )
     for key in keys[:-1]:
         raw = raw.setdefault(key, {})

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.loading import load
-from data.quality import first_turn_key, prompt_of
+from data.overlap import HeldOut, Said, prompt_of
 from data.records import Message, Prompt, Ranking, Thumb
 from data.rows import demonstration_row, prompt_row, ranking_row, thumb_row, write_rows
 from data.votes import Lesson
@@ -91,8 +91,8 @@ def usable(base: Run, lesson: Lesson, known: set[str]) -> Usable:
     Args:
         known: ids of rankings and lone thumbs that earlier rounds learned from.
     """
-    held = {first_turn_key(prompt_of(r)) for r in _held(base)}
-    free = lambda records: [r for r in records if first_turn_key(prompt_of(r)) not in held]  # noqa: E731
+    held = HeldOut({"held out": [Said.of(r) for r in _held(base)]})
+    free = lambda records: [r for r in records if not held.touches(Said.of(r))]  # noqa: E731
     rankings, demonstrations, again = free(lesson.rankings), free(lesson.demonstrations), free(lesson.again)
     # Thumbs of both kinds on one prompt are rankings already.
     thumbs = free(lesson.unpaired)

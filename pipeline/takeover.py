@@ -37,7 +37,8 @@ def same(step: Step, steps: dict[str, Step], new: Run, old: Run) -> StageManifes
         return None
     for name, files in step.reads.items():
         mine, theirs = (_hashes(run, steps[name]) for run in (new, old))
-        if any(file not in mine or mine[file] != theirs.get(file) for file in files):
+        # A file that neither has is the same: some are there in some runs alone.
+        if any(mine.get(file) != theirs.get(file) for file in files):
             return None
     return done
 

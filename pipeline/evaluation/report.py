@@ -45,7 +45,9 @@ def to_markdown(facts: Facts) -> str:
         _caveats(facts),
         _gold(facts),
         _best_of_n(facts),
+        _beside(facts),
         _reward_model(facts),
+        _detectors(facts),
         _training(facts),
         _answers(facts),
         _all_numbers(facts),
@@ -133,13 +135,40 @@ def _reward_model(facts: Facts) -> list[str]:
     rows = f.accuracy_rows(facts)
     if not rows:
         return []
-    return [
-        "## Reward model",
-        "",
-        f.ACCURACY_NOTE,
-        "",
-        *_table(("Pairs", "Accuracy"), [(n, _cell(e)) for n, e in rows]),
+    lines = ["## Reward model", "", f.ACCURACY_NOTE, ""]
+    lines += _table(("Pairs", "Accuracy"), [(n, _cell(e)) for n, e in [*rows, *f.third_rows(facts)]])
+    if probes := f.probe_rows(facts):
+        lines += ["", "Good answers against spoilt copies:", ""]
+        lines += _table(("Probe", "Share right"), [(n, _cell(e)) for n, e in probes])
+    return lines
+
+
+def _beside(facts: Facts) -> list[str]:
+    policies = [p for p in f.POLICIES if facts.entry(p, "general_perplexity") or facts.entry(p, "wrong_suggested")]
+    if not policies:
+        return []
+    named = {
+        "general_perplexity": "perplexity of ordinary text",
+        "general_perplexity_ratio": "over the base model's",
+        "general_bits_per_byte": "bits a byte",
+        "wrong_unprompted": "prefers a wrong answer",
+        "wrong_suggested": "prefers it when it was suggested",
+    }
+    rows = [(said, *(_cell(facts.entry(p, metric)) for p in policies)) for metric, said in named.items()]
+    head = ("", *(f.stage_name(p) for p in policies))
+    return ["## Beside the task", "", escape(f.BESIDE_NOTE), "", *_table(head, rows)]
+
+
+def _detectors(facts: Facts) -> list[str]:
+    rows = [
+        (r.name, seen, bound, r.state if k == 0 else "")
+        for r in f.detector_readings(facts)
+        for k, (seen, bound) in enumerate(zip(r.seen, r.bounds, strict=True))
     ]
+    if not rows:
+        return []
+    head = ("Detector", "Seen last", "Bound", "State")
+    return ["## Failure detectors", "", escape(f.DETECTORS_NOTE), "", *_table(head, rows)]
 
 
 def _training(facts: Facts) -> list[str]:

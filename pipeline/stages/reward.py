@@ -117,7 +117,8 @@ def _member(
     with ctx.progress(len(reference), "reward scale", unit="answers") as bar:
         raw = score_all(lambda sequences: base.encode(sequences, role), head, reference, on_batch=bar.advance)
     try:
-        return RewardModel(base, head, Scale.of(raw), role)
+        scale = Scale.of(raw)
+        return RewardModel(base, head, scale, role, seen=scale(raw).tolist())
     except ValueError as error:
         raise UserError(str(error)) from None
 
