@@ -22,7 +22,7 @@ from data.splits import is_test
 from pipeline.template import prompt_ids, response_ids
 from reward.train import EncodedRanking
 
-MAX_TOKENS, ANSWER_TOKENS, TEST_SHARE = 512, 384, 0.2
+MAX_TOKENS, ANSWER_TOKENS, TEST_SHARE = 384, 256, 0.2
 
 
 @dataclass(frozen=True)
@@ -128,25 +128,6 @@ def llmbar(file: Path) -> LabelledSet:
     return replace(found, lists=[replace(item, votes=()) for item in found.lists])
 
 
-def qa_feedback(file: Path) -> LabelledSet:
-    """{question, passage, predictions[4], preference[6]}: 0 a tie, 1 the first, 2 the second of (1,2)(1,3)(1,4)(2,3)(2,4)(3,4)."""
-    found = LabelledSet([])
-    order = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
-    for number, row in read_rows(file):
-        pairs = tuple(
-            (i, j) if said == 1 else (j, i) for (i, j), said in zip(order, row["preference"], strict=True) if said
-        )
-        prompt = f"{row['passage']}\n\n{row['question']}"
-        try:
-            kept = _ranked(f"qa-{number}", prompt, row["predictions"], [0] * len(row["predictions"]))
-        except ValueError as error:
-            found.left_out[str(error)] += 1
-            continue
-        # The pairs may run in circles, which no ranks can say.
-        found.lists.append(replace(_of(kept), pairs=pairs, question=question_key((Message("user", row["question"]),))))
-    return found
-
-
 def _take(found: LabelledSet, row_id: str, subset: str, prompt: Any, answers: Sequence[Any], votes: tuple[int, ...]):
     said = label(votes) if answers[0] != answers[1] else 0
     try:
@@ -196,6 +177,5 @@ SETS: dict[str, tuple[str, Callable[[Path], LabelledSet]]] = {
     "UltraFeedback": ("ultrafeedback_pairs.jsonl", by_format("ultrafeedback")),
     "PandaLM": ("pandalm_3judges.jsonl", pandalm),
     "LLMBar": ("llmbar_pairs.jsonl", llmbar),
-    "QA feedback": ("qa_feedback_pairs.jsonl", qa_feedback),
 }
 TRAINED_ON = ("HH harmless", "Open-Assistant", "Tulu votes", "UltraFeedback")

@@ -12,7 +12,6 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
