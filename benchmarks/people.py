@@ -70,13 +70,15 @@ class Work:
         self.sets = read_all(rows)
         self.encoded, self.cut = {}, {}
         for name, found in self.sets.items():
-            kept = [item for item in found.lists if item.pairs][: FIRST.get(name)]
+            # A pair on which the annotators are even has no label, but votes to agree or disagree with.
+            kept = [item for item in found.lists if item.pairs or any(item.votes)][: FIRST.get(name)]
             made = [encode(tokenizer, item) for item in kept]
             self.encoded[name] = list(zip(kept, (ranking for ranking, *_ in made), strict=True))
             self.cut[name] = {
                 "lists": len(found.lists),
-                "all_tied": sum(not item.pairs for item in found.lists),
-                "used": len(kept),
+                "without_a_label": sum(not item.pairs for item in found.lists),
+                "used": sum(bool(item.pairs) for item in kept),
+                "questions": len({item.question for item in kept if item.pairs}),
                 "prompts_cut": sum(cut > 0 for _, cut, _ in made),
                 "answers": sum(len(ranking.answers) for ranking, *_ in made),
                 "answers_cut": sum(cut for *_, cut in made),
@@ -121,7 +123,10 @@ class Work:
             for pair in items:
                 question = pair[0].question
                 learnt = name in TRAINED_ON and not tests_on(question) and question not in only_tested
-                (train if learnt else test.setdefault(name, [])).append(pair)
+                if not learnt:
+                    test.setdefault(name, []).append(pair)
+                elif pair[0].pairs:
+                    train.append(pair)
         for seed in SEEDS["kinds"]:
             self._trained(f"people_kinds_{seed}.json", train, test, seed)
         self._join("people_kinds.json", [f"people_kinds_{seed}.json" for seed in SEEDS["kinds"]])
@@ -179,18 +184,22 @@ class Work:
             parameter.requires_grad_(False)
 
     def _lines(self, item, ranking, head, role: str, bag) -> list[dict]:
-        """A line for each pair: margins (better minus worse), lengths in characters, and the votes where there are several."""
+        """A line for each pair: margins (better minus worse), lengths in characters, and the votes where there are several.
+
+        Where the votes are even, `label` is 0 and the first answer stands in the better's place.
+        """
         import torch
 
         with torch.no_grad():
             scores = head(self.cache.encode([(ranking.prompt, ranking.answers)], role)).tolist()
         told = []
-        for better, worse in item.pairs:
+        for better, worse in item.pairs or ((0, 1),):
             texts = (item.answers[better], item.answers[worse])
             told.append(
                 {
                     "list": item.id,
                     "subset": item.subset,
+                    "label": int(bool(item.pairs)),
                     "question": hashlib.sha256(item.question.encode()).hexdigest()[:12],
                     "margin": round(scores[better] - scores[worse], 5),
                     "bag": round(float(bag.margins([texts])[0]), 5),
