@@ -29,10 +29,10 @@ SEEDS = {"hh": (0,), "kinds": (0,)}
 # UltraFeedback's texts are long; the first 300 lists with a pair are as much as one processor core has time for.
 FIRST = {"UltraFeedback": 300}
 SETTINGS = {
-    "epochs": 2.0,
-    "learning_rate": 5e-4,
+    "epochs": 1.0,
+    "learning_rate": 1e-3,
     "head_learning_rate": 1e-3,
-    "lists_per_step": 8,
+    "lists_per_step": 4,
     "micro_lists": 1,
     "mismatched_negatives": False,
     "start_from_sft": False,
