@@ -26,8 +26,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 PARTS = ROOT / "runs" / "people"
 LAST_LAYERS, FOLDS, FOLD_SEED = 2, 5, 0
 SEEDS = {"hh": (0,), "kinds": (0,)}
-# UltraFeedback's texts are long; the first 300 lists with a pair are as much as one processor core has time for.
-FIRST = {"UltraFeedback": 300}
+# UltraFeedback is labelled by GPT-4 and its texts are long: the first 120 lists with a label, for the comparison.
+FIRST = {"UltraFeedback": 120}
 SETTINGS = {
     "epochs": 1.0,
     "learning_rate": 1e-3,
