@@ -225,14 +225,16 @@ class SharedBase:
                 segment[i, span] = k
                 at += len(answer)
                 ends.append((i, at - 1))
-        causal = torch.ones(width, width, dtype=torch.bool).tril()
+        # From here on the squares of the width, which are made where they are used.
+        ids, positions, segment = (x.to(self.device) for x in (ids, positions, segment))
+        causal = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
         own = segment[:, :, None] == segment[:, None, :]
         allowed = causal & (own | (segment[:, None, :] == 0)) & (segment[:, :, None] >= 0) | torch.eye(
-            width, dtype=torch.bool
+            width, dtype=torch.bool, device=self.device
         )
-        mask, positions = allowed[:, None].to(self.device), positions.to(self.device)
+        mask = allowed[:, None]
         with torch.no_grad():
-            trunk = self._model.get_input_embeddings()(ids.to(self.device))
+            trunk = self._model.get_input_embeddings()(ids)
             if self.trunk_layers:
                 trunk = self._run(self._trunk, trunk, mask, positions)
         with self.acting_as(role):

@@ -18,6 +18,7 @@ from pipeline.evaluation.detectors import DETECTORS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_NOT_IN_A_KEY = ("model.device",)
 
 
 class _Section(BaseModel):
@@ -33,6 +34,9 @@ class ModelConfig(_Section):
         "auto", description="of the frozen weights; adapters are float32"
     )
     quantization: Literal["none", "8bit", "4bit"] = Field("none", description="of the frozen weights")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where everything is computed; auto is the GPU where there is one"
+    )
     allow_cpu_quantization: bool = Field(False, description="quantize without a GPU, many times slower")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     system_prompt: str | None = Field(None, description="put before every conversation that has none")
@@ -359,8 +363,12 @@ class Config(_Section):
         return self
 
     def subset(self, keys: Sequence[str]) -> dict[str, Any]:
-        """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of."""
-        flat = dict(_flatten(self.model_dump(mode="json")))
+        """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of.
+
+        Without those that say where and in how many passes something is computed: a run that was begun on one machine goes on
+        on another.
+        """
+        flat = {k: v for k, v in _flatten(self.model_dump(mode="json")) if k not in _NOT_IN_A_KEY}
         return {name: value for name, value in flat.items() if any(name == k or name.startswith(k + ".") for k in keys)}
 
 

@@ -152,7 +152,7 @@ def _backward(
             # Pairs leave the level of the scores undetermined. (r_c + r_r)² for a pair, generalised to K answers
             # (Eisenstein et al. 2023), holds it near zero and leaves the differences alone.
             centre = centre + (2 * own.mean()).square() / len(batch)
-            better, worse = torch.tensor(ranking.pairs).T
+            better, worse = torch.tensor(ranking.pairs, device=own.device).T
             right += int((own[better] > own[worse]).sum())
             pairs += len(ranking.pairs)
         (loss + settings.center_coef * centre).backward()

@@ -96,7 +96,8 @@ def collect(
     tokens = _padded([s.ids for s in samples], mask).long()
     generated = _padded([s.logprobs for s in samples], mask)
 
-    trunk = torch.cat([base.trunk(Batch(batch.ids[r], batch.mask[r])) for r in _chunks(len(samples), micro_batch)])
+    passes = _chunks(len(samples), micro_batch, device)
+    trunk = torch.cat([base.trunk(Batch(batch.ids[r], batch.mask[r])) for r in passes])
     scores = scorer(
         answers, lambda sequences, role=REWARD: _encode(base, role, batch, trunk, sequences, answers, micro_batch)
     )
@@ -104,7 +105,7 @@ def collect(
     again = settings.old_logprobs == "recompute"
     entropy = 0.0
     with torch.no_grad():
-        for rows in _chunks(len(samples), micro_batch):
+        for rows in passes:
             view = View.of(batch, trunk, starts, tokens, mask, rows)
             if again:
                 found, seen = view.policy_logprobs(base, POLICY, settings.temperature, entropy=True)
@@ -170,7 +171,7 @@ class View:
         width = int(mask[rows].sum(1).max())
         length = int(batch.mask[rows].sum(1).max())
         # The state at position i gives the distribution of token i+1: hence one before the answer's first token.
-        before = (starts[rows][:, None] - 1 + torch.arange(width)).clamp(max=length - 1)
+        before = (starts[rows][:, None] - 1 + torch.arange(width, device=starts.device)).clamp(max=length - 1)
         return View(trunk[rows, :length], batch.mask[rows, :length], before, tokens[rows, :width], mask[rows, :width])
 
     @property
@@ -208,19 +209,19 @@ def _answered(tokenizer, prompt: PromptIds, answer: Sample) -> Answered:
 def _encode(base: SharedBase, role: str, batch: Batch, trunk: Tensor, sequences, answers, micro_batch: int):
     """As `SharedBase.encode`, for answers of this rollout, from the trunk that is at hand."""
     known = {a.ids: i for i, a in enumerate(answers)}
-    rows = torch.tensor([known[tuple(s)] for s in sequences])
-    states = torch.cat(
-        [base.states(trunk[rows[r]], batch.mask[rows[r]], role) for r in _chunks(len(rows), micro_batch)]
-    )
+    rows = torch.tensor([known[tuple(s)] for s in sequences], device=base.device)
+    passes = _chunks(len(rows), micro_batch, base.device)
+    states = torch.cat([base.states(trunk[rows[r]], batch.mask[rows[r]], role) for r in passes])
     return states, batch.mask[rows].sum(1)
 
 
-def _chunks(n: int, size: int) -> list[Tensor]:
-    return [torch.arange(start, min(n, start + size)) for start in range(0, n, size)]
+def _chunks(n: int, size: int, device: torch.device) -> list[Tensor]:
+    return [torch.arange(start, min(n, start + size), device=device) for start in range(0, n, size)]
 
 
 def _padded(rows: Sequence[Sequence[float]], mask: Tensor) -> Tensor:
-    out = torch.zeros(mask.shape, device=mask.device)
+    # Filled here and sent in one piece: a copy to a GPU for every row would cost more than the rows.
+    out = torch.zeros(mask.shape)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row, dtype=torch.float32)
-    return out
+    return out.to(mask.device)

@@ -177,7 +177,8 @@ class PPO:
         """One optimiser step for policy and value. Micro-batches add up to the gradient of the whole minibatch."""
         settings = self.settings
         # Rows of like length share a micro-batch, so that little of a forward pass is padding.
-        rows = sorted(rows, key=lambda i: int(rollout.batch.mask[i].sum()))
+        lengths = rollout.batch.mask.sum(1).tolist()
+        rows = sorted(rows, key=lambda i: lengths[i])
         tokens = int(rollout.mask[rows].sum())
         mixed_in = [self._a_demonstration(rng) for _ in rows] if settings.ptx_coef > 0 else []
         sums = self.micro_batch.attempt(
@@ -214,7 +215,7 @@ class PPO:
         self._zero_grad()
         sums: dict[str, float] = {"ratio_max": 0.0}
         for start in range(0, len(rows), micro_batch):
-            part = torch.tensor(rows[start : start + micro_batch])
+            part = torch.tensor(rows[start : start + micro_batch], device=self.base.device)
             view = View.of(rollout.batch, rollout.trunk, rollout.starts, rollout.tokens, rollout.mask, part)
             share = int(view.mask.sum()) / tokens
             wide = slice(0, view.width)
@@ -273,7 +274,7 @@ class PPO:
             target = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
             for i, (ids, prompt) in enumerate(part):
                 mask[i, prompt - 1 : len(ids) - 1] = True
-                target[i, : len(ids) - 1] = torch.tensor(ids[1:])
+                target[i, : len(ids) - 1] = torch.tensor(ids[1:], device=states.device)
             logprobs, _ = token_logprobs(states[mask], self.base.head_weight, target[mask], temperature=1.0)
             loss = -logprobs.sum() / tokens
             (self.settings.ptx_coef * loss).backward()

@@ -68,7 +68,7 @@ def _train(ctx, base: SharedBase, examples: list[dict], micro_batch: int, bar) -
     with base.acting_as(POLICY):
         trainer = SFTTrainer(
             model=base.peft_model,
-            args=_arguments(ctx, base, micro_batch),
+            args=_on_one_device(_arguments(ctx, base, micro_batch)),
             train_dataset=Dataset.from_list(examples),
             processing_class=base.tokenizer,
             callbacks=[_keeper(ctx, bar, lines)],
@@ -116,6 +116,13 @@ def _arguments(ctx, base: SharedBase, micro_batch: int):
         train_sampling_strategy="random",
         dataloader_pin_memory=False,
     )
+
+
+def _on_one_device(arguments):
+    """The trainer would spread the model over every GPU that it sees (`nn.DataParallel`), past the adapters' roles."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _example(tokenizer, demonstration, config) -> dict[str, list[int]]:
