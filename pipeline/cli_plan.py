@@ -11,12 +11,16 @@ from pipeline.errors import UserError
 
 
 def plan(
-    overrides: Annotated[list[str] | None, typer.Argument(help="settings as key=value, for example ppo.micro_batch=8")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="settings as key=value, for example ppo.micro_batch=8")
+    ] = None,
     config: Annotated[Path, typer.Option("--config", "-c", help="YAML file")] = Path("configs/quickstart.yaml"),
     memory: Annotated[
         str | None, typer.Option(help="what there is, such as 24GB; default: the card's, or this machine's without one")
     ] = None,
-    rate: Annotated[list[str] | None, typer.Option(help="drawn=N, read=N, learnt=N: tokens a second, for the hours")] = None,
+    rate: Annotated[
+        list[str] | None, typer.Option(help="drawn=N, read=N, learnt=N: tokens a second, for the hours")
+    ] = None,
 ) -> None:
     """Memory, tokens and hours of a config, and whether it fits. Loads no model and needs no network."""
     from pipeline.config import load_config

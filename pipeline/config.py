@@ -18,7 +18,7 @@ from pipeline.evaluation.detectors import DETECTORS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_NOT_IN_A_KEY = ("model.device",)
+_NOT_IN_A_KEY = ("model.device", "model.gradient_checkpointing")
 
 
 class _Section(BaseModel):
@@ -36,6 +36,10 @@ class ModelConfig(_Section):
     quantization: Literal["none", "8bit", "4bit"] = Field("none", description="of the frozen weights")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where everything is computed; auto is the GPU where there is one"
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="states inside adapted layers are made again for the gradient, not kept: less memory, more time",
     )
     allow_cpu_quantization: bool = Field(False, description="quantize without a GPU, many times slower")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
@@ -105,6 +109,9 @@ class SftConfig(_Section):
     batch_size: int = Field(8, ge=1, description="demonstrations a step")
     micro_batch_size: int = Field(8, ge=1, description="demonstrations a forward pass")
     max_tokens: int = Field(128, ge=8, description="tokens; longer demonstrations are left out and counted")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
+    )
     checkpoint_every: int = Field(20, ge=0, description="steps; 0 is never")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
@@ -130,6 +137,9 @@ class RewardConfig(_Section):
     )
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, per step")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
+    )
     center_coef: float = Field(0.01, ge=0, description="weight of the term that holds scores near zero")
     mismatched_negatives: bool = Field(True, description="also rank the best answer above a good one to another prompt")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
@@ -156,6 +166,9 @@ class PpoConfig(_Section):
     value_learning_rate: float = Field(2e-4, gt=0, lt=1, description="the value model's, per step")
     lr_decay: bool = Field(True, description="both rates fall linearly to zero over the run")
     adam_eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
+    )
     kl_coef: float = Field(0.05, ge=0, description="reward units a nat of KL(policy || reference)")
     kl_target: float | None = Field(None, gt=0, description="nats a sequence; makes the coefficient adaptive")
     kl_horizon: int = Field(
@@ -415,6 +428,21 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     if problems:
         raise UserError(list(dict.fromkeys(problems)))
     return config.model_copy(update={"run_name": config.run_name or path.stem})
+
+
+def default_of(name: str) -> Any:
+    """The default of a setting by its dotted name; None where it has none, as where its default is None."""
+    model: Any = Config
+    for part in name.split("."):
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in model.model_fields:
+            return None
+        field = model.model_fields[part]
+        model = (
+            field.annotation
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+            else field.default
+        )
+    return model
 
 
 def check_files(config: Config) -> list[str]:

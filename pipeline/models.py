@@ -66,6 +66,8 @@ def load(settings):
                 f"model {settings.name}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows. "
                 "Use the tokenizer that belongs to the model."
             )
+    if settings.quantization != "none" and device.type == "cpu":
+        _keep_gradients(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False)
     return model.eval(), tokenizer
@@ -243,6 +245,14 @@ def _quantization(settings, device: torch.device):
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=choose_dtype(settings.dtype, device),
     )
+
+
+def _keep_gradients(model) -> None:
+    """On processors with AVX-512 BF16, bitsandbytes repacks a 4-bit layer in evaluation mode at its first pass without gradients, and the
+    kernel for that packing has no backward: adapters below it would learn from a wrong gradient, in silence."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _not_found(name: str, error: Exception) -> str:

@@ -242,7 +242,8 @@ class Run:
         found = [] if done.version == step.version else [f"code version {done.version}, now {step.version}"]
         for name in sorted(done.settings.keys() | now["settings"].keys()):
             before, after = done.settings.get(name, "unset"), now["settings"].get(name, "unset")
-            if before != after:
+            # A setting that came after the step was made, at its default: what was done then.
+            if before != after and not (name not in done.settings and after == default_of(name)):
                 found.append(f"{name} {before}, now {after}")
         before = {f["path"]: f["sha256"] for f in done.files}
         after = {f["path"]: f["sha256"] for f in now["files"]}

@@ -64,16 +64,14 @@ def layer_activations(shape: Shape, rank: int, numbers: Numbers) -> float:
 
     A frozen matrix needs none of its input. What is kept: the input of every A in float32 (shared where the weights are float32 and
     several matrices read the same states; a copy each where they are not, since A is float32), the output of every A, the
-    input of both norms in float32, queries, keys, values (repeated to as many heads) and output of the attention, and gate,
-    its activation and the other half of the feed-forward part.
+    input of both norms in float32, queries, keys, values and output of the attention, and gate, its activation and the other
+    half of the feed-forward part. Counted with torch's hooks on saved tensors in `tests/test_plan.py`.
     """
-    h, f, q = shape.hidden, shape.inner, shape.query
-    if numbers.weight == FLOAT32:
-        adapters_in = 2 * h + q + f
-    else:
-        adapters_in = sum(width for width, _ in shape.linears)
+    h, f = shape.hidden, shape.inner
+    # In float32 the output projection's A reads what the attention keeps anyway.
+    adapters_in = 2 * h + f if numbers.weight == FLOAT32 else sum(width for width, _ in shape.linears)
     kept = FLOAT32 * (adapters_in + len(shape.linears) * rank + 2 * h)
-    attention = 3 * q if numbers.weight == FLOAT32 else 4 * q
+    attention = 2 * shape.query + 2 * shape.key_value
     inner = 3 * f if shape.gated else 2 * f
     return kept + numbers.weight * (attention + inner)
 

@@ -65,8 +65,8 @@ def make_plan(config, *, on_gpu: bool, bfloat16: bool) -> Plan:
     numbers = memory.Numbers(
         weight=2 if half else memory.FLOAT32,
         quantization=config.model.quantization,
-        eight_bit_optimizer=getattr(config.ppo, "optimizer", "adamw") != "adamw",
-        recompute=getattr(config.model, "gradient_checkpointing", False),
+        eight_bit_optimizer=config.ppo.optimizer != "adamw",
+        recompute=config.model.gradient_checkpointing,
     )
     stages = tuple(stage(config, shape, numbers) for stage in (_sft, _reward, _ppo, _evaluation))
     return Plan(shape, numbers, stages, on_gpu)
@@ -120,7 +120,8 @@ def _ppo(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
         "drawing": memory.cache(shape, rows * length, numbers)
         + memory.sampling_logits(shape, rows, numbers)
         + memory.forward(shape, rows, numbers),
-        "reading the prompts": memory.cache(shape, rows * prompt, numbers) + memory.forward(shape, rows * prompt, numbers),
+        "reading the prompts": memory.cache(shape, rows * prompt, numbers)
+        + memory.forward(shape, rows * prompt, numbers),
         "learning": kept
         + memory.backward(shape, lora.rank, layers, micro * length, numbers)
         + memory.logits(shape, micro * answer, numbers, learning=True),

@@ -24,6 +24,7 @@ from pipeline.ppo.masking import masked_mean, masked_whiten
 from pipeline.ppo.rollout import PromptIds, Rollout, Scorer, View, collect
 from pipeline.ppo.scores import RunningMoments, clip_scores, missing_eos
 from reward.model import ScalarHead
+from reward.optimizer import load_tensors, make_optimizer, tensors_of
 
 
 class PPO:
@@ -61,11 +62,9 @@ class PPO:
         self.at_once = MicroBatch(settings.episodes, None, "ppo.max_new_tokens")
         self.policy = base.parameters(POLICY)
         self.value = [*base.parameters(VALUE), *value_head.parameters()]
-        self.policy_optimizer = torch.optim.AdamW(
-            self.policy, lr=settings.learning_rate, eps=settings.adam_eps, weight_decay=0.0
-        )
-        self.value_optimizer = torch.optim.AdamW(
-            self.value, lr=settings.value_learning_rate, eps=settings.adam_eps, weight_decay=0.0
+        self.policy_optimizer, self.value_optimizer = (
+            make_optimizer(settings.optimizer, trained, lr=rate, eps=settings.adam_eps, weight_decay=0.0)
+            for trained, rate in ((self.policy, settings.learning_rate), (self.value, settings.value_learning_rate))
         )
         self.controller = (
             FixedKLController(settings.kl_coef)
@@ -289,8 +288,7 @@ class PPO:
         tensors |= {f"value/{n}": t for n, t in self.base.state(VALUE).items()}
         tensors |= {f"head/{n}": t.detach().clone() for n, t in self.value_head.state_dict().items()}
         for name, optimizer in (("policy", self.policy_optimizer), ("value", self.value_optimizer)):
-            for index, slots in optimizer.state_dict()["state"].items():
-                tensors |= {f"adam/{name}/{index}/{slot}": value for slot, value in slots.items()}
+            tensors |= tensors_of(optimizer, f"adam/{name}/")
         if self.ema is not None:
             tensors |= {f"ema/{n}": t for n, t in self.ema.state_dict()["state"].items()}
         facts = {
@@ -307,11 +305,7 @@ class PPO:
 
         self.load_roles(tensors)
         for name, optimizer in (("policy", self.policy_optimizer), ("value", self.value_optimizer)):
-            slots: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in _part(tensors, f"adam/{name}/").items():
-                index, slot = key.split("/")
-                slots.setdefault(int(index), {})[slot] = tensor
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+            load_tensors(optimizer, tensors, f"adam/{name}/")
         self.controller.load_state_dict(facts["controller"])
         self.moments.load_state_dict(facts["moments"])
         self.done = facts["done"]
