@@ -135,15 +135,15 @@ def update(base, config) -> None:
 
     from data.records import Message, Prompt
     from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
-    from pipeline.ppo import rollout
     from pipeline.ppo.rollout import PromptIds
     from pipeline.ppo.trainer import PPO
+    from pipeline.rollouts import engine
     from reward.model import ScalarHead, score
 
     for role in (POLICY, REFERENCE, REWARD, VALUE):
         base.add(role, trainable=role in (POLICY, VALUE))
-    plain = rollout.sample
-    rollout.sample = lambda *a, eos_id, **k: plain(*a, eos_id=-1, **k)
+    plain = engine.sample
+    engine.sample = lambda *a, eos_id, **k: plain(*a, eos_id=-1, **k)
     ids = torch.randint(100, 20000, (config.ppo.episodes, PROMPT), generator=torch.Generator().manual_seed(0)).tolist()
     prompts = [PromptIds(Prompt(f"p{i}", (Message("user", str(i)),)), tuple(row)) for i, row in enumerate(ids)]
     head, reward_head = ScalarHead(base.hidden_size), ScalarHead(base.hidden_size).requires_grad_(False)

@@ -18,7 +18,13 @@ from pipeline.evaluation.detectors import DETECTORS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
-_NOT_IN_A_KEY = ("model.device", "model.gradient_checkpointing")
+_NOT_IN_A_KEY = {
+    *("model.device", "model.gradient_checkpointing"),
+    *(
+        f"ppo.rollout.{name}"
+        for name in ("url", "adapter_dir", "concurrency", "timeout_seconds", "attempts", "pause_seconds")
+    ),
+}
 
 
 class _Section(BaseModel):
@@ -156,6 +162,23 @@ class RewardConfig(_Section):
         return self
 
 
+class RolloutConfig(_Section):
+    """Who draws PPO's answers. A vLLM server must hold the same base, and see the directory of the adapters."""
+
+    engine: Literal["hf", "vllm"] = Field("hf", description="hf draws in this process, vllm asks a server")
+    url: str = Field("http://127.0.0.1:8000", pattern=r"^https?://[^\s/]+", description="the server's address")
+    adapter_dir: str | None = Field(None, description="where adapters are handed over; None is a temporary directory")
+    concurrency: int = Field(64, ge=1, description="requests at a time")
+    timeout_seconds: float = Field(600.0, gt=0, description="seconds a request")
+    attempts: int = Field(5, ge=1, description="requests before giving up on a server that does not answer")
+    pause_seconds: float = Field(1.0, ge=0, description="seconds before the second attempt; doubled each time")
+    importance_cap: float | None = Field(
+        None,
+        gt=0,
+        description="truncates π(trainer) / π(sampler) by which each token's advantage is weighted; None is no weight",
+    )
+
+
 class PpoConfig(_Section):
     updates: int = Field(20, ge=1, description="rollouts with their optimisation")
     episodes: int = Field(32, ge=2, description="answers an update")
@@ -200,6 +223,7 @@ class PpoConfig(_Section):
         "recompute", description="where the old policy's log-probabilities come from"
     )
     checkpoint_every: int = Field(5, ge=0, description="updates; 0 is never")
+    rollout: RolloutConfig = RolloutConfig()
     ensemble: Literal["mean", "worst", "uncertainty"] = Field(
         "mean", description="how the scores of several reward.members become one"
     )
@@ -217,6 +241,14 @@ class PpoConfig(_Section):
         if self.kl_target is not None and self.kl_horizon < self.episodes:
             # At a fifth of it the factor of one update would be 0, below that negative: KL would be paid for.
             raise ValueError(f"'kl_horizon' should be at least episodes {self.episodes} (got {self.kl_horizon})")
+        if self.old_logprobs == "generation" and self.rollout.engine != "hf":
+            raise ValueError(
+                "'old_logprobs' should be recompute where another engine draws: its arithmetic is not the trainer's (got 'generation')"
+            )
+        if self.old_logprobs == "generation" and self.rollout.importance_cap is not None:
+            raise ValueError(
+                "'old_logprobs' should be recompute where rollout.importance_cap is set (got 'generation')"
+            )
         if not self.reward_sources:
             raise ValueError("'reward_sources' should name at least one source (got none)")
         return self

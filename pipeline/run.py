@@ -27,7 +27,7 @@ from typing import Any
 from pipeline import progress
 from pipeline.checkpoint import sha256 as _sha256
 from pipeline.checkpoint import sync as _sync
-from pipeline.config import Config, dump, load_config
+from pipeline.config import Config, default_of, dump, load_config
 from pipeline.errors import RunBusy, UserError
 from pipeline.memory import release
 

@@ -158,7 +158,7 @@ def test_the_gradient_through_four_bits_is_that_of_the_same_weights_unpacked(sav
     """Also after answers were drawn: a kernel for drawing alone must not stay for learning."""
     from bitsandbytes.functional import dequantize_4bit
 
-    found = []
+    found, unpacked = [], {}
     for bits in ("4bit", "none"):
         model, tokenizer = quantized(saved[0], bits)
         if bits == "none":

@@ -8,6 +8,8 @@ from pipeline.planning import memory
 from pipeline.planning.shapes import Shape, shape_of
 
 GB = 1e9
+# Formats whose rankings have two answers. How many others have is known when the data are read; here they have as many as most.
+_PAIRS, _RANKED = ("hh", "ultrafeedback", "sharegpt", "summaries"), 4
 # Beside what the formulas name: what torch itself holds on a card, and blocks that its allocator cannot use again.
 CUDA_CONTEXT, FRAGMENTATION = 0.6 * GB, 0.10
 
@@ -93,8 +95,8 @@ def _sft(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
 def _reward(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
     settings, lora = config.reward, config.lora
     layers = _adapted(config, shape)
-    # A ranking is one row: its prompt, and its answers side by side, which share what max_tokens leaves.
-    answers = 4 + settings.mismatched_negatives
+    # A ranking is one row: its prompt, and its answers side by side, each as long as it may be.
+    answers = (2 if config.data.rankings_format in _PAIRS else _RANKED) + settings.mismatched_negatives
     prompt = min(config.data.max_prompt_tokens, settings.max_tokens)
     width = prompt + answers * (settings.max_tokens - prompt)
     tokens = settings.micro_lists * width

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from data.records import Prompt
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE, Batch, SharedBase
-from pipeline.generation import Sample, Sampling, sample
+from pipeline.generation import Sample, Sampling
 from pipeline.memory import MicroBatch
 from pipeline.ppo.logprobs import token_logprobs
+from pipeline.rollouts.engine import InProcess, RolloutEngine
 from reward.model import ScalarHead
 from reward.sources import Answered
 
@@ -41,6 +42,7 @@ class Rollout:
         scores: (b,) what the reward source said, in reward units.
         entropy: mean over answer tokens, nats; of the distributions when they were read again, else estimated from the tokens drawn.
         sampler_gap: largest |log π while generating − log π when read again|, nats; None when they were not.
+        generated: (b, t) nats, log π as whoever drew the tokens gave it.
     """
 
     batch: Batch
@@ -56,6 +58,7 @@ class Rollout:
     entropy: float
     sampler_gap: float | None
     answers: tuple[Answered, ...]
+    generated: Tensor
 
 
 Scorer = Callable[[Sequence[Answered], Callable], Tensor]
@@ -71,6 +74,7 @@ def collect(
     generator: torch.Generator,
     micro_batch: int,
     at_once: MicroBatch | None = None,
+    engine: RolloutEngine | None = None,
 ) -> Rollout:
     """Samples one answer a prompt with the policy and reads it with all four roles.
 
@@ -80,12 +84,13 @@ def collect(
         generator: the only source of chance in here.
         micro_batch: answers a forward pass when they are read.
         at_once: how many are drawn at a time; all when not given.
+        engine: who draws; this process when not given.
     """
     before = generator.get_state()
 
     def draw_from_the_start(rows: int) -> tuple[list[Sample], tuple[Answered, ...]]:
         generator.set_state(before)
-        return draw(base, prompts, settings, generator, batch_size=rows)
+        return draw(base, prompts, settings, generator, batch_size=rows, engine=engine)
 
     samples, answers = (at_once.attempt if at_once else lambda work: work(len(prompts)))(draw_from_the_start)
     device = base.device
@@ -130,6 +135,7 @@ def collect(
         entropy=entropy / int(mask.sum()),
         sampler_gap=float((generated - logprobs)[mask].abs().max()) if again else None,
         answers=answers,
+        generated=generated,
     )
 
 
@@ -140,18 +146,17 @@ def draw(
     generator: torch.Generator,
     *,
     batch_size: int | None = None,
+    engine: RolloutEngine | None = None,
 ) -> tuple[list[Sample], tuple[Answered, ...]]:
     """One answer of the policy to each prompt, as ids with their log-probabilities and as a person would see it."""
     tokenizer = base.tokenizer
     with base.acting_as(POLICY):
-        samples = sample(
-            base.causal_lm,
+        samples = (engine or InProcess()).sample(
+            base,
             [p.ids for p in prompts],
             Sampling(settings.max_new_tokens, settings.temperature),
-            eos_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id,
-            batch_size=batch_size or len(prompts),
             generator=generator,
+            batch_size=batch_size or len(prompts),
         )
     return samples, tuple(_answered(tokenizer, p, s) for p, s in zip(prompts, samples, strict=True))
 

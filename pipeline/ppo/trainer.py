@@ -19,10 +19,11 @@ from pipeline.memory import MicroBatch
 from pipeline.ppo.advantages import gae
 from pipeline.ppo.ema import EMA
 from pipeline.ppo.kl import AdaptiveKLController, FixedKLController, sequence_kl, shape_rewards
-from pipeline.ppo.losses import explained_variance, policy_loss, value_loss
+from pipeline.ppo.losses import explained_variance, importance_weights, policy_loss, value_loss
 from pipeline.ppo.masking import masked_mean, masked_whiten
 from pipeline.ppo.rollout import PromptIds, Rollout, Scorer, View, collect
 from pipeline.ppo.scores import RunningMoments, clip_scores, missing_eos
+from pipeline.rollouts.engine import InProcess, RolloutEngine
 from reward.model import ScalarHead
 from reward.optimizer import load_tensors, make_optimizer, tensors_of
 
@@ -41,6 +42,7 @@ class PPO:
         seed: int,
         micro_batch: MicroBatch | None = None,
         demonstrations: Sequence[tuple[tuple[int, ...], int]] = (),
+        engine: RolloutEngine | None = None,
     ):
         """
         Args:
@@ -48,6 +50,7 @@ class PPO:
             settings: the `ppo` section of the config.
             micro_batch: how many answers a forward pass takes; halved when memory runs out. Default: `settings.micro_batch`.
             demonstrations: (ids, prompt length) of texts for the pretraining mix, needed when `ptx_coef` > 0.
+            engine: who draws the answers; this process when not given.
 
         Raises:
             ValueError: no prompts, or a pretraining mix without texts.
@@ -58,6 +61,7 @@ class PPO:
             raise ValueError("ppo.ptx_coef > 0 needs demonstrations to mix in")
         self.base, self.value_head, self.prompts, self.settings = base, value_head, list(prompts), settings
         self.scorer, self.seed, self.demonstrations = scorer, seed, list(demonstrations)
+        self.engine = engine or InProcess()
         self.micro_batch = micro_batch or MicroBatch(settings.micro_batch, "ppo.micro_batch", "ppo.max_new_tokens")
         self.at_once = MicroBatch(settings.episodes, None, "ppo.max_new_tokens")
         self.policy = base.parameters(POLICY)
@@ -97,6 +101,12 @@ class PPO:
         # Whitened once, over the tokens of the whole rollout; the returns keep their unit.
         if settings.whiten_advantages:
             advantages = masked_whiten(advantages, rollout.mask)
+        mismatch: dict[str, float] = {}
+        if self.engine.foreign or settings.rollout.importance_cap is not None:
+            weights, mismatch = importance_weights(
+                rollout.logprobs, rollout.generated, rollout.mask, cap=settings.rollout.importance_cap
+            )
+            advantages = advantages * weights
         learnt = self._learn(rollout, advantages, returns)
         beta = self.controller.value
         self.controller.update(float(kl.mean()), len(rollout.answers))
@@ -116,6 +126,7 @@ class PPO:
             "learning_rate": self.policy_optimizer.param_groups[0]["lr"],
             "explained_variance": float(explained_variance(rollout.values, returns, rollout.mask)),
             **({} if rollout.sampler_gap is None else {"sampler_gap": rollout.sampler_gap}),
+            **mismatch,
             "episodes": len(rollout.answers) * (self.done + 1),
             "micro_batch": self.micro_batch.size,
             **learnt,
@@ -136,6 +147,7 @@ class PPO:
             generator=torch.Generator(device=self.base.device).manual_seed(_mix(self.seed, self.done)),
             micro_batch=micro_batch,
             at_once=self.at_once,
+            engine=self.engine,
         )
 
     def _rewards(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
