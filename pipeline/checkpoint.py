@@ -28,7 +28,7 @@ def save(directory: Path, step: int, tensors: dict[str, Tensor], facts: dict) ->
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial / TENSORS)
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, partial / TENSORS)
         (partial / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         seal(partial)
     except Exception:

@@ -20,6 +20,13 @@ from pipeline.evaluation.detectors import DETECTORS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_NOT_IN_A_KEY = {
+    *("model.device", "model.gradient_checkpointing"),
+    *(
+        f"ppo.rollout.{name}"
+        for name in ("url", "adapter_dir", "concurrency", "timeout_seconds", "attempts", "pause_seconds")
+    ),
+}
 
 
 class _Section(BaseModel):
@@ -35,6 +42,13 @@ class ModelConfig(_Section):
         "auto", description="of the frozen weights; adapters are float32"
     )
     quantization: Literal["none", "8bit", "4bit"] = Field("none", description="of the frozen weights")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where everything is computed; auto is the GPU where there is one"
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="states inside adapted layers are made again for the gradient, not kept: less memory, more time",
+    )
     allow_cpu_quantization: bool = Field(False, description="quantize without a GPU, many times slower")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     system_prompt: str | None = Field(None, description="put before every conversation that has none")
@@ -119,6 +133,9 @@ class SftConfig(_Section):
     batch_size: int = Field(8, ge=1, description="demonstrations a step")
     micro_batch_size: int = Field(8, ge=1, description="demonstrations a forward pass")
     max_tokens: int = Field(128, ge=8, description="tokens; longer demonstrations are left out and counted")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
+    )
     checkpoint_every: int = Field(20, ge=0, description="steps; 0 is never")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
@@ -144,6 +161,9 @@ class RewardConfig(_Section):
     )
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, per step")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
+    )
     center_coef: float = Field(0.01, ge=0, description="weight of the term that holds scores near zero")
     mismatched_negatives: bool = Field(True, description="also rank the best answer above a good one to another prompt")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
@@ -169,6 +189,23 @@ class RewardConfig(_Section):
         return self
 
 
+class RolloutConfig(_Section):
+    """Who draws PPO's answers. A vLLM server must hold the same base, and see the directory of the adapters."""
+
+    engine: Literal["hf", "vllm"] = Field("hf", description="hf draws in this process, vllm asks a server")
+    url: str = Field("http://127.0.0.1:8000", pattern=r"^https?://[^\s/]+", description="the server's address")
+    adapter_dir: str | None = Field(None, description="where adapters are handed over; None is a temporary directory")
+    concurrency: int = Field(64, ge=1, description="requests at a time")
+    timeout_seconds: float = Field(600.0, gt=0, description="seconds a request")
+    attempts: int = Field(5, ge=1, description="requests before giving up on a server that does not answer")
+    pause_seconds: float = Field(1.0, ge=0, description="seconds before the second attempt; doubled each time")
+    importance_cap: float | None = Field(
+        None,
+        gt=0,
+        description="truncates π(trainer) / π(sampler) by which each token's advantage is weighted; None is no weight",
+    )
+
+
 class PpoConfig(_Section):
     updates: int = Field(20, ge=1, description="rollouts with their optimisation")
     episodes: int = Field(32, ge=2, description="answers an update")
@@ -182,6 +219,9 @@ class PpoConfig(_Section):
     start_from: str | None = Field(
         None,
         description="directory of the adapter that the policy starts as; None is SFT's, which is the reference anyway",
+    )
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
     )
     kl_coef: float = Field(0.05, ge=0, description="reward units a nat of KL(policy || reference)")
     kl_target: float | None = Field(None, gt=0, description="nats a sequence; makes the coefficient adaptive")
@@ -214,6 +254,7 @@ class PpoConfig(_Section):
         "recompute", description="where the old policy's log-probabilities come from"
     )
     checkpoint_every: int = Field(5, ge=0, description="updates; 0 is never")
+    rollout: RolloutConfig = RolloutConfig()
     ensemble: Literal["mean", "worst", "uncertainty"] = Field(
         "mean", description="how the scores of several reward.members become one"
     )
@@ -231,6 +272,14 @@ class PpoConfig(_Section):
         if self.kl_target is not None and self.kl_horizon < self.episodes:
             # At a fifth of it the factor of one update would be 0, below that negative: KL would be paid for.
             raise ValueError(f"'kl_horizon' should be at least episodes {self.episodes} (got {self.kl_horizon})")
+        if self.old_logprobs == "generation" and self.rollout.engine != "hf":
+            raise ValueError(
+                "'old_logprobs' should be recompute where another engine draws: its arithmetic is not the trainer's (got 'generation')"
+            )
+        if self.old_logprobs == "generation" and self.rollout.importance_cap is not None:
+            raise ValueError(
+                "'old_logprobs' should be recompute where rollout.importance_cap is set (got 'generation')"
+            )
         if not self.reward_sources:
             raise ValueError("'reward_sources' should name at least one source (got none)")
         return self
@@ -442,8 +491,12 @@ class Config(_Section):
         return self.evaluation.gold == "rubric" and not self.ppo.reward_sources.get("rubric")
 
     def subset(self, keys: Sequence[str]) -> dict[str, Any]:
-        """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of."""
-        flat = dict(_flatten(self.model_dump(mode="json")))
+        """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of.
+
+        Without those that say where and in how many passes something is computed: a run that was begun on one machine goes on
+        on another.
+        """
+        flat = {k: v for k, v in _flatten(self.model_dump(mode="json")) if k not in _NOT_IN_A_KEY}
         return {name: value for name, value in flat.items() if any(name == k or name.startswith(k + ".") for k in keys)}
 
 

@@ -469,7 +469,7 @@ def _environment(config: Config, started: datetime, seconds: float) -> dict[str,
 
     import torch
 
-    from pipeline.models import choose_dtype
+    from pipeline.models import choose_device, choose_dtype
 
     versions = {}
     for package in _PACKAGES:
@@ -477,18 +477,20 @@ def _environment(config: Config, started: datetime, seconds: float) -> dict[str,
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
+    device = choose_device(config.model.device)
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
     )
     return {
         "commit": commit.stdout.strip() or None,
         "versions": versions,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "dtype": str(choose_dtype(config.model.dtype)).removeprefix("torch."),
+        "dtype": str(choose_dtype(config.model.dtype, device)).removeprefix("torch."),
         "seed": config.seed,
         "started_utc": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 2),
         # The process's peak so far, all steps before this one included.
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        **({"peak_gpu_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}),
     }

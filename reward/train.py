@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from reward.model import ListEncoder, ScalarHead
+from reward.optimizer import load_tensors, make_optimizer, tensors_of
 from reward.thumbs import EncodedThumbs, thumb_loss
 
 T = TypeVar("T")
@@ -108,7 +109,8 @@ def train(
     rng = random.Random(seed)
     steps = total_steps(len(rankings) + len(thumbs), settings)
     adapter = list(adapter)
-    optimizer = torch.optim.AdamW(
+    optimizer = make_optimizer(
+        settings.optimizer,
         [
             {"params": adapter, "lr": settings.learning_rate},
             {"params": list(head.parameters()), "lr": settings.head_learning_rate},
@@ -176,7 +178,7 @@ def _backward(
                 continue
             loss = loss + ranking_loss(own, ranking.pairs) / len(batch)
             centre = centre + centring(own) / len(batch)
-            better, worse = torch.tensor(ranking.pairs).T
+            better, worse = torch.tensor(ranking.pairs, device=own.device).T
             right += int((own[better] > own[worse]).sum())
             pairs += len(ranking.pairs)
         (loss + settings.center_coef * centre).backward()
@@ -187,9 +189,7 @@ def _backward(
 def _state(adapter: Sequence[nn.Parameter], head: ScalarHead, optimizer) -> dict[str, Tensor]:
     tensors = {f"adapter/{i}": p.detach().clone() for i, p in enumerate(adapter)}
     tensors |= {f"head/{name}": t.detach().clone() for name, t in head.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam/{index}/{slot}": value for slot, value in slots.items()}
-    return tensors
+    return tensors | tensors_of(optimizer, "adam/")
 
 
 def _load(tensors: dict[str, Tensor], adapter: Sequence[nn.Parameter], head: ScalarHead, optimizer) -> None:
@@ -197,12 +197,7 @@ def _load(tensors: dict[str, Tensor], adapter: Sequence[nn.Parameter], head: Sca
         for i, parameter in enumerate(adapter):
             parameter.copy_(tensors[f"adapter/{i}"])
     head.load_state_dict({n.removeprefix("head/"): t for n, t in tensors.items() if n.startswith("head/")})
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("adam/"):
-            _, index, slot = name.split("/")
-            slots.setdefault(int(index), {})[slot] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    load_tensors(optimizer, tensors, "adam/")
 
 
 def total_steps(elements: int, settings) -> int:
