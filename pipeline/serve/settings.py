@@ -30,6 +30,8 @@ class ServeSettings:
     batch_rows: int = 8
     answer_seconds: float = 300.0
     comparison_share: float = 0.2
+    # Who answers beside the assistant in service where a turn is answered twice; None is that assistant once more.
+    candidate: str | None = None
 
     @property
     def open_to_others(self) -> bool:
