@@ -297,6 +297,7 @@ class Bench:
             "over_service": end["gain"],
             "candidate": {stage: figures(new, stage) for stage in ("reward", "ppo")},
             "candidate_minus_start": self._gain(new, "start"),
+            "variances": variances(new, self.work / "start"),
             "seconds": seconds(new),
             "in_service": now.run,
             "service_minus_start": self._gain(self.work / now.run, "start"),
@@ -328,6 +329,27 @@ class Bench:
         partial = self.results.with_name(self.results.name + ".partial")
         partial.write_text(text, encoding="utf-8")
         partial.replace(self.results)
+
+
+def variances(one: Path, other: Path) -> dict[str, float] | None:
+    """What the width of a gain's interval is made of: the variance of gold among answers of one policy to one prompt, and among prompts
+    of the true difference. With k answers a prompt of each policy and n prompts, Var(gain) = (between + 2 within / k) / n."""
+    from statistics import fmean, variance
+
+    sides = []
+    for run in (one, other):
+        file = run / "evaluation" / "ppo" / "answers.jsonl"
+        if not file.exists():
+            return None
+        golds: dict[str, list[float]] = {}
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            golds.setdefault(row["prompt_id"], []).append(row["gold"])
+        sides.append(golds)
+    within = fmean(variance(own) for golds in sides for own in golds.values())
+    of_gain = variance([fmean(sides[0][p]) - fmean(sides[1][p]) for p in sides[0]])
+    samples = fmean(len(own) for golds in sides for own in golds.values())
+    return {"within": within, "between": max(0.0, of_gain - 2 * within / samples), "prompts": len(sides[0])}
 
 
 def questions(seed: int) -> list[str]:
