@@ -11,7 +11,7 @@ Named before the first run: seed 0 for training, 1 and up for the people, one se
 online    five rounds; each time 500 choices between two answers of the newest candidate, promoted or not, then `round`
 offline   one round on 60 to 2,500 choices between two answers of the first assistant; the first 500 are those of the first online round.
           That is also what rounds learn from where nobody sees a candidate before it is promoted, and none is
-again     the last online round's PPO anew, on the same reward model: twice the updates; and starting as the policy in service
+again     the second round's PPO anew, on the same reward model: twice the updates; and starting as the policy in service
 thumbs    one round on lone thumbs: a reward model that reads them, or KTO
 lazy      every second vote is one person's who does not read: choices with and without a cap on one person's share, thumbs with and
           without a threshold of each rater
@@ -88,19 +88,22 @@ class Job:
 
 @dataclass(frozen=True)
 class Variation:
-    """The last online round with its reward model, and its PPO made anew otherwise.
+    """An online round with its reward model, and its PPO made anew otherwise.
 
     Attributes:
+        number: of the round.
         settings: of PPO; {service} stands for the policy that was in service when that round began.
     """
 
     name: str
+    number: int
     settings: tuple[str, ...]
 
 
+# Added after the second round, whose reward model was much better than the first assistant's and whose policy was not.
 VARIATIONS = (
-    Variation("again-20-updates", ("ppo.updates=20",)),
-    Variation("again-from-service", ("ppo.start_from={service}",)),
+    Variation("again-2-20-updates", 2, ("ppo.updates=20",)),
+    Variation("again-2-from-service", 2, ("ppo.start_from={service}",)),
 )
 
 
@@ -158,7 +161,7 @@ def main() -> None:
     bench = Bench(Path("runs") / ("loop-trial" if arguments.trial else "loop"), trial=arguments.trial)
     bench.start()
     listed = jobs()
-    for job in [*listed[:ROUNDS], *VARIATIONS, *listed[ROUNDS:]]:
+    for job in [*listed[:2], *VARIATIONS, *listed[2:]]:
         if arguments.only and job.name not in arguments.only:
             continue
         if bench.known(job.name):
@@ -233,11 +236,11 @@ class Bench:
         )
 
     def vary(self, variation: Variation) -> None:
-        """PPO of the last online round anew, on the same votes and reward model."""
+        """PPO of an online round anew, on the same votes and reward model."""
         say(f"{variation.name} …")
         started = time.monotonic()
-        of, run = self.work / f"online-round-{ROUNDS:03d}", self.work / variation.name
-        snapshot = self.work / "online" / "rounds" / f"{ROUNDS:03d}" / "snapshot.json"
+        of, run = self.work / f"online-round-{variation.number:03d}", self.work / variation.name
+        snapshot = self.work / "online" / "rounds" / f"{variation.number:03d}" / "snapshot.json"
         against = json.loads(snapshot.read_text(encoding="utf-8"))["against"]["run"]
         service = self.work / against / "stages" / "ppo" / "adapter"
         shutil.rmtree(run, ignore_errors=True)
@@ -246,7 +249,7 @@ class Bench:
         self._call("run", "--run", str(run), "--redo", "ppo", *self.more, *settings)
         found = {
             "name": variation.name,
-            "votes": ROUNDS * VOTES,
+            "votes": variation.number * VOTES,
             "candidate": {stage: figures(run, stage) for stage in ("reward", "ppo")},
             "candidate_minus_start": self._gain(run, "start"),
             "minus_the_round": self._gain(run, of.name),

@@ -45,10 +45,10 @@ def section(results: dict) -> str:
             lines.append(_other(name, found))
     again = [(name, found) for name, found in results.items() if name.startswith("again")]
     if again:
-        lines += ["", "| PPO of the last round, made anew | candidate − start | − the round's own | − in service | KL | minutes |",
+        lines += ["", "| PPO of round 2, made anew | candidate − start | − the round's own | − in service | KL | minutes |",
                   "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
         lines += [
-            f"| {WORDS[name]} | {cell(found['candidate_minus_start'], sign=True)} | {cell(found['minus_the_round'], sign=True)} | "
+            f"| {_words(name)} | {cell(found['candidate_minus_start'], sign=True)} | {cell(found['minus_the_round'], sign=True)} | "
             f"{cell(found['minus_service'], sign=True)} | {_value(found['candidate']['ppo'].get('kl_to_reference'))} | "
             f"{found['minutes_round']:.0f} |"
             for name, found in again
@@ -102,7 +102,7 @@ def _other(name: str, found: dict) -> str:
 
 WORDS = {
     "offline": "choices on the first assistant",
-    "again-20-updates": "`ppo.updates: 20`",
+    "again-updates": "`ppo.updates: 20`",
     "again-from-service": "starting as the policy in service (`rounds.continue_policy: true`)",
     "lazy-open": "choices, half of them lazy, no cap",
     "lazy-capped": "choices, half of them lazy, `rounds.rater_share: 0.2`",
