@@ -11,7 +11,7 @@ Named before the first run: seed 0 for training, 1 and up for the people, one se
 online    five rounds; each time 500 choices between two answers of the newest candidate, promoted or not, then `round`
 offline   one round on 60 to 2,500 choices between two answers of the first assistant; the first 500 are those of the first online round.
           That is also what rounds learn from where nobody sees a candidate before it is promoted, and none is
-again     the second round's PPO anew, on the same reward model: twice the updates; and starting as the policy in service
+again     PPO of a round anew, on the same reward model: twice the updates, also without any vote; and starting as the policy in service
 thumbs    one round on lone thumbs: a reward model that reads them, or KTO
 lazy      every second vote is one person's who does not read: choices with and without a cap on one person's share, thumbs with and
           without a threshold of each rater
@@ -91,7 +91,7 @@ class Variation:
     """An online round with its reward model, and its PPO made anew otherwise.
 
     Attributes:
-        number: of the round.
+        number: of the round; 0 is the start, whose reward model has seen no vote.
         settings: of PPO; {service} stands for the policy that was in service when that round began.
     """
 
@@ -104,6 +104,9 @@ class Variation:
 VARIATIONS = (
     Variation("again-2-20-updates", 2, ("ppo.updates=20",)),
     Variation("again-2-from-service", 2, ("ppo.start_from={service}",)),
+    # What of it is the votes', and what the updates' alone.
+    Variation("again-0-20-updates", 0, ("ppo.updates=20",)),
+    Variation("again-1-20-updates", 1, ("ppo.updates=20",)),
 )
 
 
@@ -239,9 +242,12 @@ class Bench:
         """PPO of an online round anew, on the same votes and reward model."""
         say(f"{variation.name} …")
         started = time.monotonic()
-        of, run = self.work / f"online-round-{variation.number:03d}", self.work / variation.name
-        snapshot = self.work / "online" / "rounds" / f"{variation.number:03d}" / "snapshot.json"
-        against = json.loads(snapshot.read_text(encoding="utf-8"))["against"]["run"]
+        of, against = self.work / "start", "start"
+        if variation.number:
+            of = self.work / f"online-round-{variation.number:03d}"
+            snapshot = self.work / "online" / "rounds" / f"{variation.number:03d}" / "snapshot.json"
+            against = json.loads(snapshot.read_text(encoding="utf-8"))["against"]["run"]
+        run = self.work / variation.name
         service = self.work / against / "stages" / "ppo" / "adapter"
         shutil.rmtree(run, ignore_errors=True)
         shutil.copytree(of, run)

@@ -45,15 +45,21 @@ def section(results: dict) -> str:
             lines.append(_other(name, found))
     again = [(name, found) for name, found in results.items() if name.startswith("again")]
     if again:
-        lines += ["", "| PPO of round 2, made anew | candidate − start | − the round's own | − in service | KL | minutes |",
-                  "|---|---:|---:|---:|---:|---:|"]  # fmt: skip
         lines += [
-            f"| {_words(name)} | {cell(found['candidate_minus_start'], sign=True)} | {cell(found['minus_the_round'], sign=True)} | "
-            f"{cell(found['minus_service'], sign=True)} | {_value(found['candidate']['ppo'].get('kl_to_reference'))} | "
-            f"{found['minutes_round']:.0f} |"
-            for name, found in again
+            "",
+            "| PPO made anew | votes | candidate − start | − the round's own | − in service | KL | minutes |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+            *(_again(name, found) for name, found in again),
         ]
     return "\n".join([*lines, "", *_power(results)])
+
+
+def _again(name: str, found: dict) -> str:
+    number = name.split("-")[1]
+    of = f"round {number}" if int(number) else "the start"
+    gains = [cell(found[over], sign=True) for over in ("candidate_minus_start", "minus_the_round", "minus_service")]
+    kl = _value(found["candidate"]["ppo"].get("kl_to_reference"))
+    return f"| {of}, {_words(name)} | {found['votes']} | {' | '.join(gains)} | {kl} | {found['minutes_round']:.0f} |"
 
 
 def _power(results: dict) -> list[str]:
