@@ -47,6 +47,55 @@ class Batch:
         return Batch(ids, torch.arange(width, device=device) < lengths[:, None])
 
 
+@dataclass(frozen=True)
+class Lists:
+    """Prompts with their answers side by side, one list a row, right-padded.
+
+    Attributes:
+        ids: (b, t) int64.
+        positions: (b, t) int64, those that an answer's tokens would have behind the prompt alone.
+        allowed: (b, 1, t, t) bool, True where a query may look.
+        ends: (2, Σ K) row and column of every answer's last token, list by list.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    allowed: Tensor
+    ends: Tensor
+
+    @staticmethod
+    def of(
+        lists: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], pad_id: int, device: torch.device | str = "cpu"
+    ) -> Lists:
+        """The layout of (prompt ids, K answers' ids), each answer at least one token."""
+        rows = [[*prompt, *(token for answer in answers for token in answer)] for prompt, answers in lists]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), pad_id)
+        positions = torch.zeros((len(rows), width), dtype=torch.long)
+        # 0 is the prompt, 1…K the answers, −1 padding (which attends to itself alone, so that its softmax is defined).
+        segment = torch.full((len(rows), width), -1)
+        ends: list[tuple[int, int]] = []
+        for i, (row, (prompt, answers)) in enumerate(zip(rows, lists, strict=True)):
+            ids[i, : len(row)] = torch.tensor(row)
+            positions[i, : len(prompt)] = torch.arange(len(prompt))
+            segment[i, : len(prompt)] = 0
+            at = len(prompt)
+            for k, answer in enumerate(answers, start=1):
+                span = slice(at, at + len(answer))
+                positions[i, span] = torch.arange(len(prompt), len(prompt) + len(answer))
+                segment[i, span] = k
+                at += len(answer)
+                ends.append((i, at - 1))
+        # From here on the squares of the width, which are made where they are used.
+        ids, positions, segment = (x.to(device) for x in (ids, positions, segment))
+        causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+        own = segment[:, :, None] == segment[:, None, :]
+        allowed = causal & (own | (segment[:, None, :] == 0)) & (segment[:, :, None] >= 0) | torch.eye(
+            width, dtype=torch.bool, device=device
+        )
+        return Lists(ids, positions, allowed[:, None], torch.tensor(ends, device=device).T)
+
+
 class SharedBase:
     """A frozen causal LM with LoRA adapters by role, split into trunk and upper layers."""
 
@@ -215,40 +264,20 @@ class SharedBase:
         Args:
             lists: (prompt ids, K answers' ids), each answer at least one token.
         """
-        rows = [[*prompt, *(token for answer in answers for token in answer)] for prompt, answers in lists]
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        positions = torch.zeros((len(rows), width), dtype=torch.long)
-        # 0 is the prompt, 1…K the answers, −1 padding (which attends to itself alone, so that its softmax is defined).
-        segment = torch.full((len(rows), width), -1)
-        ends: list[tuple[int, int]] = []
-        for i, (row, (prompt, answers)) in enumerate(zip(rows, lists, strict=True)):
-            ids[i, : len(row)] = torch.tensor(row)
-            positions[i, : len(prompt)] = torch.arange(len(prompt))
-            segment[i, : len(prompt)] = 0
-            at = len(prompt)
-            for k, answer in enumerate(answers, start=1):
-                span = slice(at, at + len(answer))
-                positions[i, span] = torch.arange(len(prompt), len(prompt) + len(answer))
-                segment[i, span] = k
-                at += len(answer)
-                ends.append((i, at - 1))
-        # From here on the squares of the width, which are made where they are used.
-        ids, positions, segment = (x.to(self.device) for x in (ids, positions, segment))
-        causal = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()
-        own = segment[:, :, None] == segment[:, None, :]
-        allowed = causal & (own | (segment[:, None, :] == 0)) & (segment[:, :, None] >= 0) | torch.eye(
-            width, dtype=torch.bool, device=self.device
-        )
-        mask = allowed[:, None]
-        with torch.no_grad():
-            trunk = self._model.get_input_embeddings()(ids)
-            if self.trunk_layers:
-                trunk = self._run(self._trunk, trunk, mask, positions)
+        layout = Lists.of(lists, self.tokenizer.pad_token_id, self.device)
+        return self.list_states(self.list_trunk(layout), layout, role)
+
+    @torch.no_grad()
+    def list_trunk(self, layout: Lists) -> Tensor:
+        """(b, t, d) states of lists below the first adapted layer: the same for all roles, whatever is trained above."""
+        embedded = self._model.get_input_embeddings()(layout.ids)
+        return self._run(self._trunk, embedded, layout.allowed, layout.positions) if self.trunk_layers else embedded
+
+    def list_states(self, trunk: Tensor, layout: Lists, role: str) -> Tensor:
+        """(Σ K, d) state of `role` at the last token of every answer, from the lists' trunk states."""
         with self.acting_as(role):
-            states = self._run(self._upper, trunk, mask, positions)
-        where = torch.tensor(ends, device=self.device).T
-        return states[where[0], where[1]]
+            states = self._run(self._upper, trunk, layout.allowed, layout.positions)
+        return states[layout.ends[0], layout.ends[1]]
 
     def _run(self, part: nn.Module, states: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
         """`mask` is (b, t), True on real tokens, or (b, 1, t, t), True where a query may look."""

@@ -127,6 +127,7 @@ class PPO:
             "eos_rate": float(rollout.finished.float().mean()),
             "reward_total": float(rewards.sum(1).mean()),
             "kl_coef": beta,
+            **({} if settings.kl_target is None else {"kl_target": settings.kl_target}),
             "learning_rate": self.policy_optimizer.param_groups[0]["lr"],
             "explained_variance": float(explained_variance(rollout.values, returns, rollout.mask)),
             **({} if rollout.sampler_gap is None else {"sampler_gap": rollout.sampler_gap}),
