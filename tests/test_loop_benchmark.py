@@ -64,11 +64,12 @@ def test_people_take_turns_and_the_lazy_one_has_every_second_vote():
 def result(votes, gain, arm="offline", number=1, promoted=True):
     entry = lambda v, w=0.1: {"value": v, "ci_low": v - w, "ci_high": v + w}  # noqa: E731
     return {
-        "name": f"{arm}-{votes}", "run": arm, "number": number, "votes": votes, "promoted": promoted,
+        "name": f"{arm}-{votes}", "run": arm, "number": number, "votes": votes, "promoted": promoted, "settings": ["ppo.updates=20"],
         "counts": {"new_pairs": votes - 3, "new_lone_thumbs": 0}, "before": {**entry(0.71), "n": 9},
         "over_service": {"value": gain, "low": gain - 0.1, "high": gain + 0.1},
         "candidate": {"reward": {"clean_accuracy": entry(0.8)}, "ppo": {"gold": entry(5.0), "kl_to_reference": entry(2.0)}},
         "candidate_minus_start": entry(gain), "service_minus_start": entry(gain), "minutes_voting": 1.0, "minutes_round": 2.0,
+        "variances": {"within": 1.0, "between": 0.5, "prompts": 9}, "minus_the_round": entry(0.1), "minus_service": entry(0.1),
     }  # fmt: skip
 
 
@@ -76,42 +77,51 @@ def test_the_page_shows_every_result_where_it_belongs():
     card = {"gold": {"value": 4.5, "ci_low": 4.4, "ci_high": 4.6}}
     results = {
         "start": {"cards": {"base": card, "sft": card, "ppo": card}},
-        "online-1": result(500, 0.2, "online"),
-        "online-2": result(1000, 0.3, "online", 2, promoted=False),
+        "online-1": result(500, 0.02, "online"),
+        "online-2": result(1000, 0.03, "online", 2, promoted=False),
+        "online-3": result(1500, 0.4, "online", 3),
+        "again-0-20-updates": result(0, 0.1),
+        "again-1-20-updates": result(500, 0.2),
+        "again-2-20-updates": result(1000, 0.3),
+        "again-2-from-service": result(1000, 0.15),
         "offline-125": result(125, -0.05),
-        "thumbs-500-offset": result(500, 0.1, "thumbs"),
+        "thumbs-500-offset": result(500, 0.11, "thumbs"),
         "thumbs-500-kto": result(500, 0.07, "thumbs"),
         "lazy-open": result(500, 0.01, "lazy"),
     }
-    # The first online round's votes are votes on the first assistant, too.
     assert {name: [(x, y) for x, y, *_ in rows] for name, rows in page.points(results).items()} == {
-        "online": [(500, 0.2), (1000, 0.3)],
-        "offline": [(125, -0.05), (500, 0.2)],
-        "thumbs-offset": [(500, 0.1)],
+        "short": [(500, 0.02), (1000, 0.03)],
+        "online": [(1000, 0.3), (1500, 0.4)],
+        # The first round's votes are votes on the first assistant.
+        "offline": [(0, 0.1), (125, -0.05), (500, 0.2)],
+        "thumbs-offset": [(500, 0.11)],
         "thumbs-kto": [(500, 0.07)],
     }
-    text = page.section(results)
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    assert rows[2][:6] == ["2", "1000", "997", "71% (61% to 81%)", "80% (70% to 90%)", "+0.30 (+0.20 to +0.40)"]
-    assert rows[2][7] == "no" and len({len(row) for row in rows[:3]}) == 1 and len({len(row) for row in rows[3:]}) == 1
-    assert [row[0] for row in rows[4:]] == [
-        "choices on the first assistant",
-        "lone thumbs: reward model",
-        "lone thumbs: KTO",
-        "choices, half of them lazy, no cap",
-    ]
+    lines = page.section(results).splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    second = next(row for row in rows if row[0] == "2")
+    assert second[:7] == ["2", "20", "1000", "997", "71% (61% to 81%)", "80% (70% to 90%)", "+0.03 (-0.07 to +0.13)"]
+    assert second[8] == "no"
+    firsts = [row[0] for row in rows]
+    for words in ("start, `ppo.updates: 20`", "lone thumbs: KTO", "choices, half of them lazy, no cap"):
+        assert any(words in first for first in firsts), words
+    # Every row has as many cells as its table's head.
+    for row, before in zip(rows[1:], rows, strict=False):
+        assert len(row) == len(before) or set(rows[rows.index(row) + 1][0]) <= set("-:"), row
+    # 1.96 √((0.5 + 2 · 1 / 2) / 60), by hand.
+    assert "| 60 | 0.31 |" in page.section(results)
     drawn = ElementTree.fromstring(page.plot(results))
     marks = [e for e in drawn.iter() if e.tag.endswith(("circle", "polygon"))]
     # One a result and one a series in the legend.
-    assert len(marks) == 6 + 4
+    assert len(marks) == 9 + 5
 
 
 def test_jobs_are_named_once_and_every_count_is_a_milestone_of_its_crowd():
-    jobs = loop.jobs()
-    assert len({j.name for j in jobs}) == len(jobs) and [j.name for j in jobs[:5]] == [
-        f"online-{n}" for n in range(1, 6)
-    ]
-    assert sorted(j.votes for j in jobs if j.crowd == "offline") == sorted(loop.OFFLINE)
+    everything = loop.jobs()
+    jobs = [j for j in everything if isinstance(j, loop.Job)]
+    assert len({j.name for j in everything}) == len(everything)
+    assert [(j.number, j.votes) for j in jobs if j.run == "online"] == [(n, 500 * n) for n in range(1, 6)]
+    assert sorted(j.votes for j in jobs if j.name.startswith("offline")) == [n for n in loop.OFFLINE if n != loop.VOTES]
     assert all(j.crowd in loop.CROWDS for j in jobs)
     asked = set(loop.questions(1))
     rows = (loop.ROOT / "data" / "seed" / "heldout_prompts.jsonl").read_text(encoding="utf-8").splitlines()

@@ -10,11 +10,14 @@ BEGIN, END = "<!-- loop -->", "<!-- end of loop -->"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 380, 56, 20, 16, 74
 # Told apart by shape as well as by colour, which both light and dark pages show.
 SERIES = (
-    ("online", "rounds: votes on the newest candidate", "#0b7285", "circle"),
-    ("offline", "votes on the first assistant only", "#d9480f", "square"),
-    ("thumbs-offset", "lone thumbs, reward model", "#7048e8", "triangle"),
+    ("online", "20 updates; votes on the newest candidate too", "#0b7285", "circle"),
+    ("offline", "20 updates; votes on the first assistant only", "#d9480f", "square"),
+    ("short", "10 updates", "#495057", "ring"),
+    ("thumbs-offset", "20 updates; lone thumbs, reward model", "#7048e8", "triangle"),
     ("thumbs-kto", "lone thumbs, KTO", "#868e96", "diamond"),
 )
+# The same procedure as the arm that they are drawn with.
+ALSO = {"again-0-20-updates": "offline", "again-1-20-updates": "offline", "again-2-20-updates": "online"}
 
 
 def write(results: dict) -> None:
@@ -33,9 +36,9 @@ def section(results: dict) -> str:
         f"Gold score of the start: {cell(start['ppo'].get('gold'))} (its SFT policy {cell(start['sft'].get('gold'))}, the base model "
         f"{cell(start['base'].get('gold'))}). Everything below is over the start, in points.",
         "",
-        "| round | votes in all | new pairs | old reward model right on the new votes | clean accuracy of the new one | candidate − start | "
-        "candidate − in service | promoted | in service − start | KL | minutes |",
-        "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|",
+        "| round | PPO updates | votes in all | new pairs | old reward model right on the new votes | clean accuracy of the new one | "
+        "candidate − start | candidate − in service | promoted | in service − start | KL | minutes |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|",
     ]
     lines += [_row(found["number"], found) for found in _of(results, "online")]
     lines += ["", "| what one round learned from | votes | pairs or thumbs | clean accuracy | candidate − start | promoted | KL | minutes |",
@@ -88,11 +91,15 @@ def _of(results: dict, arm: str) -> list[dict]:
 def _row(label, found: dict) -> str:
     counts, candidate = found["counts"], found["candidate"]
     return (
-        f"| {label} | {found['votes']} | {counts['new_pairs']} | {percent(found['before'])} | "
+        f"| {label} | {_updates(found)} | {found['votes']} | {counts['new_pairs']} | {percent(found['before'])} | "
         f"{percent(candidate['reward'].get('clean_accuracy'))} | {cell(found['candidate_minus_start'], sign=True)} | "
         f"{_gain(found['over_service'])} | {'yes' if found['promoted'] else 'no'} | {cell(found['service_minus_start'], sign=True)} | "
         f"{_value(candidate['ppo'].get('kl_to_reference'))} | {found['minutes_voting'] + found['minutes_round']:.0f} |"
     )
+
+
+def _updates(found: dict) -> str:
+    return next(s.partition("=")[2] for s in found["settings"] if s.startswith("ppo.updates="))
 
 
 def _other(name: str, found: dict) -> str:
@@ -159,13 +166,11 @@ def points(results: dict) -> dict[str, list[tuple[float, float, float, float]]]:
     for name, result in results.items():
         gain = result.get("candidate_minus_start")
         arm, _, rest = name.partition("-")
-        series = f"thumbs-{rest.rpartition('-')[2]}" if arm == "thumbs" else arm
+        series = ALSO.get(name, f"thumbs-{rest.rpartition('-')[2]}" if arm == "thumbs" else arm)
+        if arm == "online" and int(rest) <= 2:
+            series = "short"
         if gain and series in found:
             found[series].append((result["votes"], gain["value"], gain["ci_low"], gain["ci_high"]))
-    # The first round's votes are votes on the first assistant.
-    if first := results.get("online-1"):
-        gain = first["candidate_minus_start"]
-        found["offline"].append((first["votes"], gain["value"], gain["ci_low"], gain["ci_high"]))
     return {name: sorted(rows) for name, rows in found.items() if rows}
 
 
@@ -219,7 +224,7 @@ def plot(results: dict) -> str:
         if not own:
             continue
         # Side by side where several series have the same number of votes.
-        shift = (number - 1.5) * 4
+        shift = (number - 2) * 4
         at = [(x_at(x) + shift, y_at(y), y_at(a), y_at(b)) for x, y, a, b in own]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y, *_ in at)
         out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-opacity="0.6"/>')
@@ -241,6 +246,8 @@ def _mark(shape: str, x: float, y: float, colour: str) -> str:
         "triangle": [(0, -5.5), (5, 4), (-5, 4)],
         "diamond": [(0, -5.5), (5.5, 0), (0, 5.5), (-5.5, 0)],
     }
+    if shape == "ring":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="#ffffff" stroke="{colour}" stroke-width="2"/>'
     if shape == "circle":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}"/>'
     corners = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in around[shape])
