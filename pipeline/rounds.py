@@ -79,6 +79,12 @@ def run_round(base: Run, say: Say) -> Concluded | None:
             f"({taken.against.stage}) on {found.prompts} prompts; the lower end is {'' if better else 'not '}above "
             f"{settings.min_gain:g} (rounds.min_gain)"
         )
+        if found.low <= settings.min_gain < found.high:
+            # Not better and not worse: what a person would otherwise take for "no use".
+            why += (
+                f". Undecided: a gain of less than about {(found.high - found.low) / 2:.2f} does not show on so few answers; more of "
+                "data.heldout_prompts or evaluation.samples_per_prompt show smaller ones"
+            )
         return _conclude(base, taken, before, asdict(found), better, why)
 
 

@@ -339,7 +339,22 @@ def test_where_the_rubric_is_not_the_yardstick_the_judge_decides(
 
 def test_a_judge_that_is_right_half_the_time_promotes_nobody(judged_round, judge_at):
     end = judged_round(judge_at(lambda a, b: "[[C]]"))
-    assert (end.gain["value"], end.promoted) == (0.0, False)
+    assert (end.gain["value"], end.promoted) == (0.0, False) and "Undecided" not in end.why
+
+
+def test_where_the_interval_holds_both_it_is_told_what_gain_could_have_been_seen(judged_round, judge_at):
+    asked = []
+
+    def every_second(a, b):
+        asked.append(a)
+        # Both orders of a comparison agree: two prompts won, two lost.
+        liked = "new" if (len(asked) - 1) // 2 % 2 else "old"
+        return "[[A]]" if liked in a else "[[B]]"
+
+    end = judged_round(judge_at(every_second))
+    half = (end.gain["high"] - end.gain["low"]) / 2
+    assert end.gain["value"] == 0.0 and half > 0.2 and not end.promoted
+    assert f"Undecided: a gain of less than about {half:.2f} does not show" in end.why
 
 
 def test_a_judge_without_a_verdict_leaves_the_round_open_for_a_better_one(judged_round, judge_at, tmp_path):
