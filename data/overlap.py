@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from data.records import Demonstration, Message, Prompt, Record
+from data.records import Demonstration, Message, Prompt, Record, Thumb
 
 GRAM = 13
 # A run of words in more training texts than this is a template or a common phrase, no copy (Brown et al. 2020, appendix C).
@@ -94,7 +94,7 @@ class Said:
     def of(record: Record) -> Said:
         turns = [m for m in prompt_of(record) if m.role != "system"]
         question = next((m.content for m in turns if m.role == "user"), None)
-        answers = [record.response] if isinstance(record, Demonstration) else getattr(record, "responses", ())
+        answers = [record.response] if isinstance(record, Demonstration | Thumb) else getattr(record, "responses", ())
         return Said(record.id, question, (*(m.content for m in turns), *answers))
 
 

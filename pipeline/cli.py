@@ -177,9 +177,11 @@ def chat(overrides: Overrides = None, config: ConfigOption = None, run_name: Run
     talk(opened.path, opened.config)
 
 
+from pipeline.cli_plan import plan  # noqa: E402
 from pipeline.cli_rounds import rollback, round_, rounds  # noqa: E402
 from pipeline.cli_serve import serve  # noqa: E402  after the options that they share
 
+app.command()(plan)
 app.command()(serve)
 app.command(name="round")(round_)
 app.command()(rounds)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.config import check_files
 from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
 from pipeline.evaluation import detectors, gates
-from pipeline.run import Run, StageManifest, Step
+from pipeline.run import TAKEN_OVER, Run, StageManifest, Step
 
 Say = Callable[[str], None]
 # What a step's line shows of its metrics: the first few of these that it has.
@@ -244,6 +244,8 @@ def summary(manifest: StageManifest, count: int = 4) -> str:
 
 
 def _took(manifest: StageManifest) -> str:
+    if TAKEN_OVER in manifest.environment:
+        return f"taken over from {manifest.environment[TAKEN_OVER]}"
     return f"{manifest.environment['seconds']:.0f} s"
 
 

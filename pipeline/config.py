@@ -20,6 +20,13 @@ from pipeline.evaluation.detectors import DETECTORS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_NOT_IN_A_KEY = {
+    *("model.device", "model.gradient_checkpointing"),
+    *(
+        f"ppo.rollout.{name}"
+        for name in ("url", "adapter_dir", "concurrency", "timeout_seconds", "attempts", "pause_seconds")
+    ),
+}
 
 
 class _Section(BaseModel):
@@ -35,6 +42,13 @@ class ModelConfig(_Section):
         "auto", description="of the frozen weights; adapters are float32"
     )
     quantization: Literal["none", "8bit", "4bit"] = Field("none", description="of the frozen weights")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where everything is computed; auto is the GPU where there is one"
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="states inside adapted layers are made again for the gradient, not kept: less memory, more time",
+    )
     allow_cpu_quantization: bool = Field(False, description="quantize without a GPU, many times slower")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     system_prompt: str | None = Field(None, description="put before every conversation that has none")
@@ -78,6 +92,8 @@ class DataConfig(_Section):
         None, description="file of ranked answers to held-out prompts, for the reward model"
     )
     heldout_rankings_format: str = Field("ranked", description="a name in data/formats.py")
+    thumbs: str | None = Field(None, description="file of answers with a thumb, for reward.thumbs_weight and KTO")
+    thumbs_format: str = Field("thumbs", description="a name in data/formats.py")
     general_text: str | None = Field(
         BUILT_IN,
         description="file of ordinary text that shows what training made the model forget; None measures nothing",
@@ -117,6 +133,9 @@ class SftConfig(_Section):
     batch_size: int = Field(8, ge=1, description="demonstrations a step")
     micro_batch_size: int = Field(8, ge=1, description="demonstrations a forward pass")
     max_tokens: int = Field(128, ge=8, description="tokens; longer demonstrations are left out and counted")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
+    )
     checkpoint_every: int = Field(20, ge=0, description="steps; 0 is never")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
@@ -142,10 +161,22 @@ class RewardConfig(_Section):
     )
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, per step")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
+    )
     center_coef: float = Field(0.01, ge=0, description="weight of the term that holds scores near zero")
     mismatched_negatives: bool = Field(True, description="also rank the best answer above a good one to another prompt")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     start_from_sft: bool = Field(True, description="the adapter starts as the SFT adapter, else as the identity")
+    thumbs_weight: float = Field(
+        0.0, ge=0, description="weight of a prompt's lone thumbs beside a ranking's pairs; 0 leaves thumbs unused"
+    )
+    thumbs_prompt_spread: float = Field(
+        1.0, ge=0, description="logits; standard deviation of the prompts' own thresholds of a thumb up"
+    )
+    thumbs_rater_prior: float = Field(
+        10.0, ge=0, description="thumbs at which a rater's own share of thumbs up counts as much as everybody's"
+    )
     members: int = Field(1, ge=1, le=8, description="reward models, each with its own head and order of the rankings")
     scale_lists: int = Field(64, ge=2, description="rankings on which the score's mean and spread are measured")
 
@@ -158,6 +189,23 @@ class RewardConfig(_Section):
         return self
 
 
+class RolloutConfig(_Section):
+    """Who draws PPO's answers. A vLLM server must hold the same base, and see the directory of the adapters."""
+
+    engine: Literal["hf", "vllm"] = Field("hf", description="hf draws in this process, vllm asks a server")
+    url: str = Field("http://127.0.0.1:8000", pattern=r"^https?://[^\s/]+", description="the server's address")
+    adapter_dir: str | None = Field(None, description="where adapters are handed over; None is a temporary directory")
+    concurrency: int = Field(64, ge=1, description="requests at a time")
+    timeout_seconds: float = Field(600.0, gt=0, description="seconds a request")
+    attempts: int = Field(5, ge=1, description="requests before giving up on a server that does not answer")
+    pause_seconds: float = Field(1.0, ge=0, description="seconds before the second attempt; doubled each time")
+    importance_cap: float | None = Field(
+        None,
+        gt=0,
+        description="truncates π(trainer) / π(sampler) by which each token's advantage is weighted; None is no weight",
+    )
+
+
 class PpoConfig(_Section):
     updates: int = Field(20, ge=1, description="rollouts with their optimisation")
     episodes: int = Field(32, ge=2, description="answers an update")
@@ -168,6 +216,13 @@ class PpoConfig(_Section):
     value_learning_rate: float = Field(2e-4, gt=0, lt=1, description="the value model's, per step")
     lr_decay: bool = Field(True, description="both rates fall linearly to zero over the run")
     adam_eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
+    start_from: str | None = Field(
+        None,
+        description="directory of the adapter that the policy starts as; None is SFT's, which is the reference anyway",
+    )
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
+    )
     kl_coef: float = Field(0.05, ge=0, description="reward units a nat of KL(policy || reference)")
     kl_target: float | None = Field(None, gt=0, description="nats a sequence; makes the coefficient adaptive")
     kl_horizon: int = Field(
@@ -199,6 +254,7 @@ class PpoConfig(_Section):
         "recompute", description="where the old policy's log-probabilities come from"
     )
     checkpoint_every: int = Field(5, ge=0, description="updates; 0 is never")
+    rollout: RolloutConfig = RolloutConfig()
     ensemble: Literal["mean", "worst", "uncertainty"] = Field(
         "mean", description="how the scores of several reward.members become one"
     )
@@ -216,9 +272,28 @@ class PpoConfig(_Section):
         if self.kl_target is not None and self.kl_horizon < self.episodes:
             # At a fifth of it the factor of one update would be 0, below that negative: KL would be paid for.
             raise ValueError(f"'kl_horizon' should be at least episodes {self.episodes} (got {self.kl_horizon})")
+        if self.old_logprobs == "generation" and self.rollout.engine != "hf":
+            raise ValueError(
+                "'old_logprobs' should be recompute where another engine draws: its arithmetic is not the trainer's (got 'generation')"
+            )
+        if self.old_logprobs == "generation" and self.rollout.importance_cap is not None:
+            raise ValueError(
+                "'old_logprobs' should be recompute where rollout.importance_cap is set (got 'generation')"
+            )
         if not self.reward_sources:
             raise ValueError("'reward_sources' should name at least one source (got none)")
         return self
+
+
+class KtoConfig(_Section):
+    """KTO on thumbs, in PPO's place where `learner` is kto. Thumbs up and down are weighted so that each kind counts half."""
+
+    epochs: int = Field(1, ge=1, description="passes over the thumbs")
+    batch_size: int = Field(16, ge=2, description="thumbs a step; the KL term is estimated within it")
+    learning_rate: float = Field(2e-4, gt=0, lt=1, description="peak, per step")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
+    beta: float = Field(0.1, gt=0, description="how dear it is to move from the SFT policy, per nat")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
 
 
 class DetectorsConfig(_Section):
@@ -344,6 +419,8 @@ class ChatConfig(_Section):
         0.2, ge=0, le=1, description="share of web turns answered twice, blind side by side"
     )
     queue_limit: int = Field(64, ge=2, description="web requests that may wait; half of them of one client")
+    other_rounds: int = Field(4, ge=0, description="assistants of other rounds in the web menu, the newest ones")
+    batch_rows: int = Field(8, ge=1, le=256, description="web answers drawn side by side; 1 draws one after another")
     answer_seconds: float = Field(300.0, gt=0, description="seconds after which a web answer is cut off")
     max_body_bytes: int = Field(262_144, ge=1024, description="size of a web request at most, in bytes")
     allowed_hosts: list[str] = Field([], description="names, beside its address, under which the server may be reached")
@@ -360,6 +437,10 @@ class RoundsConfig(_Section):
     demonstrations: bool = Field(
         False, description="SFT too learns from edits and good answers, and so starts elsewhere"
     )
+    continue_policy: bool = Field(
+        False,
+        description="PPO starts as the policy in service instead of SFT's; KL is charged against SFT all the same",
+    )
     min_gain: float = Field(
         0.0, description="points by which the lower end of the 95 % interval must lie above the assistant in service"
     )
@@ -375,7 +456,11 @@ class Config(_Section):
     data: DataConfig
     sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
+    learner: Literal["ppo", "kto"] = Field(
+        "ppo", description="what trains the policy in the stage ppo; kto learns from thumbs alone"
+    )
     ppo: PpoConfig = PpoConfig()
+    kto: KtoConfig = KtoConfig()
     detectors: DetectorsConfig = DetectorsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     judge: JudgeConfig = JudgeConfig()
@@ -406,9 +491,20 @@ class Config(_Section):
         return self.evaluation.gold == "rubric" and not self.ppo.reward_sources.get("rubric")
 
     def subset(self, keys: Sequence[str]) -> dict[str, Any]:
-        """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of."""
-        flat = dict(_flatten(self.model_dump(mode="json")))
+        """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of.
+
+        Without those that say where and in how many passes something is computed: a run that was begun on one machine goes on
+        on another.
+        """
+        flat = {k: v for k, v in _flatten(self.model_dump(mode="json")) if k not in _NOT_IN_A_KEY}
         return {name: value for name, value in flat.items() if any(name == k or name.startswith(k + ".") for k in keys)}
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting's default under its dotted key; what has none is not there."""
+    needed = ("demonstrations", "rankings", "heldout_prompts")
+    flat = dict(_flatten(Config(data=DataConfig(**dict.fromkeys(needed, "-"))).model_dump(mode="json")))
+    return {name: value for name, value in flat.items() if name.removeprefix("data.") not in needed}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -22,6 +22,7 @@ _KINDS: dict[str, type] = {
     "prompts": Prompt,
     "heldout_prompts": Prompt,
     "heldout_rankings": Ranking,
+    "thumbs": Thumb,
 }
 _HELD = ("heldout_prompts", "heldout_rankings")
 _YARDSTICKS = {"general_text": load_paragraphs, "facts": load_facts}
@@ -67,6 +68,7 @@ class Checked:
             "prompts_too_long": len(self.too_long["prompts"]),
             "heldout_prompts": len(self.given["heldout_prompts"]),
             "heldout_rankings": len(self.given["heldout_rankings"]),
+            **({"thumbs": len(train["thumbs"]), "thumbs_test": len(test["thumbs"])} if self.given["thumbs"] else {}),
         }
 
 
@@ -90,11 +92,15 @@ def check(config, tokenizer) -> Checked:
     sizes = {name: len({r.id for r in given[name]}) for name in _HELD}
     problems += [line for held in _HELD for line in _held_leaks(held, sizes[held], overlaps, config.data.max_overlap)]
     lengths = _Lengths(config, tokenizer)
-    too_long = {"demonstrations": [], "rankings": [], "prompts": []}
+    too_long = {"demonstrations": [], "rankings": [], "prompts": [], "thumbs": []}
     train["demonstrations"], too_long["demonstrations"] = lengths.demonstrations(train["demonstrations"])
     train["prompts"], too_long["prompts"] = lengths.prompts(train["prompts"])
     test["prompts"], _ = lengths.prompts(test["prompts"])
+    # Both sides at once: that every thumb of a side of two is too long is no mistake.
+    fitting, too_long["thumbs"] = lengths.thumbs(given["thumbs"])
+    fitting = set(fitting)
     for side in (train, test):
+        side["thumbs"] = [t for t in side["thumbs"] if t in fitting]
         side["rankings"], long = lengths.rankings(side["rankings"])
         too_long["rankings"] += long
     lengths.held(given)
@@ -159,6 +165,7 @@ def _split(given: Mapping[str, list], settings) -> tuple[dict[str, list], dict[s
         ("demonstrations", given["demonstrations"]),
         ("rankings", given["rankings"]),
         ("prompts", prompts),
+        ("thumbs", given["thumbs"]),
     ):
         sides: tuple[list, list] = ([], [])
         for record in records:
@@ -172,7 +179,7 @@ def _empty_sides(train: Mapping[str, list], test: Mapping[str, list], given: Map
     problems = [
         f"data.{name}: nothing is left to use after the split. Give more rows or lower data.test_share."
         for name, records in kept.items()
-        if not records and not (name == "prompts" and not given["prompts"])
+        if not records and not (name in ("prompts", "thumbs") and not given[name])
     ]
     if not test["demonstrations"] or not test["rankings"]:
         problems.append("data.test_share: the test split is empty. Raise it, or give more rows.")
@@ -275,6 +282,17 @@ class _Lengths:
         fits = {r.id: n for r, n in zip(records, lengths, strict=True)}
         self._readable(kept, fits)
         return kept, long
+
+    def thumbs(self, records: list[Thumb]) -> tuple[list, list[str]]:
+        """Those whose question and answer do not fit together are left out: a shortened one is not what was judged."""
+        if not records:
+            return [], []
+        answers = text_lengths(self.tokenizer, [t.response for t in records])
+        pairs = zip(self._prompts([t.prompt for t in records]), answers, records, strict=True)
+        lengths = [
+            p + a + int(t.finished) if p <= self._most else self.config.reward.max_tokens + 1 for p, a, t in pairs
+        ]
+        return self._sides(records, lengths, self.config.reward.max_tokens, "reward.max_tokens", "thumb")
 
     def held(self, given: Mapping[str, list]) -> None:
         """Held-out records are the yardstick: none may silently be missing."""

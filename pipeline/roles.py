@@ -25,7 +25,7 @@ RoleEncoder = Callable[..., tuple[Tensor, Tensor]]
 def open_base(config) -> SharedBase:
     """The base model of the config, frozen, ready to take adapters."""
     model, tokenizer = load(config.model)
-    return SharedBase(model, tokenizer, config.lora)
+    return SharedBase(model, tokenizer, config.lora, recompute=config.model.gradient_checkpointing)
 
 
 class RewardModel:

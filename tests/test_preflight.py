@@ -185,3 +185,24 @@ def test_a_demonstration_fits_exactly_with_the_end_of_its_answer(make_config, to
     )
     assert check(make_config(f"sft.max_tokens={longest}"), tokenizer).too_long["demonstrations"] == []
     assert len(check(make_config(f"sft.max_tokens={longest - 1}"), tokenizer).too_long["demonstrations"]) > 0
+
+
+def test_thumbs_are_split_measured_and_held_against_the_held_out_questions(make_config, tokenizer, tmp_path):
+    rows = [{"id": f"t{i}", "prompt": q, "completion": "Fine.", "label": i % 2 > 0} for i, q in enumerate(QUESTIONS)]
+    write(tmp_path / "t.jsonl", rows)
+    config = make_config(f"data.thumbs={tmp_path}/t.jsonl")
+    counts = check(config, tokenizer).counts()
+    test = sum(is_test([Message("user", q)], 0.1) for q in QUESTIONS)
+    assert (counts["thumbs"], counts["thumbs_test"]) == (60 - test, test)
+    # A byte is a token here: the last answer alone is longer than reward.max_tokens, the question before it than max_prompt_tokens.
+    long = [
+        {"prompt": "q" * 120, "completion": "Fine.", "label": True},
+        {"prompt": "q?", "completion": "x" * 200, "label": True},
+    ]
+    write(tmp_path / "t.jsonl", rows[:5] + long)
+    checked = check(config, tokenizer)
+    assert len(checked.too_long["thumbs"]) == 2 and len(checked.train["thumbs"]) + len(checked.test["thumbs"]) == 5
+    write(tmp_path / "t.jsonl", [*rows[:5], {"id": "bad", "prompt": "held 3?", "completion": "Fine.", "label": True}])
+    assert not is_test([Message("user", "held 3?")], 0.1)
+    (found,) = problems(config, tokenizer)
+    assert found.startswith("data.heldout_prompts: 1 of 5 also occur in the thumbs (first: ")

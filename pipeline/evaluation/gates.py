@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import write_json
 from pipeline.evaluation.cards import Card, is_finite
 
 ACCEPTED_FILE = "accepted_gates.json"
@@ -214,10 +215,7 @@ def accept(run_dir: Path, gate: str, why: str) -> None:
     if not why.strip():
         raise ValueError(f"gate {gate}: accepting a missed gate needs a reason")
     path = run_dir / ACCEPTED_FILE
-    temporary = path.with_name(path.name + ".tmp")
-    text = json.dumps(read_accepted(run_dir) | {gate: why.strip()}, indent=1, ensure_ascii=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, read_accepted(run_dir) | {gate: why.strip()})
 
 
 def _hold(card: Card, gate: str, bounds: Any, where: str) -> GateResult:

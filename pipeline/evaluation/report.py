@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import write_whole
 from pipeline.evaluation import facts as f
 from pipeline.evaluation.caveats import caveats
 from pipeline.evaluation.facts import Facts
@@ -31,8 +31,8 @@ def write_report(run_dir: Path, config: Any) -> tuple[Path, Path]:
     """
     facts = f.gather(run_dir, config)
     markdown, html = run_dir / "report.md", run_dir / "report.html"
-    _write(markdown, to_markdown(facts))
-    _write(html, page(facts))
+    write_whole(markdown, f.clean(to_markdown(facts)))
+    write_whole(html, f.clean(page(facts)))
     return markdown, html
 
 
@@ -236,12 +236,3 @@ def _cell(entry: f.Entry | None) -> str:
         return "–"
     around = f.interval(entry)
     return f"{f.figure(entry)} ({around})" if around else f.figure(entry)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f.clean(text))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -1,7 +1,8 @@
 """The stages in their order, and the evaluation that follows each. Read this file to know what a run does.
 
 A step is keyed by the settings it names, the data files it reads and the manifests of the steps it needs; its version is raised
-when its code changes what it leaves behind.
+when its code changes what it leaves behind. A step that names in `reads` every file it depends on is taken over by a round where
+those files are the same.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pipeline.run import Step
 
 _COMMON = ("seed", "model", "lora")
 _ANSWERING = (*_COMMON, "evaluation", "data.max_prompt_tokens")
+# What `prepare` copies of them; a run may have neither.
+_YARDSTICKS = ("general_text.jsonl", "facts.jsonl")
 
 
 def _data_files(config) -> list[Path]:
@@ -40,6 +43,7 @@ STAGES: tuple[Step, ...] = (
         settings=(*_COMMON, "sft"),
         version=1,
         body="pipeline.stages.sft:run",
+        reads={"prepare": ("demonstrations.train.jsonl",)},
     ),
     Step(
         name="reward",
@@ -51,9 +55,12 @@ STAGES: tuple[Step, ...] = (
     Step(
         name="ppo",
         needs=("prepare", "sft", "reward"),
-        settings=(*_COMMON, "ppo", "detectors", "evaluation.gold", "data.max_prompt_tokens"),
+        settings=(*_COMMON, "learner", "kto", "ppo", "detectors", "evaluation.gold", "data.max_prompt_tokens"),
         version=3,
-        body="pipeline.stages.ppo:run",
+        body="pipeline.stages.policy:run",
+        files=lambda config: (
+            [Path(config.ppo.start_from) / "adapter_model.safetensors"] if config.ppo.start_from else []
+        ),
     ),
 )
 
@@ -64,6 +71,7 @@ EVALUATIONS: dict[str, Step] = {
         settings=_ANSWERING,
         version=2,
         body="pipeline.evaluation.harness:evaluate_base",
+        reads={"prepare": ("heldout_prompts.jsonl", *_YARDSTICKS)},
     ),
     "sft": Step(
         name="evaluate-sft",
@@ -71,6 +79,11 @@ EVALUATIONS: dict[str, Step] = {
         settings=_ANSWERING,
         version=3,
         body="pipeline.evaluation.harness:evaluate_sft",
+        reads={
+            "prepare": ("heldout_prompts.jsonl", "demonstrations.test.jsonl", *_YARDSTICKS),
+            "sft": ("adapter/adapter_model.safetensors", "adapter/adapter_config.json"),
+            "evaluate-base": ("answers.jsonl", "yardsticks.json"),
+        },
     ),
     "reward": Step(
         name="evaluate-reward",

@@ -26,6 +26,7 @@ from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
 from pipeline.ppo.watch import Watch, text_figures
 from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base
+from pipeline.rollouts.engine import RolloutEngine, open_engine
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead
@@ -38,14 +39,23 @@ HIGH = 0.99
 def run(ctx) -> dict[str, float]:
     """Leaves `adapter/` (and `ema/`), the value model, one line an update in `log.jsonl`, answers in `samples.jsonl`,
     and in `detectors.json` what the failure detectors saw. After an alarm the policy is the one that they went back to."""
-    config, settings = ctx.config, ctx.config.ppo
-    base = open_base(config)
-    base.load(POLICY, ctx.inputs["sft"] / ADAPTER, trainable=True)
+    settings = ctx.config.ppo
+    base = open_base(ctx.config)
+    base.load(POLICY, Path(settings.start_from or ctx.inputs["sft"] / ADAPTER), trainable=True)
     base.load(REFERENCE, ctx.inputs["sft"] / ADAPTER, trainable=False)
     reward_model = RewardEnsemble.open(base, ctx.inputs["reward"], settings)
     base.add(VALUE, trainable=True, like=REWARD)
     prompts = _prompts(ctx, base)
     _check_context(base, prompts, settings)
+    engine = open_engine(settings.rollout, longest=max(len(p.ids) for p in prompts) + settings.max_new_tokens)
+    try:
+        return _run(ctx, base, reward_model, prompts, engine)
+    finally:
+        engine.close()
+
+
+def _run(ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engine: RolloutEngine) -> dict[str, float]:
+    config, settings = ctx.config, ctx.config.ppo
     ppo = PPO(
         base,
         _value_head(reward_model.members[0]),
@@ -55,6 +65,7 @@ def run(ctx) -> dict[str, float]:
         seed=config.seed,
         micro_batch=MicroBatch(settings.micro_batch, "ppo.micro_batch", "ppo.max_new_tokens or data.max_prompt_tokens"),
         demonstrations=_demonstrations(ctx, base) if settings.ptx_coef > 0 else (),
+        engine=engine,
     )
     samples = ctx.out / "samples.jsonl"
     watch = _watch(ctx, base)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from data.quality import report as quality
-from data.rows import demonstration_row, prompt_row, ranking_row, write_rows
+from data.rows import demonstration_row, prompt_row, ranking_row, thumb_row, write_rows
 from pipeline.models import load_tokenizer, weights_sha256
 from pipeline.preflight import Checked, check
 from pipeline.template import template_sha256
@@ -45,6 +45,8 @@ def _write_sets(out: Path, checked: Checked) -> None:
     for side, sets in (("train", checked.train), ("test", checked.test)):
         write_rows(out / f"demonstrations.{side}.jsonl", map(demonstration_row, sets["demonstrations"]))
         write_rows(out / f"rankings.{side}.jsonl", map(ranking_row, sets["rankings"]))
+        if checked.given["thumbs"]:
+            write_rows(out / f"thumbs.{side}.jsonl", map(thumb_row, sets["thumbs"]))
     write_rows(out / "prompts.jsonl", map(prompt_row, checked.train["prompts"]))
     write_rows(out / "prompts.test.jsonl", map(prompt_row, checked.test["prompts"]))
     for name, records in checked.yardsticks.items():
