@@ -2,7 +2,8 @@
 
     python benchmarks/beside.py runs/seed-0 runs/seed-1 runs/seed-2      # → benchmarks/results/beside.json
 
-Also for runs of an earlier version, whose cards lack these numbers: nothing is trained or generated. Each run is written as it falls.
+A run whose cards hold these numbers is only read. Of a run of an earlier version they are measured; nothing is trained or
+generated for it. Each run is written as it falls, beside those that the file holds already.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pipeline.adapters import BASE  # noqa: E402
 from pipeline.config import load_config  # noqa: E402
 from pipeline.evaluation import harness  # noqa: E402
 from pipeline.evaluation.answers import read_answers  # noqa: E402
+from pipeline.evaluation.cards import read_card  # noqa: E402
 from pipeline.evaluation.comparisons import length_controlled_win_rate  # noqa: E402
 from pipeline.evaluation.forgetting import Paragraphs  # noqa: E402
 from pipeline.evaluation.reward_card import calibration_entries, length_entries  # noqa: E402
@@ -55,9 +57,11 @@ def main() -> None:
 
         torch.set_num_threads(arguments.threads)
     config = load_config(CONFIG)
-    found = {}
+    found = json.loads(arguments.out.read_text(encoding="utf-8"))["value_low_high_n"] if arguments.out.exists() else {}
     for run in arguments.runs:
-        found[run.name] = {e.metric: [e.value, e.ci_low, e.ci_high, e.n] for e in measure(run, config)}
+        measured = on_cards(run) or list(measure(run, config))
+        found[run.name] = {e.metric: [e.value, e.ci_low, e.ci_high, e.n] for e in measured}
+        found = dict(sorted(found.items()))
         text = json.dumps(_plain({"config": CONFIG.name, "value_low_high_n": found}), indent=1, allow_nan=False)
         arguments.out.write_text(text + "\n", encoding="utf-8")
         print(run, "done", flush=True)
@@ -115,6 +119,16 @@ def tables(found: dict) -> str:
             out.append(f"| {said} | " + " | ".join(cells) + f" | {bound} |")
         out.append("")
     return "\n".join(out)
+
+
+def on_cards(run: Path) -> list:
+    """The entries of the tables from the run's own cards; empty where one lacks any of them."""
+    wanted = [metric for rows in TABLES for metric, _, _ in rows]
+    out = []
+    for stage in ("base", "sft", "reward", "ppo"):
+        card = read_card(run / "evaluation" / stage / "card.json")
+        out += [e for e in _named(stage, card.entries) if e.metric in wanted]
+    return out if {e.metric for e in out} == set(wanted) else []
 
 
 def measure(run: Path, config):

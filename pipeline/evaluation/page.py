@@ -277,9 +277,7 @@ def _detectors(facts: Facts) -> str:
         )
     if not rows:
         return ""
-    table = _table(
-        ("Detector", "Seen last, and its bound", "State"), rows, "What the failure detectors saw", "watched"
-    )
+    table = _table(("Detector", "Seen last, and its bound", "State"), rows, "What the failure detectors saw", "watched")
     return f'<p class="intro">{text(f.DETECTORS_NOTE)}</p>{table}'
 
 
