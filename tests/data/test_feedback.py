@@ -140,7 +140,7 @@ def test_file_and_directory_are_the_owners_alone(tmp_path):
     an_answer(store)
     assert mode(tmp_path / "new") == 0o700
     beside = sorted((tmp_path / "new").iterdir())
-    assert [p.name for p in beside] == [f"feedback.sqlite{end}" for end in ("", "-shm", "-turn", "-wal")]
+    assert [p.name for p in beside] == [f"feedback.sqlite{end}" for end in ("", "-shm", "-wal")]
     assert all(mode(p) == 0o600 for p in beside)
     store.close()
 
