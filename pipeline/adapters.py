@@ -17,9 +17,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from data.errors import UserError
 
+# What families of models call the norm after their last layer.
+_FINAL_NORMS = ("norm", "final_layer_norm", "ln_f")
 BASE, POLICY, REFERENCE, REWARD, VALUE = "base", "policy", "reference", "reward", "value"
 
 
@@ -44,11 +47,63 @@ class Batch:
         return Batch(ids, torch.arange(width, device=device) < lengths[:, None])
 
 
+@dataclass(frozen=True)
+class Lists:
+    """Prompts with their answers side by side, one list a row, right-padded.
+
+    Attributes:
+        ids: (b, t) int64.
+        positions: (b, t) int64, those that an answer's tokens would have behind the prompt alone.
+        allowed: (b, 1, t, t) bool, True where a query may look.
+        ends: (2, Σ K) row and column of every answer's last token, list by list.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    allowed: Tensor
+    ends: Tensor
+
+    @staticmethod
+    def of(
+        lists: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], pad_id: int, device: torch.device | str = "cpu"
+    ) -> Lists:
+        """The layout of (prompt ids, K answers' ids), each answer at least one token."""
+        rows = [[*prompt, *(token for answer in answers for token in answer)] for prompt, answers in lists]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), pad_id)
+        positions = torch.zeros((len(rows), width), dtype=torch.long)
+        # 0 is the prompt, 1…K the answers, −1 padding (which attends to itself alone, so that its softmax is defined).
+        segment = torch.full((len(rows), width), -1)
+        ends: list[tuple[int, int]] = []
+        for i, (row, (prompt, answers)) in enumerate(zip(rows, lists, strict=True)):
+            ids[i, : len(row)] = torch.tensor(row)
+            positions[i, : len(prompt)] = torch.arange(len(prompt))
+            segment[i, : len(prompt)] = 0
+            at = len(prompt)
+            for k, answer in enumerate(answers, start=1):
+                span = slice(at, at + len(answer))
+                positions[i, span] = torch.arange(len(prompt), len(prompt) + len(answer))
+                segment[i, span] = k
+                at += len(answer)
+                ends.append((i, at - 1))
+        # From here on the squares of the width, which are made where they are used.
+        ids, positions, segment = (x.to(device) for x in (ids, positions, segment))
+        causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
+        own = segment[:, :, None] == segment[:, None, :]
+        allowed = causal & (own | (segment[:, None, :] == 0)) & (segment[:, :, None] >= 0) | torch.eye(
+            width, dtype=torch.bool, device=device
+        )
+        return Lists(ids, positions, allowed[:, None], torch.tensor(ends, device=device).T)
+
+
 class SharedBase:
     """A frozen causal LM with LoRA adapters by role, split into trunk and upper layers."""
 
-    def __init__(self, model, tokenizer, lora):
-        """Wraps `model` in place. `lora` is the `lora` section of the config."""
+    def __init__(self, model, tokenizer, lora, *, recompute: bool = False):
+        """Wraps `model` in place. `lora` is the `lora` section of the config.
+
+        With `recompute` the states inside an adapted layer are made again in the backward pass (Chen et al. 2016).
+        """
         self.tokenizer = tokenizer
         self.device = model.device
         self._lora = lora
@@ -60,6 +115,8 @@ class SharedBase:
         self.trunk_layers = self.layers - lora.last_layers if lora.last_layers is not None else 0
         self._trunk = _slice(decoder, 0, self.trunk_layers)
         self._upper = _slice(decoder, self.trunk_layers, self.layers)
+        if recompute:
+            self._upper.layers = nn.ModuleList(_Recomputed(layer, self) for layer in self._upper.layers)
         self._peft = None
         self.active = BASE
 
@@ -207,38 +264,20 @@ class SharedBase:
         Args:
             lists: (prompt ids, K answers' ids), each answer at least one token.
         """
-        rows = [[*prompt, *(token for answer in answers for token in answer)] for prompt, answers in lists]
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self.tokenizer.pad_token_id)
-        positions = torch.zeros((len(rows), width), dtype=torch.long)
-        # 0 is the prompt, 1…K the answers, −1 padding (which attends to itself alone, so that its softmax is defined).
-        segment = torch.full((len(rows), width), -1)
-        ends: list[tuple[int, int]] = []
-        for i, (row, (prompt, answers)) in enumerate(zip(rows, lists, strict=True)):
-            ids[i, : len(row)] = torch.tensor(row)
-            positions[i, : len(prompt)] = torch.arange(len(prompt))
-            segment[i, : len(prompt)] = 0
-            at = len(prompt)
-            for k, answer in enumerate(answers, start=1):
-                span = slice(at, at + len(answer))
-                positions[i, span] = torch.arange(len(prompt), len(prompt) + len(answer))
-                segment[i, span] = k
-                at += len(answer)
-                ends.append((i, at - 1))
-        causal = torch.ones(width, width, dtype=torch.bool).tril()
-        own = segment[:, :, None] == segment[:, None, :]
-        allowed = causal & (own | (segment[:, None, :] == 0)) & (segment[:, :, None] >= 0) | torch.eye(
-            width, dtype=torch.bool
-        )
-        mask, positions = allowed[:, None].to(self.device), positions.to(self.device)
-        with torch.no_grad():
-            trunk = self._model.get_input_embeddings()(ids.to(self.device))
-            if self.trunk_layers:
-                trunk = self._run(self._trunk, trunk, mask, positions)
+        layout = Lists.of(lists, self.tokenizer.pad_token_id, self.device)
+        return self.list_states(self.list_trunk(layout), layout, role)
+
+    @torch.no_grad()
+    def list_trunk(self, layout: Lists) -> Tensor:
+        """(b, t, d) states of lists below the first adapted layer: the same for all roles, whatever is trained above."""
+        embedded = self._model.get_input_embeddings()(layout.ids)
+        return self._run(self._trunk, embedded, layout.allowed, layout.positions) if self.trunk_layers else embedded
+
+    def list_states(self, trunk: Tensor, layout: Lists, role: str) -> Tensor:
+        """(Σ K, d) state of `role` at the last token of every answer, from the lists' trunk states."""
         with self.acting_as(role):
-            states = self._run(self._upper, trunk, mask, positions)
-        where = torch.tensor(ends, device=self.device).T
-        return states[where[0], where[1]]
+            states = self._run(self._upper, trunk, layout.allowed, layout.positions)
+        return states[layout.ends[0], layout.ends[1]]
 
     def _run(self, part: nn.Module, states: Tensor, mask: Tensor, positions: Tensor | None = None) -> Tensor:
         """`mask` is (b, t), True on real tokens, or (b, 1, t, t), True where a query may look."""
@@ -313,6 +352,36 @@ class SharedBase:
         return any(p.requires_grad for p in self._parameters(role))
 
 
+class _Recomputed(nn.Module):
+    """A layer that keeps its input alone for the backward pass, and runs again there, in the role that it ran in."""
+
+    def __init__(self, layer: nn.Module, base: SharedBase):
+        super().__init__()
+        self.layer = layer
+        # Past nn.Module's registry: the base holds this module, and would be part of itself.
+        object.__setattr__(self, "base", base)
+
+    def __getattr__(self, name: str):
+        # The decoder asks its layers which kind of attention they are.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.layer, name)
+
+    def forward(self, *args, **kwargs):
+        if not torch.is_grad_enabled():
+            return self.layer(*args, **kwargs)
+        role = self.base.active
+
+        def run(*args, **kwargs):
+            # The backward pass comes when the block that chose the role has ended: another adapter would be read, in silence.
+            with self.base.acting_as(role):
+                return self.layer(*args, **kwargs)
+
+        # Dropout is off in every role that comes here, so no chance has to be repeated.
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+
 def _slice(decoder: nn.Module, first: int, end: int) -> nn.Module:
     """A view of the decoder that runs layers `first` to `end` on given states; it shares every weight with the original.
 
@@ -325,5 +394,11 @@ def _slice(decoder: nn.Module, first: int, end: int) -> nn.Module:
     part.config.num_hidden_layers = end - first
     part.layers = nn.ModuleList(decoder.layers[first:end])
     if end < len(decoder.layers):
-        part.norm = nn.Identity()
+        name = next((name for name in _FINAL_NORMS if hasattr(decoder, name)), None)
+        if name is None:
+            raise UserError(
+                f"lora.last_layers: {type(decoder).__name__} has its final norm under another name than {', '.join(_FINAL_NORMS)}, so its "
+                "lower layers cannot be run by themselves. Leave the setting out to adapt all layers."
+            )
+        setattr(part, name, nn.Identity())
     return part

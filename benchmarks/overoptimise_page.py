@@ -1,0 +1,126 @@
+"""Writes docs/overoptimisation.md and its plot from what benchmarks/overoptimise.py has measured. It measures nothing itself."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import torch
+
+from benchmarks.best_of_n import SIZES, curve, distances, fit_with_intervals
+from benchmarks.overoptimise import ENSEMBLE_AT, MEMBERS, RESULTS, ROOT
+from pipeline.evaluation.statistics import Estimate, best_of_n_kl, cluster_bootstrap
+from reward.ensemble import combine_ensemble
+from reward.scale import Scale
+
+DOCS = ROOT / "docs"
+
+
+def main() -> None:
+    head, _, tail = (DOCS / "overoptimisation-notes.md").read_text(encoding="utf-8").partition("\n---\n")
+    parts = [head.strip(), ""]
+    if RESULTS.exists():
+        found = json.loads(RESULTS.read_text(encoding="utf-8"))
+        gold = np.array(found["gold"])
+        choosers = named_choosers(found["proxies"])
+        parts += table(choosers, gold)
+        draw(choosers, gold)
+    else:
+        parts += ["Not measured yet.", ""]
+    parts.append(tail.strip())
+    (DOCS / "overoptimisation.md").write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
+
+
+def named_choosers(proxies: list[dict]) -> dict[str, np.ndarray]:
+    """(prompts, answers) scores by name: every proxy, and the ensembles of those that differ in their seed alone."""
+    scaled = {(p["pairs"], p["flips"], p["seed"]): in_own_scale(p["scores"]) for p in proxies}
+    found = {f"{n} pairs, {label(f)}": s for (n, f, seed), s in sorted(scaled.items()) if seed == 0}
+    for flips in sorted({f for _, f, _ in scaled}):
+        members = [s for (n, f, _), s in scaled.items() if (n, f) == (ENSEMBLE_AT, flips)]
+        if len(members) == MEMBERS:
+            for how in ("mean", "worst"):
+                joined = combine_ensemble(torch.tensor(np.stack([m.ravel() for m in members])), how=how)
+                found[f"{how} of {MEMBERS} at {ENSEMBLE_AT}, {label(flips)}"] = joined.numpy().reshape(members[0].shape)
+    return found
+
+
+def in_own_scale(scores: list[list[float]]) -> np.ndarray:
+    """Mean 0 and spread 1 over the whole pool, so that members can be averaged."""
+    raw = torch.tensor(scores, dtype=torch.float64)
+    return Scale.of(raw.flatten())(raw).numpy()
+
+
+def label(flips: float) -> str:
+    return "clean" if not flips else f"{flips:.0%} flipped"
+
+
+def gains(chooser: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """(prompts, n) above an answer at random to the same prompt."""
+    found = curve(chooser, counted)
+    return found - found[:, :1]
+
+
+def table(choosers: dict[str, np.ndarray], gold: np.ndarray) -> list[str]:
+    d = distances()
+    shown = (4, 16, 64)
+    lines = [
+        f"{gold.shape[0]} prompts, {gold.shape[1]} answers each; gold of one answer at random "
+        f"{show(cluster_bootstrap(gold.mean(1), range(len(gold))))}. Gold gained by best of n, in points of the rubric:",
+        "",
+        f"| chosen by | {' | '.join(f'n = {n}' for n in shown)} | α | β | right about pairs of a prompt |",
+        "|---|" + "---:|" * (len(shown) + 3),
+    ]
+    for name, chooser in ({"the rubric itself": gold} | choosers).items():
+        g = gains(chooser, gold)
+        cells = [show(cluster_bootstrap(g[:, SIZES.index(n)], range(len(g)))) for n in shown]
+        ab = fit_with_intervals(g, d)
+        right = cluster_bootstrap([agreement(c, k) for c, k in zip(chooser, gold, strict=True)], range(len(gold)))
+        cells += [show(Estimate(*ab["alpha"])), show(Estimate(*ab["beta"])), f"{100 * right.value:.1f} %"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    kls = ", ".join(f"{best_of_n_kl(n):.2f} at n = {n}" for n in shown)
+    return [
+        *lines,
+        "",
+        f"KL to the SFT policy, ln n − (n−1)/n: {kls} nats.",
+        "",
+        "![best of n](overoptimisation/best_of_n.svg)",
+        "",
+    ]
+
+
+def agreement(chooser: np.ndarray, gold: np.ndarray) -> float:
+    """Share of pairs of one prompt's answers, those that the rubric tells apart, in the rubric's order; ties a half."""
+    above = gold[:, None] - gold[None, :] > 1e-9
+    if not above.any():
+        return 0.5
+    difference = (chooser[:, None] - chooser[None, :])[above]
+    return float(((difference > 0) + 0.5 * (difference == 0)).mean())
+
+
+def show(e: Estimate) -> str:
+    return f"{e.value:.2f} ({e.low:.2f} to {e.high:.2f})".replace("-", "−")
+
+
+def draw(choosers: dict[str, np.ndarray], gold: np.ndarray) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams |= {"svg.hashsalt": "thumbloop", "font.size": 9}
+    from matplotlib import pyplot as plt
+
+    d = distances()
+    families = ("clean", "25% flipped")
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+    for axis, family in zip(axes, families, strict=True):
+        named = {n: c for n, c in choosers.items() if n.endswith(family)}
+        for colour, (name, chooser) in zip(plt.cm.viridis(np.linspace(0, 0.9, len(named))), named.items(), strict=True):
+            dashed = "--" if " of " in name else "-"
+            axis.plot(d, gains(chooser, gold).mean(0), dashed, marker="o", ms=3, color=colour, label=name.split(",")[0])
+        axis.plot(d, gains(gold, gold).mean(0), ":", color="#777777", label="the rubric itself")
+        axis.set(xlabel="√KL of best-of-n, √nats", title=family)
+    axes[0].set_ylabel("gold gained, points")
+    axes[1].legend(frameon=False, fontsize=7)
+    folder = DOCS / "overoptimisation"
+    folder.mkdir(exist_ok=True)
+    figure.savefig(folder / "best_of_n.svg", bbox_inches="tight", metadata={"Date": None}, facecolor="white")
+    plt.close(figure)
