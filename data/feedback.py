@@ -65,7 +65,15 @@ MIGRATIONS: tuple[str, ...] = (
         rater TEXT NOT NULL REFERENCES rater (id), created_ms INTEGER NOT NULL);
     CREATE INDEX conversation_of_rater ON conversation (rater);
     """,
+    # `rater.consent` was never asked for and is not read; what raters say of it is kept here, the newest counts.
+    """
+    CREATE TABLE consent (
+        id INTEGER PRIMARY KEY, rater TEXT NOT NULL REFERENCES rater (id),
+        level TEXT NOT NULL CHECK (level IN ('local', 'train', 'publish')), created_ms INTEGER NOT NULL);
+    """,
 )
+# What a rater may allow, each including the one before.
+CONSENTS = ("local", "train", "publish")
 
 
 @dataclass(frozen=True)
@@ -272,6 +280,7 @@ class FeedbackStore:
             "edits": "DELETE FROM edit WHERE rater = :rater OR message NOT IN (SELECT id FROM message) "
             "OR original NOT IN (SELECT id FROM message)",
             "conversations": "DELETE FROM conversation WHERE rater = :rater",
+            "consents": "DELETE FROM consent WHERE rater = :rater",
             "raters": "DELETE FROM rater WHERE id = :rater",
         }
         self._db.execute("PRAGMA secure_delete = ON")
@@ -298,6 +307,12 @@ class FeedbackStore:
             row = json.loads(rows)
             row["raters"] = [name for name in row["raters"] if name != rater]
             self._db.execute("UPDATE export_log SET rows = ? WHERE id = ?", (json.dumps(row), number))
+
+    def set_consent(self, rater: str, level: str) -> None:
+        """Notes what a rater allows from now on, one of CONSENTS."""
+        with self._write():
+            self._know(rater)
+            self._db.execute("INSERT INTO consent (rater, level, created_ms) VALUES (?, ?, ?)", (rater, level, _now()))
 
     def log_export(self, path: str, sha256: str, raters: Sequence[str]) -> None:
         """Notes that a file outside the store now holds what these raters said."""

@@ -30,6 +30,7 @@ class ServeSettings:
     batch_rows: int = 8
     answer_seconds: float = 300.0
     comparison_share: float = 0.2
+    consent: str = "publish"
 
     @property
     def open_to_others(self) -> bool:
@@ -72,6 +73,7 @@ class ServeSettings:
             batch_rows=chat.batch_rows,
             answer_seconds=chat.answer_seconds,
             comparison_share=chat.comparison_share,
+            consent=chat.consent,
         )
 
 
