@@ -149,7 +149,7 @@ def test_what_a_rater_said_and_voted_is_gone_and_counted(store):
     assert store.exports_with("eve") == [("out.jsonl", "abc")]
     # Messages: Eve's question, its two answers, and her wording of Ann's.
     assert store.forget("eve") == {
-        "thumbs": 3, "choices": 1, "messages": 4, "edits": 1, "conversations": 1, "raters": 1,
+        "thumbs": 3, "choices": 1, "messages": 4, "edits": 1, "conversations": 1, "consents": 0, "raters": 1,
     }  # fmt: skip
     assert store.exports_with("eve") == [] and store.exports_with("ann") == [("out.jsonl", "abc")]
     left = learn(read_said(store))
