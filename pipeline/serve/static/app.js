@@ -82,6 +82,8 @@ function hear(event) {
     state.talk.id = event.conversation;
     history.replaceState(null, "", `#c=${event.conversation}`);
     redraw();
+    // Both grow at once: following the lower one would carry the upper one away.
+    if (event.duel) el.talk.querySelector(".duel").scrollIntoView({ block: "start" });
   } else if (event.type === "end") {
     live.over = true;
   } else {
@@ -90,7 +92,7 @@ function hear(event) {
     if (event.type === "waiting") side.position = event.position;
     if (event.type === "failed") side.failed = event.message;
     if (event.type === "done" || event.type === "failed") side.done = true;
-    const follows = atBottom();
+    const follows = !live.start?.duel && atBottom();
     say(side);
     if (follows) bottom();
   }
