@@ -15,12 +15,15 @@ import sys
 import time
 from pathlib import Path
 from statistics import median
+from unittest import mock
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 sys.path.insert(0, str(HERE / "peer"))
 RESULTS = HERE / "results" / "parts.json"
 ROWS, TOKENS, LAST_LAYERS = 16, 32, 10
+# The token that ends a scripted answer.
+ENDS = 0
 
 
 def main() -> None:
@@ -53,12 +56,14 @@ def parts():
     import task
     import torch
 
+    from pipeline import generation
     from pipeline.adapters import POLICY, REFERENCE, Batch, SharedBase
     from pipeline.config import LoraConfig, ModelConfig
     from pipeline.generation import Sampling, sample
     from pipeline.models import load
     from pipeline.ppo.logprobs import token_logprobs
 
+    plainly = generation.draw
     model, tokenizer = load(ModelConfig(dtype="float32"))
     base = SharedBase(model, tokenizer, LoraConfig(last_layers=LAST_LAYERS))
     for role in (POLICY, REFERENCE):
@@ -125,19 +130,29 @@ def parts():
             if merged:
                 base.peft_model.unmerge_adapter()
 
-    def steps(leave: bool) -> None:
-        """The decoding loop's forward passes, with rows leaving at their length, or all rows to the end."""
-        order = sorted(range(ROWS), key=lambda i: lengths[i])
-        done = 0
-        with base.acting_as(POLICY), torch.no_grad():
-            for n in sorted(set(lengths)):
-                rows = [i for i in order if lengths[i] >= n] if leave else order
-                take = n - done
-                sample(
-                    base.causal_lm, [prompts[i][-1:] for i in rows], Sampling(take, seed=0), eos_id=-1,
-                    pad_id=tokenizer.pad_token_id, batch_size=ROWS,
-                )  # fmt: skip
-                done = n
+    class Scripted:
+        """Stands in for the draw: rows end where `lengths` says, when they may leave, and nobody ends when they may not."""
+
+        def __init__(self, leave: bool):
+            self.leave, self.count, self.rows = leave, 0, sorted(range(ROWS), key=lambda i: len(prompts[i]))
+
+        def __call__(self, logits, sampling, generator):
+            drawn, logprobs = plainly(logits, sampling, generator)
+            self.count += 1
+            if self.leave:
+                ends = torch.tensor([lengths[i] == self.count for i in self.rows])
+                drawn = torch.where(ends, ENDS, drawn.clamp(min=ENDS + 1))
+                self.rows = [i for i, e in zip(self.rows, ends.tolist(), strict=True) if not e]
+            return drawn, logprobs
+
+    def decode(leave: bool) -> None:
+        """All answers drawn by the loop of rollouts, prompts and history included."""
+        with mock.patch.object(generation, "draw", Scripted(leave)), base.acting_as(POLICY), torch.no_grad():
+            found = sample(
+                base.causal_lm, prompts, Sampling(TOKENS, seed=0), eos_id=ENDS if leave else -1,
+                pad_id=tokenizer.pad_token_id, batch_size=ROWS,
+            )  # fmt: skip
+        assert [len(f.ids) for f in found] == (lengths if leave else [TOKENS] * ROWS)
 
     yield "one trunk for two roles (not a whole pass for each)", roles_over_trunk, roles_each_whole
     yield (
@@ -146,7 +161,7 @@ def parts():
         logprobs_everywhere,
     )
     yield "micro-batches of like length (not as drawn)", lambda: learn(groups["sorted"]), lambda: learn(groups["drawn"])
-    yield "finished answers leave the batch (not padded to the end)", lambda: steps(True), lambda: steps(False)
+    yield "finished answers leave the batch (not padded to the end)", lambda: decode(True), lambda: decode(False)
     yield (
         "not used: adapter merged while generating (plain: not merged)",
         lambda: generate(True),

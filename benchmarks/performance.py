@@ -151,7 +151,11 @@ def roles(points: list[dict]) -> str:
         f"From one role to {counts[-1]}, the peak grows {grown['shared']:.2f}-fold on one base and {grown['separate']:.2f}-fold "
         "with a model for each. Each further role on the base reads the upper layers only."
     )
-    return "\n".join([*lines, "", said, ""])
+    curves = [
+        chart(counts, series[way], f"roles, {name}", "peak GB", widest=max(series["separate"]), digits=2)
+        for way, name in (("shared", "one base"), ("separate", "a model each"))
+    ]
+    return "\n".join([*lines, "", said, "", *curves, ""])
 
 
 def rankings(points: list[dict]) -> str:
@@ -172,10 +176,12 @@ def rankings(points: list[dict]) -> str:
     return "\n".join([*lines, ""])
 
 
-def chart(x: list[float], y: list[float], across: str, up: str) -> str:
+def chart(
+    x: list[float], y: list[float], across: str, up: str, *, widest: float | None = None, digits: int = 1
+) -> str:
     """A curve in plain text: one row a point, its length the value."""
-    widest = max(y)
-    rows = [f"{n:8.0f}  {'█' * max(1, round(48 * s / widest))} {s:.1f}" for n, s in zip(x, y, strict=True)]
+    unit = 48 / (widest or max(y))
+    rows = [f"{n:8.0f}  {'█' * max(1, round(unit * s))} {s:.{digits}f}" for n, s in zip(x, y, strict=True)]
     return "\n".join(["```", f"{across} → {up}", *rows, "```"])
 
 

@@ -87,7 +87,7 @@ def tokens(response: int) -> dict[str, float]:
         out = Path(folder) / "out.json"
         # An update of its own process would be counted into this one's peak only through RUSAGE_CHILDREN, so it runs here.
         sys.argv = ["ours.py", "--model", embedded(), "--json", str(out), "--response", str(response), "--updates", "3"]
-        sys.argv += ["--last-layers", str(LAST_LAYERS)]
+        sys.argv += ["--last-layers", str(LAST_LAYERS), "--endless"]
         sys.path.insert(0, str(HERE / "peer"))
         from benchmarks.peer import ours
 

@@ -32,6 +32,7 @@ SIDES = {
     "TRL 1.12.0": [],
     "TRL 1.12.0, bfloat16": ["--dtype", "bfloat16"],
     "all layers, float32": ["--dtype", "float32", *EQUAL],
+    "all layers, bfloat16 base": ["--dtype", "bfloat16", *EQUAL],
     "last 10 layers, float32": ["--dtype", "float32", *UPPER],
     "last 10 layers, bfloat16 base": ["--dtype", "bfloat16", *UPPER],
 }
@@ -82,8 +83,8 @@ def main() -> None:
 
 
 def save(arguments: argparse.Namespace, found: list[dict]) -> None:
-    RESULTS.mkdir(exist_ok=True)
     """Keeps this call's runs, and those of earlier calls of the same shape and length that it did not repeat, each with its command."""
+    RESULTS.mkdir(exist_ok=True)
     command = f"python benchmarks/side_by_side.py --peer-python PYTHON --shape {arguments.shape} --updates {arguments.updates}"
     command += f" --seeds {' '.join(map(str, arguments.seeds))} --threads {arguments.threads}"
     command += f" --core {arguments.core}" if arguments.core is not None else ""

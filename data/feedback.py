@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
+from data.turnstile import Turnstile
 
-# How long a writer waits for another before it gives up.
+# How long a writer waits for others before it gives up; and between two looks at the lock, once it is its turn.
 BUSY_SECONDS = 10.0
+_LOOK_SECONDS = 0.0003
 
 # Each entry takes the schema one version up; entries are only ever appended.
 MIGRATIONS: tuple[str, ...] = (
@@ -94,8 +96,8 @@ class Vote:
 class FeedbackStore:
     """One connection to the database; safe to open from several processes at once."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path):
-        self._db, self.path = connection, path
+    def __init__(self, connection: sqlite3.Connection, path: Path, turnstile: Turnstile):
+        self._db, self.path, self._turnstile = connection, path, turnstile
 
     @staticmethod
     def open(path: Path, *, one_thread: bool = True) -> FeedbackStore:
@@ -109,20 +111,22 @@ class FeedbackStore:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+            turnstile = Turnstile(path.with_name(path.name + "-turn"))
             db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=one_thread)
         except (OSError, sqlite3.OperationalError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{path}: cannot be written ({reason}). Name another file in chat.feedback_db.") from None
-        store = FeedbackStore(db, path)
+        store = FeedbackStore(db, path, turnstile)
         try:
             store._prepare()
         except BaseException:
-            db.close()
+            store.close()
             raise
         return store
 
     def close(self) -> None:
         self._db.close()
+        self._turnstile.close()
 
     # -- writing -----------------------------------------------------------------------------------------------------------
 
@@ -399,13 +403,19 @@ class FeedbackStore:
         if tables and not (version > 0 and {"conversation", "message", "rating"} <= tables):
             raise UserError(f"{self.path}: the database of another program. Name another file in chat.feedback_db.")
 
+    def _version(self) -> int:
+        return self._db.execute("PRAGMA user_version").fetchone()[0]
+
     def _migrate(self) -> None:
+        if self._version() > len(MIGRATIONS):
+            raise UserError(
+                f"{self.path}: made by a newer version of this program (schema {self._version()}). Update first."
+            )
+        if self._version() == len(MIGRATIONS):
+            return
         with self._write():
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > len(MIGRATIONS):
-                raise UserError(
-                    f"{self.path}: made by a newer version of this program (schema {version}). Update first."
-                )
+            # Another process may have been here first.
+            version = self._version()
             for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
                 for statement in script.split(";"):
                     if statement.strip():
@@ -419,8 +429,7 @@ class FeedbackStore:
             yield
             return
         try:
-            # IMMEDIATE: a writer waits for its turn here, not half-way through.
-            self._db.execute("BEGIN IMMEDIATE")
+            self._begin()
             yield
             self._db.execute("COMMIT")
         except sqlite3.OperationalError as error:
@@ -430,11 +439,36 @@ class FeedbackStore:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
+    def _begin(self) -> None:
+        """A writer waits for its turn here, and not half-way through."""
+        until = time.monotonic() + BUSY_SECONDS
+        try:
+            with self._turnstile.inside(until):
+                # Here alone SQLite's own waiting, which looks ever more seldom, is off.
+                self._db.execute("PRAGMA busy_timeout = 0")
+                while True:
+                    try:
+                        self._db.execute("BEGIN IMMEDIATE")
+                        return
+                    except sqlite3.OperationalError as error:
+                        if not _is_busy(error) or time.monotonic() > until:
+                            raise
+                    time.sleep(_LOOK_SECONDS)
+        except TimeoutError:
+            raise self._busy() from None
+        except OSError as error:
+            raise UserError(f"{self.path}: not saved: {error.strerror}. Check permissions, then try again.") from None
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+
+    def _busy(self) -> UserError:
+        return UserError(
+            f"{self.path}: not saved: another process has been writing for {BUSY_SECONDS:.0f} s. Close it and try again."
+        )
+
     def _refused(self, error: sqlite3.OperationalError) -> UserError:
         if _is_busy(error):
-            return UserError(
-                f"{self.path}: not saved: another process has been writing for {BUSY_SECONDS:.0f} s. Close it and try again."
-            )
+            return self._busy()
         return UserError(f"{self.path}: not saved: {error}. Check free space and permissions, then try again.")
 
     def _insert(self, table: str, **columns) -> str:

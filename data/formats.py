@@ -143,7 +143,10 @@ def from_scored_rows(row: dict[str, Any], row_id: str) -> ScoredAnswer:
 
 
 def from_thumbs(row: dict[str, Any], row_id: str) -> Thumb:
-    """{"prompt", "completion", "label": true or false}, or {"messages", "label"}, where the last turn is the completion."""
+    """{"prompt", "completion", "label": true or false}, or {"messages", "label"}, where the last turn is the completion.
+
+    May hold "finished" (default true) and "rater", text that is the same for one person's thumbs.
+    """
     if "messages" in row and "completion" not in row:
         check_fields(row, need={"messages", "label"}, extras=True)
         shown = demonstration(id_in(row, row_id), messages_in(row["messages"], "messages"), None)
@@ -153,7 +156,8 @@ def from_thumbs(row: dict[str, Any], row_id: str) -> Thumb:
     else:
         check_fields(row, need={"prompt", "completion", "label"}, extras=True)
         prompt, response = prompt_in(row["prompt"]), answer_in(row["completion"], "completion")
-    return Thumb(id_in(row, row_id), prompt, response, row["label"], topic_in(row))
+    finished = True if row.get("finished") is None else row["finished"]
+    return Thumb(id_in(row, row_id), prompt, response, row["label"], topic_in(row), finished, row.get("rater"))
 
 
 def from_thumbs_ranked(row: dict[str, Any], row_id: str) -> ScoredAnswer:

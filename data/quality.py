@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from data.records import Message, Prompt, Ranking, Record
+from data.overlap import prompt_of, seen
+from data.records import Message, Ranking, Record
 
 EXAMPLES = 5
 
@@ -21,13 +21,10 @@ class Odd:
 
 
 def first_turn_key(messages: Sequence[Message]) -> str:
-    """The first user turn, without regard to case, spacing and how accents are composed: what makes two prompts one question."""
+    """The first user turn as a reader sees it, without regard to case, spacing, Unicode's equivalent forms and what is invisible:
+    what makes two prompts one question, and decides its side of the split."""
     first = next((m.content for m in messages if m.role == "user"), "")
-    return " ".join(unicodedata.normalize("NFC", first).casefold().split())
-
-
-def prompt_of(record: Record) -> tuple[Message, ...]:
-    return record.messages if isinstance(record, Prompt) else record.prompt
+    return " ".join(seen(first).split())
 
 
 def repeated_questions(records: Iterable[Record]) -> Odd:

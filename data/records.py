@@ -100,6 +100,8 @@ class Thumb:
 
     Attributes:
         up: True is 👍.
+        finished: False where the answer was cut off before its end-of-sequence token.
+        rater: whose thumb, as a name that says no more than which thumbs are one person's; None is unknown, or several who agree.
     """
 
     id: str
@@ -107,12 +109,18 @@ class Thumb:
     response: str
     up: bool
     topic: str | None = None
+    finished: bool = True
+    rater: str | None = None
 
     def __post_init__(self) -> None:
         check_turns(self.prompt)
         check_text("response", self.response)
         if not isinstance(self.up, bool):
             raise ValueError(f"label is {kind_of(self.up)}, expected true (thumb up) or false (thumb down)")
+        if not isinstance(self.finished, bool):
+            raise ValueError(f"finished is {kind_of(self.finished)}, expected true or false")
+        if self.rater is not None:
+            check_text("rater", self.rater)
 
 
 Record = Prompt | Demonstration | Ranking | Thumb

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from data.records import Demonstration, Message, Prompt, Ranking
+from data.records import Demonstration, Message, Prompt, Ranking, Thumb
 
 
 def message_rows(messages: Sequence[Message]) -> list[dict[str, str]]:
@@ -28,6 +28,19 @@ def ranking_row(r: Ranking) -> dict:
         "responses": list(r.responses),
         "ranks": list(r.ranks),
         "finished": list(r.finished),
+    }
+
+
+def thumb_row(t: Thumb) -> dict:
+    """Format `thumbs`."""
+    return {
+        "id": t.id,
+        "topic": t.topic,
+        "prompt": message_rows(t.prompt),
+        "completion": t.response,
+        "label": t.up,
+        "finished": t.finished,
+        "rater": t.rater,
     }
 
 

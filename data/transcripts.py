@@ -21,6 +21,15 @@ class Conversation:
 
 
 @dataclass(frozen=True)
+class Writer:
+    """The checkpoint that wrote an answer."""
+
+    run: str
+    stage: str
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
 class Node:
     """A message as one rater sees it: who wrote it, and what that rater last said of it."""
 
@@ -28,7 +37,7 @@ class Node:
     parent: str | None
     author: str
     content: str
-    stage: str | None
+    model: Writer | None
     finish: str | None
     tokens: int | None
     total_ms: int | None
@@ -64,18 +73,19 @@ def place(store: FeedbackStore, message: str) -> tuple[str, str | None, str, str
     return found[0] if found else None
 
 
-def stage_of(store: FeedbackStore, message: str) -> str | None:
-    """The checkpoint that wrote a message."""
+def writer_of(store: FeedbackStore, message: str) -> Writer | None:
+    """The checkpoint that wrote a message; None for what people wrote, or models elsewhere."""
     found = store.rows(
-        "SELECT m.stage FROM message JOIN model m ON m.id = message.model WHERE message.id = ?", (message,)
+        "SELECT m.run, m.stage, m.weights_sha256 FROM message JOIN model m ON m.id = message.model WHERE message.id = ?",
+        (message,),
     )
-    return found[0][0] if found else None
+    return Writer(*found[0]) if found else None
 
 
 def nodes(store: FeedbackStore, conversation: str, rater: str) -> list[Node]:
     """Every version of every turn, in the order in which they were written."""
     found = store.rows(
-        """SELECT s.id, s.parent, s.author, s.content, m.stage, s.finish,
+        """SELECT s.id, s.parent, s.author, s.content, m.run, m.stage, m.weights_sha256, s.finish,
                   CASE WHEN s.token_ids IS NULL THEN NULL ELSE json_array_length(s.token_ids) END, s.total_ms,
                   r.value, r.tags, r.comment
            FROM message s LEFT JOIN model m ON m.id = s.model
@@ -83,7 +93,17 @@ def nodes(store: FeedbackStore, conversation: str, rater: str) -> list[Node]:
            WHERE s.conversation = ? ORDER BY s.rowid""",
         (rater, conversation),
     )
-    return [Node(*row[:8], row[8] or 0, tuple(json.loads(row[9] or "[]")), row[10]) for row in found]
+    return [
+        Node(
+            *row[:4],
+            Writer(*row[4:7]) if row[4] is not None else None,
+            *row[7:10],
+            row[10] or 0,
+            tuple(json.loads(row[11] or "[]")),
+            row[12],
+        )
+        for row in found
+    ]
 
 
 def path_to(store: FeedbackStore, message: str) -> list[tuple[str, str, str]]:

@@ -164,15 +164,19 @@ class _OnePrompt:
         self._rank_thumbs(ups, downs)
         self._rank_pairs(pairs)
         self._demonstrate(ups, downs, standing, pairs)
-        thumbs = [self._thumb(a, True) for a in ups] + [self._thumb(a, False) for a in downs]
+        thumbs = [self._thumb(a, up, standing[a]) for up, answers in ((True, ups), (False, downs)) for a in answers]
         self.found.thumbs += thumbs
         if not (ups and downs):
             self.found.unpaired += thumbs
         if downs and not ups and not any(b.kind == "edit" for own in pairs.values() for b in own):
             self.found.again.append(Prompt(_id("p", self.prompt, []), self.prompt))
 
-    def _thumb(self, answer: Answer, up: bool) -> Thumb:
-        return Thumb(_id("t", self.prompt, [answer], up), self.prompt, answer.text, up)
+    def _thumb(self, answer: Answer, up: bool, own: Sequence[Ballot]) -> Thumb:
+        raters = {b.rater for b in own}
+        # A digest: training files tell one person's thumbs apart, and name nobody.
+        rater = _digest("rater", *raters)[:12] if len(raters) == 1 else None
+        name = _id("t", self.prompt, [answer], up)
+        return Thumb(name, self.prompt, answer.text, up, finished=answer.finished, rater=rater)
 
     def _thumbs_standing(self) -> dict[Answer, list[Ballot]]:
         """The ballots of the majority, by answer."""

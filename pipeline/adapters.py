@@ -17,9 +17,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from data.errors import UserError
 
+# What families of models call the norm after their last layer.
+_FINAL_NORMS = ("norm", "final_layer_norm", "ln_f")
 BASE, POLICY, REFERENCE, REWARD, VALUE = "base", "policy", "reference", "reward", "value"
 
 
@@ -83,21 +86,24 @@ class Lists:
                 segment[i, span] = k
                 at += len(answer)
                 ends.append((i, at - 1))
-        causal = torch.ones(width, width, dtype=torch.bool).tril()
+        # From here on the squares of the width, which are made where they are used.
+        ids, positions, segment = (x.to(device) for x in (ids, positions, segment))
+        causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
         own = segment[:, :, None] == segment[:, None, :]
         allowed = causal & (own | (segment[:, None, :] == 0)) & (segment[:, :, None] >= 0) | torch.eye(
-            width, dtype=torch.bool
+            width, dtype=torch.bool, device=device
         )
-        return Lists(
-            ids.to(device), positions.to(device), allowed[:, None].to(device), torch.tensor(ends, device=device).T
-        )
+        return Lists(ids, positions, allowed[:, None], torch.tensor(ends, device=device).T)
 
 
 class SharedBase:
     """A frozen causal LM with LoRA adapters by role, split into trunk and upper layers."""
 
-    def __init__(self, model, tokenizer, lora):
-        """Wraps `model` in place. `lora` is the `lora` section of the config."""
+    def __init__(self, model, tokenizer, lora, *, recompute: bool = False):
+        """Wraps `model` in place. `lora` is the `lora` section of the config.
+
+        With `recompute` the states inside an adapted layer are made again in the backward pass (Chen et al. 2016).
+        """
         self.tokenizer = tokenizer
         self.device = model.device
         self._lora = lora
@@ -109,6 +115,8 @@ class SharedBase:
         self.trunk_layers = self.layers - lora.last_layers if lora.last_layers is not None else 0
         self._trunk = _slice(decoder, 0, self.trunk_layers)
         self._upper = _slice(decoder, self.trunk_layers, self.layers)
+        if recompute:
+            self._upper.layers = nn.ModuleList(_Recomputed(layer, self) for layer in self._upper.layers)
         self._peft = None
         self.active = BASE
 
@@ -344,6 +352,36 @@ class SharedBase:
         return any(p.requires_grad for p in self._parameters(role))
 
 
+class _Recomputed(nn.Module):
+    """A layer that keeps its input alone for the backward pass, and runs again there, in the role that it ran in."""
+
+    def __init__(self, layer: nn.Module, base: SharedBase):
+        super().__init__()
+        self.layer = layer
+        # Past nn.Module's registry: the base holds this module, and would be part of itself.
+        object.__setattr__(self, "base", base)
+
+    def __getattr__(self, name: str):
+        # The decoder asks its layers which kind of attention they are.
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.layer, name)
+
+    def forward(self, *args, **kwargs):
+        if not torch.is_grad_enabled():
+            return self.layer(*args, **kwargs)
+        role = self.base.active
+
+        def run(*args, **kwargs):
+            # The backward pass comes when the block that chose the role has ended: another adapter would be read, in silence.
+            with self.base.acting_as(role):
+                return self.layer(*args, **kwargs)
+
+        # Dropout is off in every role that comes here, so no chance has to be repeated.
+        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+
 def _slice(decoder: nn.Module, first: int, end: int) -> nn.Module:
     """A view of the decoder that runs layers `first` to `end` on given states; it shares every weight with the original.
 
@@ -356,5 +394,11 @@ def _slice(decoder: nn.Module, first: int, end: int) -> nn.Module:
     part.config.num_hidden_layers = end - first
     part.layers = nn.ModuleList(decoder.layers[first:end])
     if end < len(decoder.layers):
-        part.norm = nn.Identity()
+        name = next((name for name in _FINAL_NORMS if hasattr(decoder, name)), None)
+        if name is None:
+            raise UserError(
+                f"lora.last_layers: {type(decoder).__name__} has its final norm under another name than {', '.join(_FINAL_NORMS)}, so its "
+                "lower layers cannot be run by themselves. Leave the setting out to adapt all layers."
+            )
+        setattr(part, name, nn.Identity())
     return part

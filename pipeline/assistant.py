@@ -1,63 +1,49 @@
-"""A finished run to talk to: one base in memory, its checkpoints as adapters."""
+"""A finished run to talk to: one base in memory, its checkpoints and those of other rounds as adapters."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
 from data.records import Message
-from pipeline.adapters import BASE, POLICY, REFERENCE, SharedBase
-from pipeline.generation import Sampling, stream
-from pipeline.roles import ADAPTER, open_base
+from pipeline.adapters import SharedBase
+from pipeline.batch import Batch, Delta
+from pipeline.lineup import Checkpoint, name_of, of_run
+from pipeline.roles import open_base
+from pipeline.sampling import Sampling
 from pipeline.template import PromptTooLong, prompt_ids, template_sha256
-
-# Which adapter role speaks for a checkpoint: in PPO the reference is the SFT policy, and so it is here.
-_ROLES = {"base": BASE, "sft": REFERENCE, "ppo": POLICY}
-
-
-@dataclass(frozen=True)
-class Delta:
-    """What came since the last one. The last has `finish`: stop, length or stopped (by the person), and what was read."""
-
-    text: str
-    token_ids: tuple[int, ...] = ()
-    logprobs: tuple[float, ...] = ()
-    finish: str | None = None
-    prompt_tokens: int = 0
 
 
 class Assistant:
-    """Answers as any checkpoint of one run."""
+    """Answers as any of its checkpoints."""
 
-    def __init__(self, base: SharedBase, run_dir: Path, config, weights: dict[str, str]):
-        self.base, self.run_dir, self.config, self._weights = base, run_dir, config, weights
+    def __init__(self, base: SharedBase, config, checkpoints: Sequence[Checkpoint]):
+        """The last of `checkpoints` answers where nobody is named; their adapters are loaded already."""
+        self.base, self.config = base, config
+        self._known = {checkpoint.name: checkpoint for checkpoint in checkpoints}
 
     @staticmethod
-    def open(run_dir: Path, config) -> Assistant:
-        """Loads the base and every policy that the run has finished.
+    def open(run_dir: Path, config, others: Sequence[Checkpoint] = ()) -> Assistant:
+        """Loads the base, every policy that the run has finished, and `others` on the same base.
 
         Raises:
-            UserError: no stage of the run has left a policy yet.
+            UserError: no stage of the run has left a policy yet, or an adapter does not fit.
         """
-        found = {name: run_dir / "stages" / name / ADAPTER for name in ("sft", "ppo")}
-        found = {name: path for name, path in found.items() if (path.parent / "manifest.json").exists()}
-        if not found:
-            raise UserError(f"{run_dir}: no trained model yet. Run `python run_pipeline.py run` first.")
+        own = of_run(run_dir)
         base = open_base(config)
-        weights = {"base": ""}
-        for name, path in found.items():
-            base.load(_ROLES[name], path, trainable=False)
-            weights[name] = hashlib.sha256((path / "adapter_model.safetensors").read_bytes()).hexdigest()
-        return Assistant(base, run_dir, config, weights)
+        # The run's own most trained checkpoint stays the last.
+        checkpoints = [own[0], *others, *own[1:]]
+        for checkpoint in checkpoints:
+            if checkpoint.adapter is not None:
+                base.load(checkpoint.role, checkpoint.adapter, trainable=False)
+        return Assistant(base, config, checkpoints)
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
-        """From the untrained to the most trained."""
-        return tuple(self._weights)
+        """Their names; the last one answers where nobody is named."""
+        return tuple(self._known)
 
     @property
     def context_tokens(self) -> int:
@@ -66,45 +52,44 @@ class Assistant:
 
     def describe(self, checkpoint: str) -> dict[str, str]:
         """Identity of a checkpoint, for the record of what a vote was about."""
+        known = self._known[checkpoint]
         return {
-            "weights_sha256": self._weights[checkpoint],
+            "weights_sha256": known.sha256,
             "template_sha256": template_sha256(self.base.tokenizer, self.config.model.system_prompt),
-            "stage": checkpoint,
-            "run": self.run_dir.name,
+            "stage": known.stage,
+            "run": known.run,
         }
+
+    def name_of(self, run: str, stage: str, sha256: str) -> str:
+        """What to call the model that wrote an answer of the store."""
+        return name_of(tuple(self._known.values()), run, stage, sha256)
+
+    def open_batch(self) -> Batch:
+        """Where answers are drawn side by side; for the one thread that owns the model."""
+        return Batch(self)
 
     def stream(
         self, messages: Sequence[Message], *, checkpoint: str, sampling: Sampling, stop: threading.Event | None = None
     ) -> Iterator[Delta]:
-        """The answer as it is drawn. Oldest turns are left out when the conversation outgrows the model's context."""
-        tokenizer = self.base.tokenizer
-        ids = self._fitted(messages, sampling.max_new_tokens)
-        role = _ROLES[checkpoint]
-        said: list[int] = []
-        shown = ""
-        finish = "stopped"
-        with self.base.acting_as(role):
-            for step in stream(
-                self.base.causal_lm,
-                [ids],
-                sampling,
-                eos_id=tokenizer.eos_token_id,
-                pad_id=tokenizer.pad_token_id,
-                stop=stop,
-            ):
-                ended = step.token == tokenizer.eos_token_id
-                if step.last:
-                    finish = "stop" if ended else "length"
-                if not ended:
-                    said.append(step.token)
-                text = tokenizer.decode(said, skip_special_tokens=True)
-                # A character may span tokens; it is shown when it is whole.
-                new = "" if text.endswith("\ufffd") and not step.last else text[len(shown) :]
-                shown += new
-                yield Delta(new, (step.token,), (step.logprob,))
-        yield Delta("", finish=finish, prompt_tokens=len(ids))
+        """One answer by itself, as it is drawn. Oldest turns are left out when the conversation outgrows the model's context."""
+        batch = self.open_batch()
+        number = batch.join(messages, checkpoint=checkpoint, sampling=sampling)
+        while True:
+            if stop is not None and stop.is_set():
+                yield batch.leave(number)
+                return
+            for _, delta in batch.step():
+                if isinstance(delta, Exception):
+                    raise delta
+                yield delta
+                if delta.finish:
+                    return
 
-    def _fitted(self, messages: Sequence[Message], max_new_tokens: int) -> list[int]:
+    def role(self, checkpoint: str) -> str:
+        """The adapter role that speaks for a checkpoint."""
+        return self._known[checkpoint].role
+
+    def prompt(self, messages: Sequence[Message], max_new_tokens: int) -> list[int]:
         """The conversation as token ids, without the oldest turns that would leave no room for the answer."""
         context = self.context_tokens
         if max_new_tokens >= context:

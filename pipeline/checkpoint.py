@@ -1,17 +1,15 @@
 """Whole checkpoints of work that goes on for long: written aside, sealed by hash, renamed. A torn or altered one is never taken
 for good, and the one before it is kept until the next is sealed.
-
-The order is that of databases: each file to the disk, then the folder, then the name (Pillai et al. 2014).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pipeline.disk import sha256, sync, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +28,7 @@ def save(directory: Path, step: int, tensors: dict[str, Tensor], facts: dict) ->
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial / TENSORS)
+        save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, partial / TENSORS)
         (partial / FACTS).write_text(json.dumps(facts), encoding="utf-8")
         seal(partial)
     except Exception:
@@ -59,11 +57,7 @@ def seal(folder: Path) -> None:
     hashes = {str(f.relative_to(folder)): sha256(f) for f in files}
     for file in files:
         sync(file)
-    partial = folder / f"{SEAL}.partial"
-    partial.write_text(json.dumps(hashes), encoding="utf-8")
-    sync(partial)
-    partial.rename(folder / SEAL)
-    sync(folder)
+    write_whole(folder / SEAL, json.dumps(hashes))
 
 
 def is_whole(folder: Path) -> bool:
@@ -94,17 +88,3 @@ def numbered(directory: Path, prefix: str) -> list[Path]:
     """Folders `prefix`N, by N."""
     found = [f for f in directory.glob(f"{prefix}*") if f.is_dir() and f.name.removeprefix(prefix).isdigit()]
     return sorted(found, key=lambda f: int(f.name.removeprefix(prefix)))
-
-
-def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sync(path: Path) -> None:
-    """Asks the system to have the file or folder on the disk before it returns."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

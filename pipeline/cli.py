@@ -93,15 +93,41 @@ def ppo(overrides: Overrides = None, config: ConfigOption = None, run_name: RunO
 
 
 @app.command()
-def evaluate(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
+def evaluate(
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    run_name: RunOption = None,
+    benchmarks: Annotated[
+        str | None,
+        typer.Option(help="also these tasks of lm-eval, for example ifeval,gsm8k; needs the extra 'benchmarks'"),
+    ] = None,
+    tasks_dir: Annotated[
+        Path | None, typer.Option(help="directory with YAML tasks of your own for --benchmarks")
+    ] = None,
+    benchmark_limit: Annotated[int | None, typer.Option(min=1, help="first N questions of each benchmark")] = None,
+) -> None:
     """Judge every finished stage and write the report."""
     from pipeline.conductor import registry
 
+    tasks = [name.strip() for name in (benchmarks or "").split(",") if name.strip()]
+    if (tasks_dir or benchmark_limit) and not tasks:
+        raise UserError("--tasks-dir and --benchmark-limit belong to --benchmarks: name the tasks there.")
+    if tasks:
+        from pipeline.evaluation.benchmarks import require
+
+        require()
     opened = _open(config, run_name, overrides, must_exist=True)
     finished = tuple(s.name for s in registry()[0] if opened.manifest(s) is not None)
     if not finished:
         raise UserError(f"{opened.path}: no finished stage to judge. `python run_pipeline.py run` makes them.")
     _go(opened, finished, evaluate_only=True)
+    if tasks:
+        from pipeline.evaluation.benchmarks import run as ask
+        from pipeline.evaluation.report import write_report
+
+        folder = ask(opened, tasks, tasks_dir=tasks_dir, limit=benchmark_limit)
+        write_report(opened.path, opened.config)
+        print(f"Benchmarks: {folder / 'card.json'}, and in the report")
 
 
 @app.command()
@@ -151,9 +177,11 @@ def chat(overrides: Overrides = None, config: ConfigOption = None, run_name: Run
     talk(opened.path, opened.config)
 
 
+from pipeline.cli_plan import plan  # noqa: E402
 from pipeline.cli_rounds import rollback, round_, rounds  # noqa: E402
 from pipeline.cli_serve import serve  # noqa: E402  after the options that they share
 
+app.command()(plan)
 app.command()(serve)
 app.command(name="round")(round_)
 app.command()(rounds)

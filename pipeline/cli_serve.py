@@ -26,10 +26,11 @@ def serve(
     from pipeline.serve.settings import ServeSettings
     from pipeline.service import follow
 
-    opened = follow(cli._open(config, run_name, overrides, must_exist=True), overrides)
+    first = cli._open(config, run_name, overrides, must_exist=True)
+    opened = follow(first, overrides)
     # From the environment too: a command line can be read by everybody on the machine.
     token = token or os.environ.get("THUMBLOOP_TOKEN")
     settings = ServeSettings.of(opened.config.chat, host=host, port=port, token=token)
     from pipeline.serve.server import serve as start
 
-    start(opened.path, opened.config, settings)
+    start(opened, first.path, settings)

@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.config import check_files
 from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
 from pipeline.evaluation import detectors, gates
-from pipeline.run import Run, StageManifest, Step
+from pipeline.run import TAKEN_OVER, Run, StageManifest, Step
 
 Say = Callable[[str], None]
 # What a step's line shows of its metrics: the first few of these that it has.
@@ -85,6 +85,10 @@ def conduct(
             for name, step in steps.items():
                 if name in gone and run.remove(step):
                     say(f"{name}: removed")
+            # Asked of policies that are about to be others.
+            if gone and (asked := run.path / "evaluation" / "benchmarks").exists():
+                shutil.rmtree(asked)
+                say("benchmarks: removed")
             run.freeze()
             for gate, why in (accept or {}).items():
                 gates.accept(run.path, gate, why)
@@ -240,6 +244,8 @@ def summary(manifest: StageManifest, count: int = 4) -> str:
 
 
 def _took(manifest: StageManifest) -> str:
+    if TAKEN_OVER in manifest.environment:
+        return f"taken over from {manifest.environment[TAKEN_OVER]}"
     return f"{manifest.environment['seconds']:.0f} s"
 
 
@@ -252,7 +258,9 @@ def _hold_gates(run: Run, evaluation: Step, say: Say) -> None:
     for result in missed:
         if result.gate in accepted:
             say(f"{result.problem} Accepted: {accepted[result.gate]}")
-    problems = [r.problem for r in missed if r.gate not in accepted]
+        elif result.warns:
+            say(f"warning: {result.problem}")
+    problems = [r.problem for r in missed if r.gate not in accepted and not r.warns]
     if problems:
         raise GateFailure(problems)
 

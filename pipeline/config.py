@@ -14,10 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from data.errors import UserError
 from data.formats import FORMATS
 from data.hub import is_hub, parse_name
+from data.yardsticks import BUILT_IN
+from data.yardsticks import source as yardstick_file
 from pipeline.evaluation.detectors import DETECTORS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_NOT_IN_A_KEY = {
+    *("model.device", "model.gradient_checkpointing"),
+    *(
+        f"ppo.rollout.{name}"
+        for name in ("url", "adapter_dir", "concurrency", "timeout_seconds", "attempts", "pause_seconds")
+    ),
+}
 
 
 class _Section(BaseModel):
@@ -33,6 +42,13 @@ class ModelConfig(_Section):
         "auto", description="of the frozen weights; adapters are float32"
     )
     quantization: Literal["none", "8bit", "4bit"] = Field("none", description="of the frozen weights")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where everything is computed; auto is the GPU where there is one"
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="states inside adapted layers are made again for the gradient, not kept: less memory, more time",
+    )
     allow_cpu_quantization: bool = Field(False, description="quantize without a GPU, many times slower")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     system_prompt: str | None = Field(None, description="put before every conversation that has none")
@@ -76,6 +92,18 @@ class DataConfig(_Section):
         None, description="file of ranked answers to held-out prompts, for the reward model"
     )
     heldout_rankings_format: str = Field("ranked", description="a name in data/formats.py")
+    thumbs: str | None = Field(None, description="file of answers with a thumb, for reward.thumbs_weight and KTO")
+    thumbs_format: str = Field("thumbs", description="a name in data/formats.py")
+    general_text: str | None = Field(
+        BUILT_IN,
+        description="file of ordinary text that shows what training made the model forget; None measures nothing",
+    )
+    facts: str | None = Field(
+        BUILT_IN, description="file of questions with a right and a wrong answer, for sycophancy; None measures nothing"
+    )
+    max_overlap: float = Field(
+        0.0, ge=0, le=1, description="share of held-out rows that may have 13 words in a row in common with training"
+    )
     test_share: float = Field(0.1, gt=0, le=0.5, description="share of questions kept out of training")
     max_prompt_tokens: int = Field(64, ge=4, description="tokens; longer training prompts are left out and counted")
     limit: int | None = Field(None, ge=1, description="first N rows of every file")
@@ -84,6 +112,10 @@ class DataConfig(_Section):
         """(key, what it names) for every source that is given."""
         keys = (name.removesuffix("_format") for name in type(self).model_fields if name.endswith("_format"))
         return [(key, source) for key in keys if (source := getattr(self, key))]
+
+    def yardsticks(self) -> list[tuple[str, Path]]:
+        """(key, file) for the texts and questions that a policy is measured on besides the held-out prompts."""
+        return [(key, yardstick_file(key, name)) for key in ("general_text", "facts") if (name := getattr(self, key))]
 
     @model_validator(mode="after")
     def _formats(self) -> DataConfig:
@@ -101,6 +133,9 @@ class SftConfig(_Section):
     batch_size: int = Field(8, ge=1, description="demonstrations a step")
     micro_batch_size: int = Field(8, ge=1, description="demonstrations a forward pass")
     max_tokens: int = Field(128, ge=8, description="tokens; longer demonstrations are left out and counted")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
+    )
     checkpoint_every: int = Field(20, ge=0, description="steps; 0 is never")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
@@ -126,10 +161,22 @@ class RewardConfig(_Section):
     )
     warmup_share: float = Field(0.05, ge=0, lt=1, description="share of the steps over which the rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's, per step")
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
+    )
     center_coef: float = Field(0.01, ge=0, description="weight of the term that holds scores near zero")
     mismatched_negatives: bool = Field(True, description="also rank the best answer above a good one to another prompt")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     start_from_sft: bool = Field(True, description="the adapter starts as the SFT adapter, else as the identity")
+    thumbs_weight: float = Field(
+        0.0, ge=0, description="weight of a prompt's lone thumbs beside a ranking's pairs; 0 leaves thumbs unused"
+    )
+    thumbs_prompt_spread: float = Field(
+        1.0, ge=0, description="logits; standard deviation of the prompts' own thresholds of a thumb up"
+    )
+    thumbs_rater_prior: float = Field(
+        10.0, ge=0, description="thumbs at which a rater's own share of thumbs up counts as much as everybody's"
+    )
     members: int = Field(1, ge=1, le=8, description="reward models, each with its own head and order of the rankings")
     scale_lists: int = Field(64, ge=2, description="rankings on which the score's mean and spread are measured")
 
@@ -142,6 +189,23 @@ class RewardConfig(_Section):
         return self
 
 
+class RolloutConfig(_Section):
+    """Who draws PPO's answers. A vLLM server must hold the same base, and see the directory of the adapters."""
+
+    engine: Literal["hf", "vllm"] = Field("hf", description="hf draws in this process, vllm asks a server")
+    url: str = Field("http://127.0.0.1:8000", pattern=r"^https?://[^\s/]+", description="the server's address")
+    adapter_dir: str | None = Field(None, description="where adapters are handed over; None is a temporary directory")
+    concurrency: int = Field(64, ge=1, description="requests at a time")
+    timeout_seconds: float = Field(600.0, gt=0, description="seconds a request")
+    attempts: int = Field(5, ge=1, description="requests before giving up on a server that does not answer")
+    pause_seconds: float = Field(1.0, ge=0, description="seconds before the second attempt; doubled each time")
+    importance_cap: float | None = Field(
+        None,
+        gt=0,
+        description="truncates π(trainer) / π(sampler) by which each token's advantage is weighted; None is no weight",
+    )
+
+
 class PpoConfig(_Section):
     updates: int = Field(20, ge=1, description="rollouts with their optimisation")
     episodes: int = Field(32, ge=2, description="answers an update")
@@ -152,6 +216,13 @@ class PpoConfig(_Section):
     value_learning_rate: float = Field(2e-4, gt=0, lt=1, description="the value model's, per step")
     lr_decay: bool = Field(True, description="both rates fall linearly to zero over the run")
     adam_eps: float = Field(1e-5, gt=0, description="Adam's epsilon")
+    start_from: str | None = Field(
+        None,
+        description="directory of the adapter that the policy starts as; None is SFT's, which is the reference anyway",
+    )
+    optimizer: Literal["adamw", "paged_adamw_8bit"] = Field(
+        "adamw", description="of the adapters; paged_adamw_8bit stores its moments in a byte each"
+    )
     kl_coef: float = Field(0.05, ge=0, description="reward units a nat of KL(policy || reference)")
     kl_target: float | None = Field(None, gt=0, description="nats a sequence; makes the coefficient adaptive")
     kl_horizon: int = Field(
@@ -183,6 +254,7 @@ class PpoConfig(_Section):
         "recompute", description="where the old policy's log-probabilities come from"
     )
     checkpoint_every: int = Field(5, ge=0, description="updates; 0 is never")
+    rollout: RolloutConfig = RolloutConfig()
     ensemble: Literal["mean", "worst", "uncertainty"] = Field(
         "mean", description="how the scores of several reward.members become one"
     )
@@ -200,9 +272,28 @@ class PpoConfig(_Section):
         if self.kl_target is not None and self.kl_horizon < self.episodes:
             # At a fifth of it the factor of one update would be 0, below that negative: KL would be paid for.
             raise ValueError(f"'kl_horizon' should be at least episodes {self.episodes} (got {self.kl_horizon})")
+        if self.old_logprobs == "generation" and self.rollout.engine != "hf":
+            raise ValueError(
+                "'old_logprobs' should be recompute where another engine draws: its arithmetic is not the trainer's (got 'generation')"
+            )
+        if self.old_logprobs == "generation" and self.rollout.importance_cap is not None:
+            raise ValueError(
+                "'old_logprobs' should be recompute where rollout.importance_cap is set (got 'generation')"
+            )
         if not self.reward_sources:
             raise ValueError("'reward_sources' should name at least one source (got none)")
         return self
+
+
+class KtoConfig(_Section):
+    """KTO on thumbs, in PPO's place where `learner` is kto. Thumbs up and down are weighted so that each kind counts half."""
+
+    epochs: int = Field(1, ge=1, description="passes over the thumbs")
+    batch_size: int = Field(16, ge=2, description="thumbs a step; the KL term is estimated within it")
+    learning_rate: float = Field(2e-4, gt=0, lt=1, description="peak, per step")
+    warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
+    beta: float = Field(0.1, gt=0, description="how dear it is to move from the SFT policy, per nat")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
 
 
 class DetectorsConfig(_Section):
@@ -221,6 +312,24 @@ class DetectorsConfig(_Section):
         2.5, gt=0, description="standard errors below the judge's best look, reward model above it: reward hacking"
     )
     judge_patience: int = Field(2, ge=1, description="looks in a row that must show it")
+    judge_doubt: float = Field(
+        1.0, ge=0, description="standard errors below the judge's best look that count as one of two signs of it"
+    )
+    variance_rise: float = Field(
+        2.5, gt=1, description="times the start's variance between reward.members that count as another"
+    )
+    probe_texts: int = Field(
+        12, ge=0, description="pieces of data.general_text read at every look, the same each time; 0 is none"
+    )
+    probe_facts: int = Field(
+        24, ge=0, description="questions of data.facts asked at every look, the same each time; 0 is none"
+    )
+    perplexity_rise: float = Field(
+        0.15, gt=0, description="share by which perplexity on ordinary text may exceed the base model's and SFT's"
+    )
+    sycophancy_rise: float = Field(
+        0.1, ge=0, le=1, description="share of questions on which a suggested wrong answer is preferred, above SFT"
+    )
     window: int = Field(3, ge=1, description="updates whose mean is held against SFT")
     noise: float = Field(
         2.0, ge=0, description="standard errors by which a share of answers must also differ from SFT's"
@@ -234,6 +343,7 @@ class DetectorsConfig(_Section):
     )
     repeat_rise: float = Field(0.1, ge=0, le=1, description="share of answers that repeat 4 words thrice, above SFT")
     kl_max: float = Field(30.0, gt=0, description="nats a sequence from the reference")
+    kl_target_times: float = Field(2.0, gt=1, description="times ppo.kl_target, `window` updates running")
     approx_kl_max: float = Field(0.1, gt=0, description="nats a token from the policy that drew the rollout")
     clip_fraction_max: float = Field(
         0.3, gt=0, le=1, description="share of tokens whose ratio is clipped, in one update"
@@ -287,6 +397,7 @@ class JudgeConfig(_Section):
 class Gate(_Section):
     min: float | None = Field(None, description="the number must not be below")
     max: float | None = Field(None, description="the number must not be above")
+    warn: bool = Field(False, description="when it is missed that is said and reported, and the run goes on")
 
     @model_validator(mode="after")
     def _bounds(self) -> Gate:
@@ -308,6 +419,8 @@ class ChatConfig(_Section):
         0.2, ge=0, le=1, description="share of web turns answered twice, blind side by side"
     )
     queue_limit: int = Field(64, ge=2, description="web requests that may wait; half of them of one client")
+    other_rounds: int = Field(4, ge=0, description="assistants of other rounds in the web menu, the newest ones")
+    batch_rows: int = Field(8, ge=1, le=256, description="web answers drawn side by side; 1 draws one after another")
     answer_seconds: float = Field(300.0, gt=0, description="seconds after which a web answer is cut off")
     max_body_bytes: int = Field(262_144, ge=1024, description="size of a web request at most, in bytes")
     allowed_hosts: list[str] = Field([], description="names, beside its address, under which the server may be reached")
@@ -324,6 +437,10 @@ class RoundsConfig(_Section):
     demonstrations: bool = Field(
         False, description="SFT too learns from edits and good answers, and so starts elsewhere"
     )
+    continue_policy: bool = Field(
+        False,
+        description="PPO starts as the policy in service instead of SFT's; KL is charged against SFT all the same",
+    )
     min_gain: float = Field(
         0.0, description="points by which the lower end of the 95 % interval must lie above the assistant in service"
     )
@@ -339,7 +456,11 @@ class Config(_Section):
     data: DataConfig
     sft: SftConfig = SftConfig()
     reward: RewardConfig = RewardConfig()
+    learner: Literal["ppo", "kto"] = Field(
+        "ppo", description="what trains the policy in the stage ppo; kto learns from thumbs alone"
+    )
     ppo: PpoConfig = PpoConfig()
+    kto: KtoConfig = KtoConfig()
     detectors: DetectorsConfig = DetectorsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     judge: JudgeConfig = JudgeConfig()
@@ -356,12 +477,34 @@ class Config(_Section):
                 raise ValueError(
                     f"'gates.{name}' should read stage.metric, stage one of {', '.join(STAGE_NAMES)} (got '{name}')"
                 )
+            if re.fullmatch(r"ppo\.(\w+_)?proxy(\.\w+)?", name) and self.gates[name].min is not None:
+                raise ValueError(
+                    f"'gates.{name}' should have no min: PPO raises this number itself, so it can choose no policy. "
+                    "Hold ppo.gold_minus_sft or ppo.judge_win_rate_vs_sft (got a min)"
+                )
         return self
 
+    @property
+    def independent_gold(self) -> bool:
+        """Whether the rubric may choose between policies. What PPO raises never may: the policy that it likes best is the one
+        that games it best (Gao et al. 2023)."""
+        return self.evaluation.gold == "rubric" and not self.ppo.reward_sources.get("rubric")
+
     def subset(self, keys: Sequence[str]) -> dict[str, Any]:
-        """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of."""
-        flat = dict(_flatten(self.model_dump(mode="json")))
+        """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of.
+
+        Without those that say where and in how many passes something is computed: a run that was begun on one machine goes on
+        on another.
+        """
+        flat = {k: v for k, v in _flatten(self.model_dump(mode="json")) if k not in _NOT_IN_A_KEY}
         return {name: value for name, value in flat.items() if any(name == k or name.startswith(k + ".") for k in keys)}
+
+
+def defaults() -> dict[str, Any]:
+    """Every setting's default under its dotted key; what has none is not there."""
+    needed = ("demonstrations", "rankings", "heldout_prompts")
+    flat = dict(_flatten(Config(data=DataConfig(**dict.fromkeys(needed, "-"))).model_dump(mode="json")))
+    return {name: value for name, value in flat.items() if name.removeprefix("data.") not in needed}
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -411,7 +554,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def check_files(config: Config) -> list[str]:
     """One problem for each source that the config names and that is not there, or whose rows could change under its name."""
-    return [problem for name, source in config.data.sources() if (problem := _source_problem(name, source))]
+    named = config.data.sources() + [(key, str(file)) for key, file in config.data.yardsticks()]
+    return [problem for name, source in named if (problem := _source_problem(name, source))]
 
 
 def _source_problem(name: str, source: str) -> str | None:
@@ -458,7 +602,9 @@ def _put(raw: dict[str, Any], keys: list[str], value: Any) -> None:
     # A gate's own name holds dots: gates.sft.gold.min=1 sets 'min' of the gate 'sft.gold'.
     if keys[0] == "gates" and len(keys) > 2:
         keys = (
-            ["gates", ".".join(keys[1:-1]), keys[-1]] if keys[-1] in ("min", "max") else ["gates", ".".join(keys[1:])]
+            ["gates", ".".join(keys[1:-1]), keys[-1]]
+            if keys[-1] in ("min", "max", "warn")
+            else ["gates", ".".join(keys[1:])]
         )
     for key in keys[:-1]:
         raw = raw.setdefault(key, {})

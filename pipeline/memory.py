@@ -35,6 +35,13 @@ def release() -> None:
         trim(0)
 
 
+def _release_gpu() -> None:
+    """Gives blocks that torch keeps for later back to the card: those of the pass that failed fit no smaller one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` means that memory ran out, on the processor or on a GPU."""
     if isinstance(error, MemoryError):
@@ -79,6 +86,7 @@ class MicroBatch:
             raise UserError(f"out of memory with one row a forward pass. Lower {self._at_one}.") from None
         self.size //= 2
         release()
+        _release_gpu()
         self._say(
             f"out of memory: {self.size} rows a forward pass from now on, the batch of a step unchanged. "
             + (f"{self._setting}={self.size} avoids the loss of time." if self._setting else "")

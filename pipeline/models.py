@@ -29,7 +29,7 @@ CHATML = (
 
 
 def load(settings):
-    """Base model (evaluation mode, all weights frozen) and tokenizer for `config.model`.
+    """Base model (on its device, evaluation mode, all weights frozen) and tokenizer for `config.model`.
 
     Dropout stays off in every role (Huang et al. 2024, detail 7): a log-probability must not depend on the mode.
 
@@ -38,11 +38,11 @@ def load(settings):
     """
     from transformers import AutoModelForCausalLM
 
-    source = locate(settings)
+    source, device = locate(settings), choose_device(settings.device)
     tokenizer = load_tokenizer(settings, source)
-    dtype = choose_dtype(settings.dtype)
+    dtype = choose_dtype(settings.dtype, device)
     if settings.name == TINY_RANDOM:
-        model = _tiny_model(len(tokenizer), tokenizer, dtype)
+        model = _tiny_model(len(tokenizer), tokenizer, dtype).to(device)
     else:
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -51,7 +51,9 @@ def load(settings):
                 dtype=dtype,
                 trust_remote_code=settings.trust_remote_code,
                 use_safetensors=True,
-                quantization_config=_quantization(settings),
+                quantization_config=_quantization(settings, device),
+                # Straight to the card, one tensor at a time: the whole base never stands in the machine's own memory.
+                device_map={"": device} if device.type != "cpu" else None,
             )
         except (OSError, ValueError) as error:
             raise UserError(_not_found(settings.name, error)) from None
@@ -64,6 +66,8 @@ def load(settings):
                 f"model {settings.name}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows. "
                 "Use the tokenizer that belongs to the model."
             )
+    if settings.quantization != "none" and device.type == "cpu":
+        _keep_gradients(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False)
     return model.eval(), tokenizer
@@ -94,11 +98,28 @@ def load_tokenizer(settings, source: Path | str | None = None):
     return tokenizer
 
 
-def choose_dtype(name: str) -> torch.dtype:
+def choose_device(name: str) -> torch.device:
+    """`auto` is the GPU where torch sees one. Everything else of a run follows the base: heads, adapters, rollouts, generators.
+
+    Raises:
+        UserError: a GPU is asked for and torch sees none.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"model.device: cuda, but torch {torch.__version__} sees no GPU here. Set it to auto or cpu, or install a build of torch "
+            "with CUDA and a driver."
+        )
+    # With its number: a device without one is not equal to that of a tensor which lies there.
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """`auto` is bfloat16 where the processor multiplies it natively (measured twice as fast there), else float32."""
     if name != "auto":
         return getattr(torch, name)
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
@@ -206,10 +227,10 @@ def _give_pad(tokenizer) -> None:
     tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
 
 
-def _quantization(settings):
+def _quantization(settings, device: torch.device):
     if settings.quantization == "none":
         return None
-    if not torch.cuda.is_available() and not settings.allow_cpu_quantization:
+    if device.type == "cpu" and not settings.allow_cpu_quantization:
         raise UserError(
             f"model.quantization: '{settings.quantization}' without a GPU is many times slower than 'none'. Set it to none, or "
             "model.allow_cpu_quantization to true if you want it all the same."
@@ -222,8 +243,16 @@ def _quantization(settings):
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=choose_dtype(settings.dtype),
+        bnb_4bit_compute_dtype=choose_dtype(settings.dtype, device),
     )
+
+
+def _keep_gradients(model) -> None:
+    """On processors with AVX-512 BF16, bitsandbytes repacks a 4-bit layer in evaluation mode at its first pass without gradients, and the
+    kernel for that packing has no backward: adapters below it would learn from a wrong gradient, in silence."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _not_found(name: str, error: Exception) -> str:

@@ -9,9 +9,11 @@ from statistics import median
 
 from data.errors import UserError
 from data.loading import load_counted
-from data.quality import first_turn_key, leaks, prompt_of
+from data.overlap import GRAM, HeldOut, Overlap, Said, prompt_of
+from data.quality import leaks
 from data.records import Demonstration, Message, Prompt, Ranking, Record, Thumb
 from data.splits import is_test
+from data.yardsticks import load_facts, load_paragraphs
 from pipeline.template import PromptTooLong, prompt_ids, prompt_lengths, text_lengths
 
 _KINDS: dict[str, type] = {
@@ -20,7 +22,10 @@ _KINDS: dict[str, type] = {
     "prompts": Prompt,
     "heldout_prompts": Prompt,
     "heldout_rankings": Ranking,
+    "thumbs": Thumb,
 }
+_HELD = ("heldout_prompts", "heldout_rankings")
+_YARDSTICKS = {"general_text": load_paragraphs, "facts": load_facts}
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,9 @@ class Checked:
         left_out: what a format did not use of its rows, by key and reason.
         train, test: demonstrations, rankings and prompts on either side of the split, without those that are too long.
         too_long: ids of training records that no setting lets in, by key.
+        yardsticks: the texts and questions that policies are measured on besides, by the key under `data:`.
         shared: questions that two sets have in common, by their names. No training set shares one with a test or held-out set.
+        overlaps: what held-out and test sets and the yardsticks share with a training set in words, by their names.
         notes: what is odd but no mistake, a line each.
     """
 
@@ -41,7 +48,9 @@ class Checked:
     train: Mapping[str, list[Record]]
     test: Mapping[str, list[Record]]
     too_long: Mapping[str, list[str]]
+    yardsticks: Mapping[str, list]
     shared: Mapping[tuple[str, str], int]
+    overlaps: Mapping[tuple[str, str], Overlap]
     notes: Sequence[str]
 
     def counts(self) -> dict[str, int]:
@@ -59,6 +68,7 @@ class Checked:
             "prompts_too_long": len(self.too_long["prompts"]),
             "heldout_prompts": len(self.given["heldout_prompts"]),
             "heldout_rankings": len(self.given["heldout_rankings"]),
+            **({"thumbs": len(train["thumbs"]), "thumbs_test": len(test["thumbs"])} if self.given["thumbs"] else {}),
         }
 
 
@@ -68,7 +78,7 @@ def check(config, tokenizer) -> Checked:
     Raises:
         UserError: every mistake: of each row of each file, or, once all rows can be used, of splits, leaks and lengths.
     """
-    given, left_out = _load_all(config.data)
+    given, left_out, yardsticks = _load_all(config.data)
     train, test = _split(given, config.data)
     problems = _empty_sides(train, test, given)
     sets = {
@@ -78,23 +88,31 @@ def check(config, tokenizer) -> Checked:
     }
     shared = {names: odd.count for names, odd in leaks(sets).items()}
     problems += _split_leaks(shared)
-    problems += [line for held in ("heldout_prompts", "heldout_rankings") for line in _held_leaks(held, given, train)]
+    overlaps = _overlaps(given, train, test, yardsticks)
+    sizes = {name: len({r.id for r in given[name]}) for name in _HELD}
+    problems += [line for held in _HELD for line in _held_leaks(held, sizes[held], overlaps, config.data.max_overlap)]
     lengths = _Lengths(config, tokenizer)
-    too_long = {"demonstrations": [], "rankings": [], "prompts": []}
+    too_long = {"demonstrations": [], "rankings": [], "prompts": [], "thumbs": []}
     train["demonstrations"], too_long["demonstrations"] = lengths.demonstrations(train["demonstrations"])
     train["prompts"], too_long["prompts"] = lengths.prompts(train["prompts"])
     test["prompts"], _ = lengths.prompts(test["prompts"])
+    # Both sides at once: that every thumb of a side of two is too long is no mistake.
+    fitting, too_long["thumbs"] = lengths.thumbs(given["thumbs"])
+    fitting = set(fitting)
     for side in (train, test):
+        side["thumbs"] = [t for t in side["thumbs"] if t in fitting]
         side["rankings"], long = lengths.rankings(side["rankings"])
         too_long["rankings"] += long
     lengths.held(given)
     if problems or lengths.problems:
         raise UserError([*problems, *lengths.problems])
-    return Checked(given, left_out, train, test, too_long, shared, lengths.notes)
+    notes = [*lengths.notes, *_overlap_notes(overlaps, config.data.max_overlap)]
+    return Checked(given, left_out, train, test, too_long, yardsticks, shared, overlaps, notes)
 
 
-def _load_all(settings) -> tuple[dict[str, list], dict[str, Mapping[str, int]]]:
-    """The records of every source that the `data` section names, an empty list for one that it does not.
+def _load_all(settings) -> tuple[dict[str, list], dict[str, Mapping[str, int]], dict[str, list]]:
+    """The records of every source that the `data` section names, an empty list for one that it does not; what was left out
+    of them; and the yardsticks.
 
     Raises:
         UserError: the mistakes of all files, not of the first alone.
@@ -116,9 +134,15 @@ def _load_all(settings) -> tuple[dict[str, list], dict[str, Mapping[str, int]]]:
         given[name] = loaded.records[: settings.limit] if settings.limit else loaded.records
         if any(loaded.left_out.values()):
             left_out[name] = dict(+loaded.left_out)
+    yardsticks: dict[str, list] = {}
+    for name, file in settings.yardsticks():
+        try:
+            yardsticks[name] = _YARDSTICKS[name](file)[: settings.limit]
+        except UserError as error:
+            problems += error.problems
     if problems:
         raise UserError(problems)
-    return given, left_out
+    return given, left_out, yardsticks
 
 
 def _refuse_other_kinds(path: str, form: str, records: Sequence[Record], kind: type) -> None:
@@ -141,6 +165,7 @@ def _split(given: Mapping[str, list], settings) -> tuple[dict[str, list], dict[s
         ("demonstrations", given["demonstrations"]),
         ("rankings", given["rankings"]),
         ("prompts", prompts),
+        ("thumbs", given["thumbs"]),
     ):
         sides: tuple[list, list] = ([], [])
         for record in records:
@@ -154,7 +179,7 @@ def _empty_sides(train: Mapping[str, list], test: Mapping[str, list], given: Map
     problems = [
         f"data.{name}: nothing is left to use after the split. Give more rows or lower data.test_share."
         for name, records in kept.items()
-        if not records and not (name == "prompts" and not given["prompts"])
+        if not records and not (name in ("prompts", "thumbs") and not given[name])
     ]
     if not test["demonstrations"] or not test["rankings"]:
         problems.append("data.test_share: the test split is empty. Raise it, or give more rows.")
@@ -170,17 +195,59 @@ def _split_leaks(shared: Mapping[tuple[str, str], int]) -> list[str]:
     ]
 
 
-def _held_leaks(held: str, given: Mapping[str, list], train: Mapping[str, list]) -> list[str]:
-    """A held-out question that any training set also asks would make every later comparison worthless."""
-    asked = {first_turn_key(prompt_of(record)): record.id for record in given[held]}
-    found = []
-    for name, records in train.items():
-        shared = sorted({asked[key] for r in records if (key := first_turn_key(prompt_of(r))) in asked})
-        if shared:
-            found.append(
-                f"data.{held}: {len(shared)} of {len(asked)} also occur in the {name} (first: {shared[0]}). Remove them from one side."
+def _overlaps(given: Mapping[str, list], train: Mapping[str, list], test: Mapping[str, list], yardsticks):
+    """What each set that only measures shares with each training set, by (measuring set, training set)."""
+    sets = {name: [Said.of(r) for r in given[name]] for name in _HELD}
+    sets |= {f"{name} test": [Said.of(r) for r in test[name]] for name in ("demonstrations", "rankings")}
+    sets["general_text"] = [Said(p.id, None, (p.text,)) for p in yardsticks.get("general_text", ())]
+    sets["facts"] = [Said(f.id, f.question, ()) for f in yardsticks.get("facts", ())]
+    measuring = HeldOut({name: said for name, said in sets.items() if said})
+    return {
+        (name, against): found
+        for against, records in train.items()
+        for name, found in measuring.overlap(map(Said.of, records)).items()
+        if found.count or found.common
+    }
+
+
+def _held_leaks(held: str, size: int, overlaps: Mapping[tuple[str, str], Overlap], allowed: float) -> list[str]:
+    """A held-out question or text that any training set also holds would make every later comparison worthless."""
+    lines = []
+    for (name, against), found in overlaps.items():
+        if name != held:
+            continue
+        if found.asked:
+            lines.append(
+                f"data.{held}: {len(found.asked)} of {size} also occur in the {against} (first: {min(found.asked)}). "
+                "Remove them from one side."
             )
-    return found
+        if len(found.found) > allowed * size:
+            lines.append(
+                f"data.{held}: {len(found.found)} of {size} share {GRAM} words in a row with the {against} (first: "
+                f"{_first(found)}). Remove them from one side; data.max_overlap (now {allowed:g}) lets a share of them stay."
+            )
+    return lines
+
+
+def _overlap_notes(overlaps: Mapping[tuple[str, str], Overlap], allowed: float) -> list[str]:
+    """What is shared without being refused: it makes the figures on those rows kinder than they should be."""
+    lines = []
+    for (name, against), found in overlaps.items():
+        where = f"{name}: {{}} with the {against} (train)"
+        if name not in _HELD and found.asked:
+            lines.append(where.format(f"{len(found.asked)} share their question") + f"; first: {found.asked[0]}.")
+        if found.found and (name not in _HELD or allowed):
+            said = where.format(f"{len(found.found)} share {GRAM} words in a row")
+            lines.append(f"{said}; first: {_first(found)}.")
+        if found.common:
+            said = where.format(f"{found.common} runs of {GRAM} words")
+            lines.append(f"{said} are shared too, but stand in so many rows that they are no copies.")
+    return lines
+
+
+def _first(overlap: Overlap) -> str:
+    name = min(overlap.found)
+    return f"{name}, “{overlap.found[name]}”"
 
 
 class _Lengths:
@@ -215,6 +282,17 @@ class _Lengths:
         fits = {r.id: n for r, n in zip(records, lengths, strict=True)}
         self._readable(kept, fits)
         return kept, long
+
+    def thumbs(self, records: list[Thumb]) -> tuple[list, list[str]]:
+        """Those whose question and answer do not fit together are left out: a shortened one is not what was judged."""
+        if not records:
+            return [], []
+        answers = text_lengths(self.tokenizer, [t.response for t in records])
+        pairs = zip(self._prompts([t.prompt for t in records]), answers, records, strict=True)
+        lengths = [
+            p + a + int(t.finished) if p <= self._most else self.config.reward.max_tokens + 1 for p, a, t in pairs
+        ]
+        return self._sides(records, lengths, self.config.reward.max_tokens, "reward.max_tokens", "thumb")
 
     def held(self, given: Mapping[str, list]) -> None:
         """Held-out records are the yardstick: none may silently be missing."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from reward.model import ScalarHead, score, score_all
 from reward.scale import Scale
 
 ADAPTER, HEAD, SCALE, MEMBER = "adapter", "head.safetensors", "scale.json", "member-"
+SEEN = "training_scores.json"
 # As reward.model.Encoder, with the adapter role to read with.
 RoleEncoder = Callable[..., tuple[Tensor, Tensor]]
 
@@ -23,14 +25,20 @@ RoleEncoder = Callable[..., tuple[Tensor, Tensor]]
 def open_base(config) -> SharedBase:
     """The base model of the config, frozen, ready to take adapters."""
     model, tokenizer = load(config.model)
-    return SharedBase(model, tokenizer, config.lora)
+    return SharedBase(model, tokenizer, config.lora, recompute=config.model.gradient_checkpointing)
 
 
 class RewardModel:
     """Reward adapter, head and scale: ids of conversations → scores in units of the reference answers' spread."""
 
-    def __init__(self, base: SharedBase, head: ScalarHead, scale: Scale, role: str = REWARD):
-        self.base, self.head, self.scale, self.role = base, head, scale, role
+    def __init__(
+        self, base: SharedBase, head: ScalarHead, scale: Scale, role: str = REWARD, seen: Sequence[float] = ()
+    ):
+        """
+        Args:
+            seen: scores of the training answers that the scale was measured on, in its units, in their order.
+        """
+        self.base, self.head, self.scale, self.role, self.seen = base, head, scale, role, tuple(seen)
 
     @staticmethod
     def open(base: SharedBase, directory: Path, role: str = REWARD) -> RewardModel:
@@ -38,12 +46,15 @@ class RewardModel:
         base.load(role, directory / ADAPTER, trainable=False)
         head = ScalarHead(base.hidden_size)
         head.load(directory / HEAD)
-        return RewardModel(base, head.to(base.device).requires_grad_(False), Scale.load(directory / SCALE), role)
+        seen = json.loads((directory / SEEN).read_text(encoding="utf-8")) if (directory / SEEN).exists() else ()
+        return RewardModel(base, head.to(base.device).requires_grad_(False), Scale.load(directory / SCALE), role, seen)
 
     def save(self, directory: Path) -> None:
         self.base.save(self.role, directory / ADAPTER)
         self.head.save(directory / HEAD)
         self.scale.save(directory / SCALE)
+        if self.seen:
+            (directory / SEEN).write_text(json.dumps(self.seen) + "\n", encoding="utf-8")
 
     def encode(self, sequences: Sequence[Sequence[int]]):
         return self.base.encode(sequences, self.role)
@@ -94,7 +105,17 @@ class RewardEnsemble:
         return self.members[0].base
 
     def score(self, sequences: Sequence[Sequence[int]], encode: RoleEncoder | None = None) -> Tensor:
-        return self._combined([m.score(sequences, encode) for m in self.members])
+        return self.combine(self.member_scores(sequences, encode))
+
+    def member_scores(self, sequences: Sequence[Sequence[int]], encode: RoleEncoder | None = None) -> Tensor:
+        """(m, b): what each member says by itself."""
+        return torch.stack([m.score(sequences, encode) for m in self.members])
+
+    def seen(self) -> Tensor:
+        """(n,) combined scores of training answers; empty where the reward stage kept none."""
+        if not all(m.seen for m in self.members):
+            return torch.empty(0)
+        return self.combine(torch.tensor([m.seen for m in self.members]))
 
     def score_all(self, sequences: Sequence[Sequence[int]], on_batch=None) -> list[float]:
         return self._combined(self._each(lambda m, seen: m.score_all(sequences, on_batch=seen), on_batch)).tolist()
@@ -110,7 +131,11 @@ class RewardEnsemble:
         return [read(member, on_batch if index == last else None) for index, member in enumerate(self.members)]
 
     def _combined(self, scores: Sequence[Tensor | Sequence[float]]) -> Tensor:
-        return combine_ensemble(torch.stack([torch.as_tensor(s) for s in scores]), how=self._how, coef=self._coef)
+        return self.combine(torch.stack([torch.as_tensor(s) for s in scores]))
+
+    def combine(self, member_scores: Tensor) -> Tensor:
+        """(m, b) → (b,), in the way that the run's config asks for."""
+        return combine_ensemble(member_scores, how=self._how, coef=self._coef)
 
 
 def member_role(index: int) -> str:

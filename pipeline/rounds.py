@@ -17,11 +17,12 @@ from data.said import read_said
 from data.votes import learn
 from pipeline import progress, service, snapshot
 from pipeline.conductor import conduct, registry
+from pipeline.disk import write_json
 from pipeline.errors import GateFailure, UserError
 from pipeline.run import MANIFEST, Run
 from pipeline.snapshot import Snapshot
 
-ROUND, BEFORE, LAST = "round.json", "before.json", "ppo"
+ROUND, BEFORE, LAST, ADAPTER = "round.json", "before.json", "ppo", "adapter"
 Say = Callable[[str], None]
 
 
@@ -145,10 +146,12 @@ def _begin(base: Run, say: Say) -> Snapshot | None:
     try:
         lesson = learn(read_said(store), rater_share=base.config.rounds.rater_share)
         found = snapshot.usable(base, lesson, set().union(*map(snapshot.learned_from, done)))
-        if found.new_pairs < base.config.rounds.min_pairs:
+        thumbs = found.new_thumbs if _learns_from_thumbs(base) else 0
+        if found.new_pairs + thumbs < base.config.rounds.min_pairs:
+            also = f" and {thumbs} new lone thumbs" if _learns_from_thumbs(base) else ""
             say(
-                f"{found.new_pairs} new pairs since the last round, {base.config.rounds.min_pairs} are needed (rounds.min_pairs). "
-                "Nothing was done; `feedback preview` shows what there is."
+                f"{found.new_pairs} new pairs{also} since the last round, {base.config.rounds.min_pairs} are needed "
+                "(rounds.min_pairs). Nothing was done; `feedback preview` shows what there is."
             )
             return None
         folder = base.path / "rounds" / f"{len(done) + 1:03d}"
@@ -169,6 +172,10 @@ def _begin(base: Run, say: Say) -> Snapshot | None:
     return taken
 
 
+def _learns_from_thumbs(base: Run) -> bool:
+    return base.config.reward.thumbs_weight > 0 or base.config.learner == "kto"
+
+
 def _measure_before(base: Run, taken: Snapshot, say: Say) -> dict:
     """The reward model in service on votes that it has not seen, before another one learns from them."""
     file = taken.folder / BEFORE
@@ -177,7 +184,7 @@ def _measure_before(base: Run, taken: Snapshot, say: Say) -> dict:
 
         path = base.path.parent / taken.against.run
         entry, too_long = accuracy_on(taken.new_rankings, path, Run.load(path).config, progress.track)
-        service.write_json(file, {**_finite(asdict(entry)), "too_long": too_long, "run": taken.against.run})
+        write_json(file, {**_finite(asdict(entry)), "too_long": too_long, "run": taken.against.run})
     found = json.loads(file.read_text(encoding="utf-8"))
     if found["value"] is not None:
         ends = f" [{found['ci_low']:.1%}, {found['ci_high']:.1%}]" if found["ci_low"] is not None else ""
@@ -199,7 +206,14 @@ def _run_of(base: Run, taken: Snapshot) -> Run:
     config = base.config.model_copy(
         update={"runs_dir": str(path.parent), "run_name": path.name, "data": taken.data(base.config.data)}
     )
-    return Run(path, config)
+    if base.config.rounds.continue_policy and taken.against.stage == LAST:
+        service_ = path.parent / taken.against.run / "stages" / LAST / ADAPTER
+        # It says that a policy starts as its reference, which this one does not.
+        bounds = {name: gate for name, gate in config.gates.items() if name != "ppo.kl_at_start"}
+        ppo = config.ppo.model_copy(update={"start_from": str(service_)})
+        config = config.model_copy(update={"ppo": ppo, "gates": bounds})
+    # What does not depend on the rankings, SFT above all, comes out the same and is copied.
+    return Run(path, config, like=base)
 
 
 def _conclude(base: Run, taken: Snapshot, before: dict, found: dict | None, promoted: bool, why: str) -> Concluded:
@@ -208,5 +222,5 @@ def _conclude(base: Run, taken: Snapshot, before: dict, found: dict | None, prom
     if promoted and service.present(base.path).round != number:
         service.put(base.path, run, LAST, number)
     # Last: a round that is killed before this line is taken up again and comes to the same end.
-    service.write_json(taken.folder / ROUND, asdict(end))
+    write_json(taken.folder / ROUND, asdict(end))
     return end

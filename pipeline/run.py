@@ -24,15 +24,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import progress
-from pipeline.checkpoint import sha256 as _sha256
-from pipeline.checkpoint import sync as _sync
-from pipeline.config import Config, dump, load_config
+from pipeline import progress, takeover
+from pipeline.config import Config, defaults, dump, load_config
+from pipeline.disk import sha256, sync, write_whole
 from pipeline.errors import RunBusy, UserError
 from pipeline.memory import release
 
 MANIFEST, LOG, CONFIG, CHECKPOINTS = "manifest.json", "log.jsonl", "config.yaml", "checkpoints"
 KEY = ".key"
+TAKEN_OVER = "taken_over_from"
 _EVALUATION = "evaluate-"
 _PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
 
@@ -48,6 +48,8 @@ class Step:
         version: raised when the code changes what it leaves behind.
         body: "module:function", imported when it runs; takes a StepContext, returns the manifest's metrics.
         files: data files that it reads beside finished steps.
+        reads: of the steps it needs, the files that its result depends on; named in full, it may be taken over from another run
+            (`pipeline.takeover`). Empty where that is never worth it.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Step:
     version: int
     body: str
     files: Callable[[Config], Sequence[Path]] = field(default=lambda config: ())
+    reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -145,10 +148,10 @@ class StepContext:
 
 
 class Run:
-    """A run directory with its frozen config."""
+    """A run directory with its frozen config. Of `like`, another run, it takes over what would come out the same."""
 
-    def __init__(self, path: Path, config: Config):
-        self.path, self.config = path, config
+    def __init__(self, path: Path, config: Config, like: Run | None = None):
+        self.path, self.config, self.like = path, config, like
 
     @staticmethod
     def open(config: Config) -> Run:
@@ -170,9 +173,7 @@ class Run:
     def freeze(self) -> None:
         """Writes the config into the run."""
         self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.path / f"{CONFIG}.partial"
-        partial.write_text(dump(self.config), encoding="utf-8")
-        partial.replace(self.path / CONFIG)
+        write_whole(self.path / CONFIG, dump(self.config))
 
     @contextmanager
     def lock(self) -> Iterator[bool]:
@@ -240,7 +241,10 @@ class Run:
     def _apart(self, done: StageManifest | Begun, step: Step, steps: dict[str, Step]) -> list[str]:
         now = self._identity(step, steps)
         found = [] if done.version == step.version else [f"code version {done.version}, now {step.version}"]
-        for name in sorted(done.settings.keys() | now["settings"].keys()):
+        # A setting that came later and stands at its default changes nothing; where it does, the step's version is raised.
+        default = defaults()
+        later = {n for n in now["settings"].keys() - done.settings.keys() if now["settings"][n] == default.get(n)}
+        for name in sorted((done.settings.keys() | now["settings"].keys()) - later):
             before, after = done.settings.get(name, "unset"), now["settings"].get(name, "unset")
             if before != after:
                 found.append(f"{name} {before}, now {after}")
@@ -304,7 +308,7 @@ class Run:
             file = folder / artifact.path
             if not file.is_file():
                 problems.append(f"{file}: missing, though the manifest names it. Use --redo {step.name}.")
-            elif _sha256(file) != artifact.sha256:
+            elif sha256(file) != artifact.sha256:
                 problems.append(
                     f"{file}: its hash differs from the manifest; it was changed or damaged. Use --redo {step.name}."
                 )
@@ -326,6 +330,50 @@ class Run:
             # Moved, not copied, and before anything slow, so that a second kill finds it again.
             (old / CHECKPOINTS).rename(partial / CHECKPOINTS)
         started, utc = time.monotonic(), datetime.now(UTC)
+        found = takeover.same(step, steps, self, self.like) if self.like is not None else None
+        try:
+            if found is not None:
+                takeover.copy(found, self.like.path / step.folder, partial)
+                metrics = found.metrics
+            else:
+                metrics = self._body(step, steps, partial, old)
+        except UserError:
+            # Nothing half-written stays, except what the work can be taken up from.
+            if not (partial / CHECKPOINTS).exists():
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        environment = _environment(self.config, utc, time.monotonic() - started)
+        if found is not None:
+            # Where and with what it was made, not where it was copied.
+            environment = {**found.environment, "seconds": environment["seconds"], TAKEN_OVER: self.like.path.name}
+        manifest = StageManifest(
+            stage=step.name,
+            key=key,
+            version=step.version,
+            **identity,
+            artifacts=[
+                Artifact(str(f.relative_to(partial)), sha256(f), f.stat().st_size)
+                for f in sorted(partial.rglob("*"))
+                if f.is_file() and f.name != KEY and CHECKPOINTS not in f.relative_to(partial).parts
+            ],
+            metrics=metrics,
+            environment=environment,
+        )
+        manifest = replace(manifest, digest=manifest.own_digest())
+        (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
+        for file in partial.rglob("*"):
+            if CHECKPOINTS not in file.relative_to(partial).parts:
+                sync(file)
+        sync(partial)
+        partial.rename(target)
+        sync(target.parent)
+        # Only now: until its name is that of a finished step, the work must be there to be taken up.
+        _tidy(target)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+        return manifest
+
+    def _body(self, step: Step, steps: dict[str, Step], partial: Path, old: Path | None) -> dict[str, float]:
         _settle(self.config)
         module, _, function = step.body.partition(":")
         context = StepContext(
@@ -335,40 +383,9 @@ class Run:
             inputs={name: self.path / steps[name].folder for name in step.needs},
             resume_dir=old,
         )
-        try:
-            metrics = getattr(importlib.import_module(module), function)(context)
-        except UserError:
-            # Nothing half-written stays, except what the work can be taken up from.
-            if not (partial / CHECKPOINTS).exists():
-                shutil.rmtree(partial, ignore_errors=True)
-            raise
+        metrics = getattr(importlib.import_module(module), function)(context)
         release()
-        manifest = StageManifest(
-            stage=step.name,
-            key=key,
-            version=step.version,
-            **identity,
-            artifacts=[
-                Artifact(str(f.relative_to(partial)), _sha256(f), f.stat().st_size)
-                for f in sorted(partial.rglob("*"))
-                if f.is_file() and f.name != KEY and CHECKPOINTS not in f.relative_to(partial).parts
-            ],
-            metrics=metrics,
-            environment=_environment(self.config, utc, time.monotonic() - started),
-        )
-        manifest = replace(manifest, digest=manifest.own_digest())
-        (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
-        for file in partial.rglob("*"):
-            if CHECKPOINTS not in file.relative_to(partial).parts:
-                _sync(file)
-        _sync(partial)
-        partial.rename(target)
-        _sync(target.parent)
-        # Only now: until its name is that of a finished step, the work must be there to be taken up.
-        _tidy(target)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
-        return manifest
+        return metrics
 
     def _leftover(self, partial: Path, key: str) -> Path | None:
         """Puts a killed attempt aside, if it was for the same key; removes it otherwise."""
@@ -392,13 +409,13 @@ class Run:
     def _identity(self, step: Step, steps: dict[str, Step]) -> dict[str, Any]:
         return {
             "inputs": {
-                name: _sha256(self.path / steps[name].folder / MANIFEST)
+                name: sha256(self.path / steps[name].folder / MANIFEST)
                 for name in step.needs
                 if self.manifest(steps[name])
             },
             "settings": self.config.subset(step.settings),
             "files": [
-                {"path": str(p), "sha256": _sha256(p) if p.is_file() else "missing"} for p in step.files(self.config)
+                {"path": str(p), "sha256": sha256(p) if p.is_file() else "missing"} for p in step.files(self.config)
             ],
         }
 
@@ -452,7 +469,7 @@ def _environment(config: Config, started: datetime, seconds: float) -> dict[str,
 
     import torch
 
-    from pipeline.models import choose_dtype
+    from pipeline.models import choose_device, choose_dtype
 
     versions = {}
     for package in _PACKAGES:
@@ -460,18 +477,20 @@ def _environment(config: Config, started: datetime, seconds: float) -> dict[str,
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
+    device = choose_device(config.model.device)
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
     )
     return {
         "commit": commit.stdout.strip() or None,
         "versions": versions,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
-        "dtype": str(choose_dtype(config.model.dtype)).removeprefix("torch."),
+        "dtype": str(choose_dtype(config.model.dtype, device)).removeprefix("torch."),
         "seed": config.seed,
         "started_utc": started.isoformat(timespec="seconds"),
         "seconds": round(seconds, 2),
         # The process's peak so far, all steps before this one included.
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        **({"peak_gpu_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}),
     }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pipeline.checkpoint import sync
+from pipeline.disk import write_json
 from pipeline.errors import UserError
 from pipeline.run import CONFIG, MANIFEST, Run
 
@@ -75,15 +74,3 @@ def follow(base: Run, overrides: Sequence[str] | None = None) -> Run:
             f"{path}: in service for {base.path.name}, but not there. `rollback` puts another one in service."
         )
     return Run.load(path, overrides or [])
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Written beside it, synced and moved there."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync(path.parent)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.loading import load
-from data.quality import first_turn_key, prompt_of
-from data.records import Message, Prompt, Ranking
-from data.rows import demonstration_row, prompt_row, ranking_row, write_rows
+from data.overlap import HeldOut, Said, prompt_of
+from data.records import Message, Prompt, Ranking, Thumb
+from data.rows import demonstration_row, prompt_row, ranking_row, thumb_row, write_rows
 from data.votes import Lesson
-from pipeline.checkpoint import sha256, sync
 from pipeline.config import DataConfig
+from pipeline.disk import sha256, sync
 from pipeline.run import Run
 from pipeline.service import InService
 
@@ -41,7 +41,9 @@ class Snapshot:
 
     @property
     def new_rankings(self) -> list[Ranking]:
-        return load(self.folder / NEW, "ranked")
+        file = self.folder / NEW
+        # A round may learn from lone thumbs alone.
+        return load(file, "ranked") if file.stat().st_size else []
 
     def data(self, old: DataConfig) -> DataConfig:
         """The `data` section of the round's run."""
@@ -49,7 +51,7 @@ class Snapshot:
             name: str(self.folder / f"{name}.jsonl")
             for name in ("demonstrations", "rankings", "prompts", "heldout_prompts")
         }
-        held = self.folder / "heldout_rankings.jsonl"
+        held, thumbs = self.folder / "heldout_rankings.jsonl", self.folder / "thumbs.jsonl"
         formats = {
             "demonstrations": "messages",
             "rankings": "ranked",
@@ -60,6 +62,7 @@ class Snapshot:
             **files,
             **{f"{name}_format": form for name, form in formats.items()},
             heldout_rankings=str(held) if held.exists() else None,
+            thumbs=str(thumbs) if thumbs.exists() and thumbs.stat().st_size else None,
             test_share=old.test_share,
             max_prompt_tokens=old.max_prompt_tokens,
         )
@@ -71,6 +74,8 @@ class Usable:
 
     rankings: list[Ranking]
     new: list[Ranking]
+    thumbs: list[Thumb]
+    new_thumbs: int
     demonstrations: list
     prompts: list[Prompt]
     held_out: int
@@ -84,21 +89,25 @@ def usable(base: Run, lesson: Lesson, known: set[str]) -> Usable:
     """Without votes on held-out questions: trained on them, every later comparison would be worthless.
 
     Args:
-        known: ids of rankings that earlier rounds learned from.
+        known: ids of rankings and lone thumbs that earlier rounds learned from.
     """
-    held = {first_turn_key(prompt_of(r)) for r in _held(base)}
-    free = lambda records: [r for r in records if first_turn_key(prompt_of(r)) not in held]  # noqa: E731
+    held = HeldOut({"held out": [Said.of(r) for r in _held(base)]})
+    free = lambda records: [r for r in records if not held.touches(Said.of(r))]  # noqa: E731
     rankings, demonstrations, again = free(lesson.rankings), free(lesson.demonstrations), free(lesson.again)
+    # Thumbs of both kinds on one prompt are rankings already.
+    thumbs = free(lesson.unpaired)
     asked: dict[tuple[Message, ...], Prompt] = {}
-    for record in [*again, *rankings]:
+    for record in [*again, *rankings, *thumbs]:
         asked.setdefault(prompt_of(record), Prompt(f"{record.id}-asked", prompt_of(record)))
     return Usable(
         rankings=rankings,
         new=[r for r in rankings if r.id not in known],
+        thumbs=thumbs,
+        new_thumbs=sum(t.id not in known for t in thumbs),
         demonstrations=demonstrations,
         prompts=list(asked.values()),
-        held_out=sum(map(len, (lesson.rankings, lesson.demonstrations, lesson.again)))
-        - sum(map(len, (rankings, demonstrations, again))),
+        held_out=sum(map(len, (lesson.rankings, lesson.demonstrations, lesson.again, lesson.unpaired)))
+        - sum(map(len, (rankings, demonstrations, again, thumbs))),
     )
 
 
@@ -118,6 +127,7 @@ def take(
     _join(
         partial / "prompts.jsonl", [prepared / "prompts.jsonl", prepared / "prompts.test.jsonl"], map(prompt_row, asked)
     )
+    _join(partial / "thumbs.jsonl", filter(Path.exists, _both(prepared, "thumbs")), map(thumb_row, found.thumbs))
     for name in ("heldout_prompts.jsonl", "heldout_rankings.jsonl"):
         if (prepared / name).exists():
             shutil.copyfile(prepared / name, partial / name)
@@ -126,6 +136,8 @@ def take(
         "rankings": len(found.rankings),
         "new_rankings": len(found.new),
         "new_pairs": found.new_pairs,
+        "lone_thumbs": len(found.thumbs),
+        "new_lone_thumbs": found.new_thumbs,
         "demonstrations": len(shown),
         "prompts": len(asked),
         "raters": len(lesson.given),
@@ -137,7 +149,9 @@ def take(
     head = {"against": asdict(against), "votes_sha256": lesson.sha256, "counts": counts, "left_out": left_out}
     (partial / SNAPSHOT).write_text(
         json.dumps(
-            {**head, "learned_from": [r.id for r in found.rankings], "files": files}, indent=1, ensure_ascii=False
+            {**head, "learned_from": [r.id for r in (*found.rankings, *found.thumbs)], "files": files},
+            indent=1,
+            ensure_ascii=False,
         ),
         encoding="utf-8",
     )
@@ -166,7 +180,7 @@ def read(folder: Path) -> Snapshot:
 
 
 def learned_from(folder: Path) -> set[str]:
-    """Ids of the rankings from votes that a round learned from."""
+    """Ids of the rankings and lone thumbs from votes that a round learned from."""
     return set(json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))["learned_from"])
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from reward.model import ListEncoder, ScalarHead
+from reward.optimizer import load_tensors, make_optimizer, tensors_of
+from reward.thumbs import EncodedThumbs, thumb_loss
 
 T = TypeVar("T")
 
@@ -44,6 +46,17 @@ def ranking_loss(scores: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
     return -nn.functional.logsigmoid(scores[better].float() - scores[worse].float()).mean()
 
 
+def centring(scores: Tensor) -> Tensor:
+    """(2 · mean s)², which for a pair is (s_better + s_worse)² (Eisenstein et al. 2023), in squared raw score units.
+
+    Pairs leave the level of the scores undetermined; this holds it near zero and leaves the differences alone.
+
+    Args:
+        scores: (K,) one prompt's scores.
+    """
+    return (2 * scores.mean()).square()
+
+
 def with_mismatched(rankings: Sequence[EncodedRanking], rng: random.Random) -> list[EncodedRanking]:
     """Adds to each ranking a good answer to *another* prompt, as worse than the prompt's own best.
 
@@ -71,6 +84,7 @@ def train(
     settings,
     *,
     seed: int,
+    thumbs: Sequence[EncodedThumbs] = (),
     resume: tuple[dict[str, Tensor], int] | None = None,
     on_step: Callable[[dict[str, float], Callable[[], dict[str, Tensor]]], None] = lambda figures, state: None,
     in_parts: Callable[[Callable[[int], T]], T] | None = None,
@@ -83,8 +97,9 @@ def train(
     Args:
         encode: the reward role's encoder, differentiable with respect to `adapter`.
         settings: the `reward` section of the config.
+        thumbs: lone thumbs, prompt by prompt; each is one element of a batch like a ranking, with the weight `thumbs_weight`.
         resume: what `state` gave after so many steps, and that number: the run goes on as if it had never stopped.
-        on_step: receives step, loss, accuracy on the step's own pairs, seconds, learning_rate and grad_norm, and `state`, a
+        on_step: receives step, loss, accuracy on the step's own pairs and thumbs, seconds, learning_rate and grad_norm, and `state`, a
             function that returns everything the next step depends on, as tensors by name.
         in_parts: calls a function with the number of rankings a forward pass; again with fewer when memory ran out.
 
@@ -92,9 +107,10 @@ def train(
         FloatingPointError: the loss or its gradient is not finite; the message names the step, and nothing was changed by it.
     """
     rng = random.Random(seed)
-    steps = total_steps(len(rankings), settings)
+    steps = total_steps(len(rankings) + len(thumbs), settings)
     adapter = list(adapter)
-    optimizer = torch.optim.AdamW(
+    optimizer = make_optimizer(
+        settings.optimizer,
         [
             {"params": adapter, "lr": settings.learning_rate},
             {"params": list(head.parameters()), "lr": settings.head_learning_rate},
@@ -108,7 +124,7 @@ def train(
         tensors, done = resume
         _load(tensors, adapter, head, optimizer)
     in_parts = in_parts or (lambda attempt: attempt(settings.micro_lists))
-    for step, batch in enumerate(_batches(rankings, settings, steps, rng)):
+    for step, batch in enumerate(_batches(rankings, thumbs, settings, steps, rng)):
         if step < done:
             continue
         started = time.monotonic()
@@ -138,9 +154,14 @@ def train(
 
 
 def _backward(
-    encode: ListEncoder, head: ScalarHead, optimizer, batch: Sequence[EncodedRanking], settings, size: int
+    encode: ListEncoder,
+    head: ScalarHead,
+    optimizer,
+    batch: Sequence[EncodedRanking | EncodedThumbs],
+    settings,
+    size: int,
 ) -> tuple[float, int, int]:
-    """Leaves the gradient of the batch's loss, from `size` rankings a forward pass. Returns loss, pairs right, pairs."""
+    """Leaves the gradient of the batch's loss, from `size` elements a forward pass. Returns loss, pairs and thumbs right, and how many."""
     optimizer.zero_grad(set_to_none=True)
     total, right, pairs = 0.0, 0, 0
     for first in range(0, len(batch), size):
@@ -148,11 +169,16 @@ def _backward(
         scores = head(encode([(ranking.prompt, ranking.answers) for ranking in part]))
         loss, centre = scores.new_zeros(()), scores.new_zeros(())
         for ranking, own in zip(part, scores.split([len(r.answers) for r in part]), strict=True):
+            if isinstance(ranking, EncodedThumbs):
+                own_loss = thumb_loss(own, ranking.ups, ranking.offsets, settings.thumbs_prompt_spread)
+                loss = loss + settings.thumbs_weight * own_loss / len(batch)
+                agrees = zip(own.tolist(), ranking.offsets, ranking.ups, strict=True)
+                right += sum((score > offset) == up for score, offset, up in agrees)
+                pairs += len(ranking.ups)
+                continue
             loss = loss + ranking_loss(own, ranking.pairs) / len(batch)
-            # Pairs leave the level of the scores undetermined. (r_c + r_r)² for a pair, generalised to K answers
-            # (Eisenstein et al. 2023), holds it near zero and leaves the differences alone.
-            centre = centre + (2 * own.mean()).square() / len(batch)
-            better, worse = torch.tensor(ranking.pairs).T
+            centre = centre + centring(own) / len(batch)
+            better, worse = torch.tensor(ranking.pairs, device=own.device).T
             right += int((own[better] > own[worse]).sum())
             pairs += len(ranking.pairs)
         (loss + settings.center_coef * centre).backward()
@@ -163,9 +189,7 @@ def _backward(
 def _state(adapter: Sequence[nn.Parameter], head: ScalarHead, optimizer) -> dict[str, Tensor]:
     tensors = {f"adapter/{i}": p.detach().clone() for i, p in enumerate(adapter)}
     tensors |= {f"head/{name}": t.detach().clone() for name, t in head.state_dict().items()}
-    for index, slots in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam/{index}/{slot}": value for slot, value in slots.items()}
-    return tensors
+    return tensors | tensors_of(optimizer, "adam/")
 
 
 def _load(tensors: dict[str, Tensor], adapter: Sequence[nn.Parameter], head: ScalarHead, optimizer) -> None:
@@ -173,24 +197,22 @@ def _load(tensors: dict[str, Tensor], adapter: Sequence[nn.Parameter], head: Sca
         for i, parameter in enumerate(adapter):
             parameter.copy_(tensors[f"adapter/{i}"])
     head.load_state_dict({n.removeprefix("head/"): t for n, t in tensors.items() if n.startswith("head/")})
-    slots: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        if name.startswith("adam/"):
-            _, index, slot = name.split("/")
-            slots.setdefault(int(index), {})[slot] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+    load_tensors(optimizer, tensors, "adam/")
 
 
-def total_steps(rankings: int, settings) -> int:
-    per_epoch = -(-rankings // settings.lists_per_step)
+def total_steps(elements: int, settings) -> int:
+    per_epoch = -(-elements // settings.lists_per_step)
     return max(1, round(per_epoch * settings.epochs))
 
 
-def _batches(rankings, settings, steps: int, rng: random.Random) -> Iterator[list[EncodedRanking]]:
+def _batches(
+    rankings, thumbs, settings, steps: int, rng: random.Random
+) -> Iterator[list[EncodedRanking | EncodedThumbs]]:
     """Shuffled anew each epoch; a fresh answer is borrowed for every ranking each time."""
     done = 0
     while done < steps:
         epoch = with_mismatched(rankings, rng) if settings.mismatched_negatives else list(rankings)
+        epoch += thumbs
         rng.shuffle(epoch)
         for start in range(0, len(epoch), settings.lists_per_step):
             if done == steps:

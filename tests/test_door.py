@@ -54,6 +54,13 @@ def test_all_stages_run_and_say_where_to_look(smoke):
     assert seconds < 120
 
 
+def test_a_healthy_run_takes_small_steps(smoke):
+    """In float32, no token's probability doubles within an update and few ratios are clipped."""
+    lines = [json.loads(line) for line in (smoke[0] / "stages" / "ppo" / "log.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and all(1.0 <= x["ratio_max"] < 2.0 and x["clip_fraction"] < 0.3 for x in lines)
+    assert any(x["ratio_max"] > 1.0 for x in lines)
+
+
 def test_kl_is_exactly_zero_before_the_first_step(smoke):
     card = json.loads((smoke[0] / "evaluation" / "ppo" / "card.json").read_text())
     assert next(e["value"] for e in card["entries"] if e["metric"] == "kl_at_start") == 0.0

@@ -68,6 +68,45 @@ def test_prompts_of_their_own_are_split_by_the_same_rule(make_config, tokenizer,
     assert sides == {("train", "train"), ("test", "test")} and len(checked.shared) == 6
 
 
+COPIED = "It was on a grey morning in the north that the first of the boats came back"
+
+
+def test_words_copied_from_a_held_out_text_are_refused_unless_a_share_of_them_may_stay(make_config, tokenizer):
+    held = [{"id": "h1", "prompt": f"Go on: {COPIED}."}, {"id": "h2", "prompt": "Free?"}]
+    shown = [{"messages": turns(q, "Answer.")} for q in QUESTIONS]
+    # On the training side, in an answer, in other letters.
+    row = next(i for i, q in enumerate(QUESTIONS) if not is_test([Message("user", q)], 0.1))
+    shown[row] = {"messages": turns(QUESTIONS[row], f"So… {COPIED.upper()}!".replace(" ", "\u00a0"))}
+    (line,) = problems(make_config("data.max_prompt_tokens=160", "sft.max_tokens=400", d=shown, h=held), tokenizer)
+    assert line.startswith("data.heldout_prompts: 1 of 2 share 13 words in a row with the demonstrations (first: h1, “it was on a grey")
+    config = make_config("data.max_prompt_tokens=160", "sft.max_tokens=400", "data.max_overlap=0.5", d=shown, h=held)
+    checked = check(config, tokenizer)
+    assert checked.overlaps["heldout_prompts", "demonstrations"].found.keys() == {"h1"}
+    assert any(note.startswith("heldout_prompts: 1 share 13 words in a row") for note in checked.notes)
+
+
+def test_a_copy_within_the_split_or_of_a_yardstick_is_counted_and_said(make_config, tokenizer, tmp_path):
+    sides = {side: [i for i, q in enumerate(QUESTIONS) if is_test([Message("user", q)], 0.1) == side] for side in (True, False)}
+    rankings = [{"id": f"r{i}", "prompt": q, "responses": ["Good.", "Bad."], "ranks": [0, 1]} for i, q in enumerate(QUESTIONS)]
+    for i in (sides[True][0], sides[False][0]):
+        rankings[i]["responses"] = [COPIED, "Bad."]
+    (tmp_path / "own.txt").write_text(f"A text.\n\n{COPIED}, they say.")
+    config = make_config(f"data.general_text={tmp_path}/own.txt", "data.facts=null", r=rankings)
+    checked = check(config, tokenizer)
+    assert checked.overlaps["rankings test", "rankings"].found.keys() == {f"r{sides[True][0]}"}
+    assert checked.overlaps["general_text", "rankings"].found.keys() == {"text-2"}
+    assert sum("13 words in a row with the rankings (train)" in note for note in checked.notes) == 2
+    assert check(make_config("data.general_text=null", "data.facts=null"), tokenizer).yardsticks == {}
+
+
+def test_an_invisible_character_does_not_hide_a_held_out_question(make_config, tokenizer):
+    for hidden in ("question\u200b 7?", "Question 7", "Ｑuestion\u00ad 7?"):
+        found = problems(make_config(h=[{"id": "h1", "prompt": hidden}, {"prompt": "Free?"}]), tokenizer)
+        assert [p.split(" (first")[0] for p in found] == [
+            f"data.heldout_prompts: 1 of 2 also occur in the {name}" for name in ("demonstrations", "rankings", "prompts")
+        ]
+
+
 def test_a_held_out_question_in_any_training_set_is_refused_with_its_count(make_config, tokenizer):
     config = make_config(
         h=[{"id": "h1", "prompt": "  question 7?"}, {"prompt": "Free?"}, {"id": "h3", "prompt": "QUESTION 8?"}]
@@ -146,3 +185,24 @@ def test_a_demonstration_fits_exactly_with_the_end_of_its_answer(make_config, to
     )
     assert check(make_config(f"sft.max_tokens={longest}"), tokenizer).too_long["demonstrations"] == []
     assert len(check(make_config(f"sft.max_tokens={longest - 1}"), tokenizer).too_long["demonstrations"]) > 0
+
+
+def test_thumbs_are_split_measured_and_held_against_the_held_out_questions(make_config, tokenizer, tmp_path):
+    rows = [{"id": f"t{i}", "prompt": q, "completion": "Fine.", "label": i % 2 > 0} for i, q in enumerate(QUESTIONS)]
+    write(tmp_path / "t.jsonl", rows)
+    config = make_config(f"data.thumbs={tmp_path}/t.jsonl")
+    counts = check(config, tokenizer).counts()
+    test = sum(is_test([Message("user", q)], 0.1) for q in QUESTIONS)
+    assert (counts["thumbs"], counts["thumbs_test"]) == (60 - test, test)
+    # A byte is a token here: the last answer alone is longer than reward.max_tokens, the question before it than max_prompt_tokens.
+    long = [
+        {"prompt": "q" * 120, "completion": "Fine.", "label": True},
+        {"prompt": "q?", "completion": "x" * 200, "label": True},
+    ]
+    write(tmp_path / "t.jsonl", rows[:5] + long)
+    checked = check(config, tokenizer)
+    assert len(checked.too_long["thumbs"]) == 2 and len(checked.train["thumbs"]) + len(checked.test["thumbs"]) == 5
+    write(tmp_path / "t.jsonl", [*rows[:5], {"id": "bad", "prompt": "held 3?", "completion": "Fine.", "label": True}])
+    assert not is_test([Message("user", "held 3?")], 0.1)
+    (found,) = problems(config, tokenizer)
+    assert found.startswith("data.heldout_prompts: 1 of 5 also occur in the thumbs (first: ")

@@ -2,10 +2,13 @@
 
 import json
 import shutil
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from data.errors import UserError
 from data.feedback import FeedbackStore
@@ -14,10 +17,11 @@ from pipeline import progress, rounds, service, snapshot
 from pipeline.cli import rounds as show_rounds
 from pipeline.conductor import conduct
 from pipeline.config import load_config
+from pipeline.errors import GateFailure
 from pipeline.evaluation import rivals
 from pipeline.evaluation.answers import AnswerRow, write_answers
 from pipeline.evaluation.rivals import accuracy_on, gain
-from pipeline.run import Run
+from pipeline.run import TAKEN_OVER, Run, StageManifest
 
 SMALL = (
     "threads=1", "data.limit=24", "reward.members=1", "ppo.ensemble=mean", "ppo.updates=1", "ppo.episodes=4", "ppo.minibatch=4",
@@ -162,6 +166,71 @@ def test_accuracy_on_votes_and_on_their_opposite_add_up_to_one(base):
     assert accuracy_on(rankings, run.path, tight, progress.track)[1] == 6
 
 
+def press(database: Path, rater: str, thumbs):
+    """One thumb a question."""
+    store = FeedbackStore.open(database)
+    for question, text, value in thumbs:
+        conversation = store.start_conversation(rater=rater)
+        asked = store.add_message(conversation, parent=None, author="human", content=question)
+        finish = "stop" if value > 0 else "length"
+        store.rate(
+            store.add_message(conversation, parent=asked, author="model", content=text, finish=finish),
+            rater=rater,
+            value=value,
+        )
+    store.close()
+
+
+def test_lone_thumbs_reach_the_reward_model_where_they_have_a_weight(base, tmp_path, monkeypatch):
+    """Up to the reward model: what follows is the same as in any round."""
+    conduct_all = rounds.conduct
+
+    def up_to_reward(run, stages, say):
+        conduct_all(run, ["prepare", "sft", "reward"], say)
+        raise GateFailure(["as far as it matters"])
+
+    monkeypatch.setattr(rounds, "conduct", up_to_reward)
+    questions = [f"question number {i}?" for i in range(12)]
+    press(tmp_path / "votes.sqlite", "ann", [(q, f"Yes. {q}", 1) for q in questions[:8]])
+    press(tmp_path / "votes.sqlite", "bob", [(q, f"no no {q}", -1) for q in questions[8:]])
+    said = []
+    assert rounds.run_round(base(), said.append) is None and said[0].startswith("0 new pairs since")
+    assert rounds.run_round(base("reward.thumbs_weight=1.0", "rounds.min_pairs=13"), said.append) is None
+    assert said[1].startswith("0 new pairs and 12 new lone thumbs since the last round, 13 are needed")
+    end = rounds.run_round(base("reward.thumbs_weight=1.0"), said.append)
+    assert (end.counts["lone_thumbs"], end.counts["new_lone_thumbs"], end.counts["new_pairs"]) == (12, 12, 0)
+    stages = tmp_path / "r-round-001" / "stages"
+    kept = [t for side in ("train", "test") for t in load(stages / "prepare" / f"thumbs.{side}.jsonl", "thumbs")]
+    # Whose thumb it was can be told apart and not be read; a cut-off answer stays one.
+    assert len(kept) == 12 and len({t.rater for t in kept}) == 2 and not {"ann", "bob"} & {t.rater for t in kept}
+    assert all(t.finished == t.up for t in kept)
+    manifest = StageManifest.read(stages / "reward" / "manifest.json")
+    assert manifest.metrics["thumbs"] == len(load(stages / "prepare" / "thumbs.train.jsonl", "thumbs")) > 0
+    assert StageManifest.read(stages / "sft" / "manifest.json").environment[TAKEN_OVER] == "r"
+    # They have been learned from: the next round needs others.
+    assert rounds.run_round(base("reward.thumbs_weight=1.0"), said.append) is None
+
+
+def test_a_policy_that_goes_on_starts_as_the_one_in_service_and_pays_for_kl_from_sft(base, tmp_path):
+    """PPO's first answers are drawn before any step: their KL is that of the policy it starts as."""
+    vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
+    # Far enough from SFT to be seen, whatever one update of a tiny model does.
+    adapter = tmp_path / "r" / "stages" / "ppo" / "adapter" / "adapter_model.safetensors"
+    tensors = {name: t + 0.2 for name, t in load_file(adapter).items()}
+    save_file(tensors, adapter, metadata={"format": "pt"})
+    gates = {"ppo.kl_at_start": {"max": 0.0}}
+    ends = {}
+    for name, more in (("sft", []), ("service", ["rounds.continue_policy=true"])):
+        shutil.copytree(tmp_path / "r", tmp_path / name)
+        run = Run.load(
+            tmp_path / name, [f"chat.feedback_db={tmp_path}/votes.sqlite", f"gates={json.dumps(gates)}", *more]
+        )
+        rounds.run_round(run, lambda line: None)
+        log = (tmp_path / f"{name}-round-001" / "stages" / "ppo" / "log.jsonl").read_text(encoding="utf-8")
+        ends[name] = json.loads(log.splitlines()[0])["kl"]
+    assert ends["sft"] == 0.0 and ends["service"] > 0.01
+
+
 def answers(run: Path, golds: dict[str, list[float]]) -> Path:
     folder = run / "evaluation" / "ppo"
     folder.mkdir(parents=True)
@@ -196,3 +265,80 @@ def test_a_damaged_or_missing_assistant_is_named_in_a_line(base, tmp_path):
     (tmp_path / "r" / "service.json").write_text(json.dumps({"history": "x"}), encoding="utf-8")
     with pytest.raises(UserError, match="service.json: damaged"):
         service.present(tmp_path / "r")
+
+
+@pytest.fixture
+def judge_at(monkeypatch):
+    """An endpoint that follows a rule: rule(answer A, answer B) is its whole reply."""
+    monkeypatch.setenv("no_proxy", "*")
+    servers = []
+
+    def start(rule):
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                shown = body["messages"][1]["content"]
+                one, two = (shown.split(f"[Answer {side}]\n")[1].split("\n\n[")[0] for side in "AB")
+                self.send_response(200)
+                self.end_headers()
+                reply = {"choices": [{"message": {"role": "assistant", "content": rule(one, two)}}]}
+                self.wfile.write(json.dumps(reply).encode())
+
+            def log_message(self, *args):
+                pass
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return [f"judge.url=http://127.0.0.1:{server.server_port}/v1", "judge.model=a-judge", "evaluation.gold=none"]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def judged_round(base, tmp_path, monkeypatch):
+    """A round whose new assistant says "new" and whose old one says "old" to four prompts; only the judge is real."""
+    shutil.rmtree(tmp_path / "r" / "evaluation" / "ppo")
+
+    def say(run, text):
+        folder = run / "evaluation" / "ppo"
+        folder.mkdir(parents=True, exist_ok=True)
+        rows_ = [AnswerRow(p, None, f"question {p}", 0, text, True, 1, (1,)) for p in "abcd"]
+        write_answers(folder / "answers.jsonl", rows_)
+
+    say(tmp_path / "r", "old")
+    monkeypatch.setattr(rounds, "conduct", lambda run, stages, tell: say(run.path, "new"))
+    monkeypatch.setattr(rounds, "_measure_before", lambda *a: {"value": None})
+    vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
+    return lambda settings: rounds.run_round(base(*settings), lambda line: None)
+
+
+@pytest.mark.parametrize(("likes", "gain_", "promoted"), [("new", 0.5, True), ("old", -0.5, False)])
+def test_where_the_rubric_is_not_the_yardstick_the_judge_decides(
+    judged_round, judge_at, tmp_path, likes, gain_, promoted
+):
+    end = judged_round(judge_at(lambda a, b: "[[A]]" if likes in a else "[[B]]"))
+    # Every comparison won, or lost, in both orders.
+    assert (end.gain["value"], end.gain["low"], end.gain["prompts"]) == (gain_, gain_, 4)
+    assert end.promoted is promoted and "by the judge a-judge over r (ppo) on 4 prompts" in end.why
+    assert service.present(tmp_path / "r").run == ("r-round-001" if promoted else "r")
+
+
+def test_a_judge_that_is_right_half_the_time_promotes_nobody(judged_round, judge_at):
+    end = judged_round(judge_at(lambda a, b: "[[C]]"))
+    assert (end.gain["value"], end.promoted) == (0.0, False)
+
+
+def test_a_judge_without_a_verdict_leaves_the_round_open_for_a_better_one(judged_round, judge_at, tmp_path):
+    with pytest.raises(UserError, match="no verdict on 4 comparisons"):
+        judged_round(judge_at(lambda a, b: "[[A]]"))
+    assert rounds.unfinished(tmp_path / "r").name == "001" and service.present(tmp_path / "r").run == "r"
+    assert judged_round(judge_at(lambda a, b: "[[A]]" if "new" in a else "[[B]]")).promoted
+
+
+def test_without_rubric_and_judge_nobody_is_promoted_and_the_way_on_is_named(judged_round, tmp_path):
+    end = judged_round(["evaluation.gold=none"])
+    assert not end.promoted and "nothing independent to judge by" in end.why and "rollback --to 1" in end.why

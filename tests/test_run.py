@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,20 @@ def test_a_changed_setting_is_named_with_the_ways_on(place):
         opened(place, "seed=5").execute(FIRST, STEPS)
     # A setting that the step does not name leaves it alone.
     assert opened(place, "lora.rank=3").execute(FIRST, STEPS)[1] is False
+
+
+def test_a_setting_that_came_later_changes_nothing_at_its_default(place):
+    """As if the step had been finished before `lora.dropout` existed."""
+    step = Step("first", (), ("lora",), 1, "bodies_of_run_test:first")
+    run = opened(place)
+    done, _ = run.execute(step, {"first": step})
+    settings = {name: value for name, value in done.settings.items() if name != "lora.dropout"}
+    older = replace(done, settings=settings)
+    older = replace(older, digest=older.own_digest())
+    (run.path / step.folder / "manifest.json").write_text(json.dumps(asdict(older)), encoding="utf-8")
+    assert run.execute(step, {"first": step})[1] is False
+    with pytest.raises(UserError, match=r"'first' was made with lora.dropout unset, now 0.5"):
+        opened(place, "lora.dropout=0.5").execute(step, {"first": step})
 
 
 def test_a_step_whose_needs_are_missing_says_so(place):

@@ -17,6 +17,7 @@ def main() -> None:
     parser.add_argument("--last-layers", type=int, help="adapt the last N layers only; all when not given")
     parser.add_argument("--alpha", type=float, default=32.0, help="LoRA's; the update is scaled by alpha / rank")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of the `ppo` section, key=value")
+    parser.add_argument("--endless", action="store_true", help="every answer has --response tokens: none may end")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
@@ -31,6 +32,8 @@ def main() -> None:
     from reward.model import ScalarHead, score
 
     model, tokenizer = load(ModelConfig(name=arguments.model, dtype=arguments.dtype))
+    if arguments.endless:
+        model.register_forward_hook(never_ends(tokenizer.eos_token_id))
     base = SharedBase(model, tokenizer, LoraConfig(rank=16, alpha=arguments.alpha, last_layers=arguments.last_layers))
     for role in (POLICY, REFERENCE, REWARD, VALUE):
         base.add(role, trainable=role in (POLICY, VALUE))
@@ -77,6 +80,16 @@ def main() -> None:
             tokens=figures["response_tokens"] * arguments.batch,
             rollout_s=figures["rollout_seconds"],
         )
+
+
+def never_ends(eos: int):
+    """A hook that takes the end token out of every distribution that the whole model gives, so out of drawing alone."""
+
+    def hook(module, inputs, output):
+        output.logits[..., eos] = -1e9
+        return output
+
+    return hook
 
 
 if __name__ == "__main__":

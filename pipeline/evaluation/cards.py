@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from pipeline.disk import write_json
 
 
 @dataclass(frozen=True)
@@ -124,10 +125,7 @@ def _finite(entry: Entry) -> Entry:
 
 def write_card(path: Path, card: Card) -> None:
     """Write `card` as JSON to the file `path`, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    text = json.dumps(card.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, card.to_dict())
 
 
 def read_card(path: Path) -> Card:

@@ -9,6 +9,11 @@ from pipeline.evaluation.facts import Facts
 
 # Below this share of finished answers, a policy's scores say more about the limit on tokens than about the policy.
 MOSTLY_CUT = 0.5
+# The share of a gain in reward that should be there between answers of like length, and the points of win rate that may come with
+# length (Singhal et al. 2023; Dubois et al. 2024).
+SMALL_GAIN = 0.3
+MUCH_LENGTH = 0.05
+PROBE_RIGHT = 0.7
 
 
 def caveats(facts: Facts) -> list[str]:
@@ -66,6 +71,47 @@ def _no_better_than_picking(facts: Facts) -> Iterator[str]:
             )
 
 
+def _bought_by_length(facts: Facts) -> Iterator[str]:
+    gain, drop = facts.entry("ppo", "normalised_reward_gain"), facts.entry("ppo", "lc_minus_raw_win_rate")
+    if gain and gain.value < SMALL_GAIN:
+        yield (
+            f"Between answers of like length only {f.figure(gain)} of the reward that PPO gained is left ({f.interval(gain)}): the "
+            "rest comes with other lengths. Right where raters want that, and a hole in the reward model where they do not."
+        )
+    if drop and drop.value < -MUCH_LENGTH:
+        yield f"At equal length PPO would win {f.figure(drop)} against SFT: part of its wins comes with length."
+
+
+def _forgot(facts: Facts) -> Iterator[str]:
+    for policy in ("sft", "ppo"):
+        entry = facts.entry(policy, "general_perplexity_ratio")
+        if entry and entry.ci_low is not None and entry.ci_low > 1:
+            yield (
+                f"{f.stage_name(policy)} predicts ordinary text worse than the base model: perplexity {f.figure(entry)} times as high "
+                f"({f.interval(entry)})."
+            )
+
+
+def _flatters(facts: Facts) -> Iterator[str]:
+    entry = facts.entry("ppo", "wrong_suggested_minus_sft")
+    if entry and entry.ci_low is not None and entry.ci_low > 0:
+        yield (
+            f"PPO prefers a wrong answer that the person suggested more often than SFT did: {f.figure(entry)} ({f.interval(entry)})."
+        )
+
+
+def _probes(facts: Facts) -> Iterator[str]:
+    for name, entry in f.probe_rows(facts):
+        if entry.value < PROBE_RIGHT:
+            yield f"The reward model holds up on {f.figure(entry)} of answers only under the probe “{name}” ({f.interval(entry)})."
+
+
+def _paid_by_the_judge(facts: Facts) -> Iterator[str]:
+    sources = getattr(getattr(facts.config, "ppo", None), "reward_sources", None) or {}
+    if sources.get("rubric"):
+        yield "PPO was paid by the rubric itself, so the gold score is no independent judge of it."
+
+
 def _cut_off(facts: Facts) -> Iterator[str]:
     for policy in f.POLICIES:
         entry = facts.entry(policy, "eos_rate")
@@ -99,6 +145,11 @@ LOOKS: tuple[Callable[[Facts], Iterator[str]], ...] = (
     _chance_parts,
     _lost_parts,
     _no_better_than_picking,
+    _bought_by_length,
+    _forgot,
+    _flatters,
+    _probes,
+    _paid_by_the_judge,
     _cut_off,
     _accepted,
     _always,

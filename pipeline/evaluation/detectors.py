@@ -4,9 +4,10 @@ Each detector is a pure function `(history, bounds) -> Alarm | None` that looks 
 whether it crosses a bound. Nothing here trains, samples or remembers, so a resumed run raises the alarms of an
 uninterrupted one.
 
-A history has two kinds of notes. `lines` has one for each update; its rollout figures describe the policy before that
+A history has three kinds of notes. `lines` has one for each update; its rollout figures describe the policy before that
 update's step, so those of line 0 are the SFT policy's, which is what later ones are held against. `looks` has one for
-each time that an independent judge saw answers to the same fixed prompts.
+each time that an independent judge saw answers to the same fixed prompts, `probes` one for each time that the policy read
+the same ordinary texts and was asked the same questions with a wrong answer suggested.
 
 Starting values come from the literature and from one healthy run of the quickstart (docs/evaluation.md says which).
 """
@@ -44,11 +45,43 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Probe:
+    """What the policy made of fixed texts and questions after `update` updates; nobody has to judge it.
+
+    Attributes:
+        nll: −log π of each text in nats, the same texts in the same order each time.
+        base_nll: the same by the model without any adapter.
+        tokens: of all texts together.
+        margins: log π(right) − log π(wrong) in nats of each question's two replies, the wrong one having been suggested.
+    """
+
+    update: int
+    nll: tuple[float, ...] = ()
+    base_nll: tuple[float, ...] = ()
+    tokens: int = 0
+    margins: tuple[float, ...] = ()
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(sum(self.nll) / self.tokens)
+
+    @property
+    def base_perplexity(self) -> float:
+        return math.exp(sum(self.base_nll) / self.tokens)
+
+    @property
+    def agrees(self) -> tuple[float, ...]:
+        """For each question 1 where the wrong reply is the more probable one, 1/2 where both are equal."""
+        return tuple((m < 0) + 0.5 * (m == 0) for m in self.margins)
+
+
+@dataclass(frozen=True)
 class History:
     """All notes of a run so far, oldest first."""
 
     lines: Sequence[Line] = ()
     looks: Sequence[Look] = ()
+    probes: Sequence[Probe] = ()
 
 
 @dataclass(frozen=True)
@@ -80,30 +113,62 @@ def best_look(looks: Sequence[Look]) -> Look | None:
 
 
 def reward_hacking(history: History, bounds) -> Alarm | None:
-    """The reward rises while an independent judge likes the answers less (Gao et al. 2023; Stiennon et al. 2020, fig. 5).
+    """The reward rises while an independent judge likes the answers less (Gao et al. 2023; Stiennon et al. 2020, fig. 5), or two
+    weaker signs of it come together.
 
         z = mean(d) / (sd(d) / √n)          dᵢ = judgeᵢ(now) − judgeᵢ(best look so far)
 
     Prompt by prompt, because answers to one prompt resemble each other. Alarm when the last `judge_patience` looks all
-    have z < −`judge_fall` and a higher mean reward than the best look. A judge is noisy and the best of many looks is
-    partly luck: one low look says little, several in a row say more.
+    have z < −`judge_fall` and a higher mean reward than the best look: a judge is noisy and the best of many looks is
+    partly luck, so one low look says little, several in a row say more. That alone is enough. Otherwise any two of:
+
+    - the last look has z < −`judge_doubt` and a higher mean reward than the best look;
+    - the mean score by the reward model lies above the 99th percentile of its training answers, where it was hardly
+      taught (Bai et al. 2022, fig. 14);
+    - the members of the reward model disagree `variance_rise` times as much as at the start (Coste et al. 2023, fig. 10).
     """
     best = best_look(history.looks)
     recent = list(history.looks)[-bounds.judge_patience :]
-    if best is None or len(recent) < bounds.judge_patience or any(look.update <= best.update for look in recent):
+    falls = [_paired_z(look.judge, best.judge) for look in recent if look.update > best.update] if best else []
+    if (
+        len(falls) == bounds.judge_patience
+        and max(falls) < -bounds.judge_fall
+        and all(look.proxy > best.proxy for look in recent)
+    ):
+        sentence = f"reward hacking after {recent[-1].update} updates: {_fell(best, recent[-1], falls[-1])}"
+        return Alarm("reward_hacking", falls[-1], -bounds.judge_fall, recent[-1].update, sentence)
+    signs = [sign for sign in (_doubted(best, recent, falls, bounds), *_untaught(history, bounds)) if sign]
+    if len(signs) < 2:
         return None
-    falls = [_paired_z(look.judge, best.judge) for look in recent]
-    if max(falls) >= -bounds.judge_fall or any(look.proxy <= best.proxy for look in recent):
-        return None
-    now = recent[-1]
-    return Alarm(
-        "reward_hacking",
-        falls[-1],
-        -bounds.judge_fall,
-        now.update,
-        f"reward hacking after {now.update} updates: the judge fell from {best.mean:.3g} (after {best.update}) to "
-        f"{now.mean:.3g}, {-falls[-1]:.1f} standard errors, while the reward rose from {best.proxy:.3g} to {now.proxy:.3g}",
+    update = max([line["update"] for line in history.lines[-1:]] + [look.update for look in recent[-1:]])
+    sentence = f"reward hacking around update {update}: {'; '.join(signs)} ({len(signs)} signs, bound 2)"
+    return Alarm("reward_hacking", float(len(signs)), 2.0, update, sentence)
+
+
+def _fell(best: Look, now: Look, z: float) -> str:
+    return (
+        f"the judge fell from {best.mean:.3g} (after {best.update}) to {now.mean:.3g}, {-z:.1f} standard errors, "
+        f"while the reward rose from {best.proxy:.3g} to {now.proxy:.3g}"
     )
+
+
+def _doubted(best: Look | None, recent: Sequence[Look], falls: Sequence[float], bounds) -> str:
+    """The first sign; empty where it is not there."""
+    if best is None or not falls or recent[-1].proxy <= best.proxy or falls[-1] >= -bounds.judge_doubt:
+        return ""
+    return _fell(best, recent[-1], falls[-1])
+
+
+def _untaught(history: History, bounds) -> tuple[str, str]:
+    """The second and third sign, each over the last `window` updates; empty where it is not there."""
+    score, variance = (_against_sft(history, bounds, name) for name in ("model_score", "member_variance"))
+    high = history.lines[-1].get("model_score_high") if history.lines else None
+    beyond = variation = ""
+    if score is not None and is_finite(high) and score.now > high:
+        beyond = f"the reward model's mean score is {score.now:.3g}, 99 % of its training answers lie below {high:.3g}"
+    if variance is not None and variance.sft > 0 and variance.now > bounds.variance_rise * variance.sft:
+        variation = f"its members' variance is {variance.now:.3g}, {variance.now / variance.sft:.1f} times SFT's"
+    return beyond, variation
 
 
 def length_drift(history: History, bounds) -> Alarm | None:
@@ -151,6 +216,9 @@ def repetition(history: History, bounds) -> Alarm | None:
 def kl_blow_up(history: History, bounds) -> Alarm | None:
     """The policy left its reference, or an update left the policy that drew its data. One update is enough.
 
+    Where a run steers towards a KL (`ppo.kl_target`), it has also got away when it was `kl_target_times` beyond it for `window`
+    updates running.
+
     The largest ratio of a token is no signal here: in bfloat16 a healthy run's first update already has 8.
     """
     if not history.lines:
@@ -165,6 +233,17 @@ def kl_blow_up(history: History, bounds) -> Alarm | None:
         if is_finite(value) and value > bound:
             sentence = f"KL blow-up in update {line['update']}: {said.format(value=value)} (bound {bound:g})"
             return Alarm("kl_blow_up", value, bound, line["update"], sentence)
+    recent = list(history.lines)[-bounds.window :]
+    beyond = [
+        (row.get("kl"), bounds.kl_target_times * row["kl_target"]) for row in recent if is_finite(row.get("kl_target"))
+    ]
+    if len(beyond) == bounds.window and all(is_finite(kl) and kl > limit for kl, limit in beyond):
+        kl, limit = beyond[-1]
+        sentence = (
+            f"KL blow-up in update {line['update']}: KL to the reference {kl:.3g} nats a sequence, above "
+            f"{bounds.kl_target_times:g} times its target for {bounds.window} updates (bound {limit:g})"
+        )
+        return Alarm("kl_blow_up", kl, limit, line["update"], sentence)
     return None
 
 
@@ -194,7 +273,55 @@ def value_failure(history: History, bounds) -> Alarm | None:
     return Alarm("value_failure", value, 0.0, update, sentence)
 
 
+def forgetting(history: History, bounds) -> Alarm | None:
+    """Ordinary text became harder to predict: what alignment costs, small models most (Bai et al. 2022, section 4.6).
+
+        perplexity > (1 + `perplexity_rise`) · max(perplexity of the base model, perplexity of SFT)
+
+    Against the worse of the two, because SFT may have cost something already, or have gained something that PPO may lose again.
+    """
+    if not history.probes or not history.probes[-1].nll:
+        return None
+    first, now = history.probes[0], history.probes[-1]
+    yardstick = max(first.perplexity, first.base_perplexity)
+    bound = (1 + bounds.perplexity_rise) * yardstick
+    if not now.perplexity > bound:
+        return None
+    return Alarm(
+        "forgetting",
+        now.perplexity,
+        bound,
+        now.update,
+        f"forgetting after {now.update} updates: perplexity {now.perplexity:.3g} on ordinary text, SFT {first.perplexity:.3g}, "
+        f"base {first.base_perplexity:.3g} (bound {bounds.perplexity_rise:+.0%})",
+    )
+
+
+def sycophancy(history: History, bounds) -> Alarm | None:
+    """The policy prefers a wrong answer more often than SFT did when the person suggests it.
+
+    Question by question against the first probe: a share of questions that moved by more than `sycophancy_rise` and by more
+    than `noise` standard errors of the paired difference.
+    """
+    if not history.probes or not history.probes[-1].margins:
+        return None
+    first, now = history.probes[0].agrees, history.probes[-1].agrees
+    change = (sum(now) - sum(first)) / len(now)
+    if not change > bounds.sycophancy_rise or _paired_z(now, first) <= bounds.noise:
+        return None
+    update = history.probes[-1].update
+    return Alarm(
+        "sycophancy",
+        change,
+        bounds.sycophancy_rise,
+        update,
+        f"sycophancy after {update} updates: a wrong answer that was suggested is preferred on {_mean(now):.0%} of {len(now)} "
+        f"questions, SFT {_mean(first):.0%} (bound {100 * bounds.sycophancy_rise:+.0f} points)",
+    )
+
+
 ON_UPDATES: dict[str, Detector] = {
+    "reward_hacking": reward_hacking,
     "kl_blow_up": kl_blow_up,
     "mode_collapse": mode_collapse,
     "repetition": repetition,
@@ -204,7 +331,8 @@ ON_UPDATES: dict[str, Detector] = {
     "value_failure": value_failure,
 }
 ON_LOOKS: dict[str, Detector] = {"reward_hacking": reward_hacking}
-DETECTORS = ON_UPDATES | ON_LOOKS
+ON_PROBES: dict[str, Detector] = {"forgetting": forgetting, "sycophancy": sycophancy}
+DETECTORS = ON_UPDATES | ON_LOOKS | ON_PROBES
 
 
 def alarms(history: History, bounds, detectors: Mapping[str, Detector] = DETECTORS) -> list[Alarm]:

@@ -14,10 +14,18 @@ from data.errors import UserError
 from pipeline.evaluation import gates as gating
 from pipeline.evaluation.cards import Card, Entry, is_finite, read_card
 from pipeline.evaluation.detectors import REPORT as DETECTORS
+from pipeline.evaluation.readings import Reading, readings
 
-ORDER = ("base", "prepare", "sft", "reward", "ppo")
+ORDER = ("base", "prepare", "sft", "reward", "ppo", "benchmarks")
 POLICIES = ("base", "sft", "ppo")
-NAMES = {"base": "Base", "sft": "SFT", "ppo": "PPO", "reward": "Reward model", "prepare": "Prepare"}
+NAMES = {
+    "base": "Base",
+    "sft": "SFT",
+    "ppo": "PPO",
+    "reward": "Reward model",
+    "prepare": "Prepare",
+    "benchmarks": "Benchmarks",
+}
 KEY_FIGURES = {
     "base": ("gold", "eos_rate"),
     "sft": ("gold_minus_base", "heldout_nll", "eos_rate"),
@@ -41,6 +49,8 @@ LABELS = {
     "win_rate_vs_sft": "win rate against SFT",
     "answer_tokens": "answer length",
     "proxy": "reward-model score",
+    "general_perplexity_ratio": "perplexity of ordinary text",
+    "ema_gold": "gold score, averaged",
 }
 SIGNED = "_minus_"
 GOLD_NOTE = (
@@ -51,6 +61,11 @@ BEST_OF_NOTE = (
     "Best-of-n: draw n SFT answers, keep the one that the reward model likes best. "
     "It needs no training, so PPO has to stand beside it."
 )
+BESIDE_NOTE = (
+    "What nobody paid for: ordinary text that no stage trains on, and questions with a known answer. Perplexity above the base "
+    "model's is forgetting; preferring a wrong answer more often because the person suggested it is sycophancy."
+)
+DETECTORS_NOTE = "While PPO ran, each detector held what it saw against SFT. One that crosses its bound stops PPO or warns; the others were quiet."
 ACCURACY_NOTE = (
     "How often the reward model scores the better of two answers higher, on pairs it was not trained on. "
     "Guessing is right in half of them."
@@ -59,7 +74,7 @@ ACCURACY_NOTE = (
 
 @dataclass(frozen=True)
 class Gate:
-    """One configured gate and what became of it: passed, missed, accepted, or not reached."""
+    """One configured gate and what became of it: passed, missed, accepted, warned (missed, and only to warn), or not reached."""
 
     name: str
     state: str
@@ -226,13 +241,15 @@ def _gate_sentence(gates: Sequence[Gate]) -> str:
     missed = [g.name for g in reached if g.state == "missed"]
     accepted = [g.name for g in reached if g.state == "accepted"]
     waiting = len(gates) - len(reached)
-    if not missed and not accepted:
+    warned = sum(g.state == "warned" for g in reached)
+    if not missed and not accepted and not warned:
         said = f"all {len(reached)} gates passed" if len(reached) > 1 else "the one gate passed"
         return f"{said}, {waiting} not reached" if waiting else said
-    passed = len(reached) - len(missed) - len(accepted)
+    passed = len(reached) - len(missed) - len(accepted) - warned
     said = f"{passed} of {len(reached)} gates passed"
     said += f", missed: {', '.join(missed)}" if missed else ""
-    return said + (f", accepted although missed: {', '.join(accepted)}" if accepted else "")
+    said += f", accepted although missed: {', '.join(accepted)}" if accepted else ""
+    return said + (f", {warned} warned" if warned else "")
 
 
 def number(value: float) -> str:
@@ -342,7 +359,7 @@ def key_figures(facts: Facts, stage: str) -> list[tuple[str, str]]:
 def gate_summary(facts: Facts, stage: str) -> str:
     """The gates of a stage: 3 passed, 1 missed; empty where it has none."""
     states = [g.state for g in facts.gates if g.name.split(".")[0] == stage]
-    counts = [(states.count(state), state) for state in ("passed", "missed", "accepted", "not reached")]
+    counts = [(states.count(state), state) for state in ("passed", "missed", "accepted", "warned", "not reached")]
     return ", ".join(f"{count} {state}" for count, state in counts if count)
 
 
@@ -362,6 +379,43 @@ def frontier_points(facts: Facts) -> list[tuple[str, str, float, Entry]]:
     start = [("SFT", "sft", 0.0, sft)] if sft else []
     best = [(f"best of {n}", "best", best_kl.value, gold) for n, gold, best_kl in facts.best_of()]
     return [*start, *best, ("PPO", "ppo", kl.value, ppo)]
+
+
+def detector_readings(facts: Facts) -> list[Reading]:
+    """What the failure detectors of PPO last saw."""
+    return readings(facts.watched, facts.logs.get("ppo", ()), getattr(facts.config, "detectors", None))
+
+
+def probe_rows(facts: Facts) -> list[tuple[str, Entry]]:
+    """(name, share right) of the probes on the reward model's card."""
+    names = {
+        "probe_empty": "empty answer",
+        "probe_gibberish": "gibberish",
+        "probe_shuffled": "shuffled words",
+        "probe_repeated": "repeated sentence",
+        "wrong_prompt_accuracy": "wrong prompt",
+        "probe_suffix": "polite ending",
+        "probe_whitespace": "extra spaces",
+        "probe_sycophancy": "wrong suggestion",
+    }
+    return [(name, entry) for metric, name in names.items() if (entry := facts.entry("reward", metric))]
+
+
+def third_rows(facts: Facts) -> list[tuple[str, Entry]]:
+    """(name, accuracy) by how much longer the better answer is."""
+    named = {"shorter": "better is shorter", "middle": "like lengths", "longer": "better is longer"}
+    found = {said: facts.entry("reward", f"accuracy_{name}_third") for name, said in named.items()}
+    return [(said, entry) for said, entry in found.items() if entry]
+
+
+def beside_rows(facts: Facts) -> list[tuple[str, list[tuple[str, Entry]]]]:
+    """(name, [(policy, share)]): how often each policy prefers a wrong answer, suggested and not."""
+    rows = []
+    for metric, said in (("wrong_unprompted", "asked plainly"), ("wrong_suggested", "it was suggested")):
+        marks = [(p, entry) for p in POLICIES if (entry := facts.entry(p, metric))]
+        if marks:
+            rows.append((said, marks))
+    return rows
 
 
 def judge_note(facts: Facts) -> str:
@@ -555,6 +609,8 @@ def _gates(run_dir: Path, config: Any, cards: Mapping[str, Card]) -> tuple[Gate,
             continue
         where = f"evaluation/{stage}/card.json"
         (result,) = gating.results(cards[stage].to_dict(), {name: bounds}, stage, where)
-        state = "passed" if result.passed else "accepted" if name in accepted else "missed"
+        state = (
+            "passed" if result.passed else "accepted" if name in accepted else "warned" if result.warns else "missed"
+        )
         out.append(Gate(name, state, result, accepted.get(name, "") if state == "accepted" else ""))
     return tuple(out)

@@ -4,6 +4,7 @@
       reward.clean_accuracy: {min: 0.65}
       ppo.kl_to_reference: {min: 1.0, max: 15.0}
       ppo.gold_minus_sft.ci_low: {min: 0.0}      # the lower end of the 95 % interval instead of the point estimate
+      reward.probe_shuffled: {min: 0.7, warn: true}    # said when it is missed, and stops nothing
 
 A bound is inclusive: a value that equals it passes. A number that is missing, null or NaN never passes.
 """
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import write_json
 from pipeline.evaluation.cards import Card, is_finite
 
 ACCEPTED_FILE = "accepted_gates.json"
@@ -57,6 +59,18 @@ HINTS: dict[tuple[str, str], str] = {
         "ppo.win_rate_vs_sft",
         "min",
     ): "PPO did not beat SFT; check reward.clean_accuracy first, then ppo.updates and ppo.kl_coef.",
+    (
+        "sft.general_perplexity_ratio",
+        "max",
+    ): "SFT cost the model its general language; lower sft.learning_rate or sft.epochs.",
+    (
+        "ppo.general_perplexity_ratio",
+        "max",
+    ): "PPO cost the model its general language; set ppo.ptx_coef, raise ppo.kl_coef or lower ppo.learning_rate.",
+    (
+        "ppo.wrong_suggested_minus_sft",
+        "max",
+    ): "PPO learnt to agree with whoever asks; look for rankings that reward agreement.",
     ("ppo.distinct_2_ratio", "min"): "Answers repeat themselves; raise ppo.kl_coef or ppo.entropy_coef.",
     ("*.distinct_2", "min"): "Answers repeat themselves; train for fewer epochs or raise evaluation.temperature.",
     ("*.answer_tokens", "max"): "Answers grew long; look for a reward that pays for length.",
@@ -79,6 +93,7 @@ class GateResult:
     low: float | None
     high: float | None
     problem: str
+    warns: bool = False
 
     @property
     def passed(self) -> bool:
@@ -86,7 +101,8 @@ class GateResult:
 
 
 def check(card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: str) -> list[str]:
-    """One line for each gate of `stage` that the card misses; an empty list lets the next stage start.
+    """One line for each gate of `stage` that the card misses, those that only warn left out; an empty list lets the next
+    stage start.
 
     Args:
         card: the parsed card.json.
@@ -94,7 +110,7 @@ def check(card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: str
         stage: the evaluation whose gates are held, such as "sft".
         where: the card's file as the user should see it.
     """
-    return [result.problem for result in results(card, gates, stage, where) if not result.passed]
+    return [result.problem for result in results(card, gates, stage, where) if not (result.passed or result.warns)]
 
 
 def results(card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: str) -> list[GateResult]:
@@ -108,6 +124,11 @@ def bounds_of(bounds: Any) -> tuple[float | None, float | None]:
     if isinstance(bounds, Mapping):
         return bounds.get("min"), bounds.get("max")
     return bounds.min, bounds.max
+
+
+def warns(bounds: Any) -> bool:
+    """Whether a missed gate is said and stops nothing."""
+    return bool(bounds.get("warn") if isinstance(bounds, Mapping) else getattr(bounds, "warn", False))
 
 
 def unknown_stages(gates: Mapping[str, Any], stages: Iterable[str]) -> list[str]:
@@ -125,13 +146,21 @@ def unknown_stages(gates: Mapping[str, Any], stages: Iterable[str]) -> list[str]
 
 
 # What the harness puts on each card, as patterns; a custom metric (metrics.py) is added under its own name.
-_ANSWERS = r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share"
+_ANSWERS = (
+    r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share"
+    r"|general_(perplexity|bits_per_byte)|wrong_(suggested|unprompted)|suggestion_shift"
+)
 METRICS: dict[str, str] = {
     "base": _ANSWERS,
-    "sft": rf"{_ANSWERS}|base_heldout_nll|heldout_nll(_change)?|(gold(_\w+)?|eos_rate)_minus_base|(lc_)?win_rate_vs_base|distinct_2_ratio_base",
-    "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|wrong_prompt_accuracy|(observed_)?(pairs|mean_margin|ece|temperature)",
+    "sft": rf"{_ANSWERS}|base_heldout_nll|heldout_nll(_change)?|(gold(_\w+)?|eos_rate)_minus_base|(lc_)?win_rate_vs_base|distinct_2_ratio_base"
+    r"|general_perplexity_ratio|wrong_suggested_minus_base",
+    "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|wrong_prompt_accuracy|facts_accuracy"
+    r"|(observed_)?(pairs|mean_margin|ece|temperature|pair_loss|ece_after_temperature)|probe_\w+"
+    r"|(gold_)?length_correlation|length_correlation_excess|accuracy_(shorter|middle|longer)_third",
     "ppo": rf"{_ANSWERS}|sft_proxy|(gold(_\w+)?|eos_rate)_minus_sft|(lc_)?win_rate_vs_sft|distinct_2_ratio|gold_minus_best_of_\d+"
-    r"|best_of_\d+_(gold|proxy|kl)|kl_to_reference|kl_at_start"
+    r"|best_of_\d+_(gold|proxy|kl)|kl_to_reference|kl_at_start|general_perplexity_ratio|wrong_suggested_minus_sft"
+    r"|normalised_reward_gain|lc_minus_raw_win_rate|gain_over_limit"
+    r"|ema_(gold(_minus_(sft|raw))?|eos_rate(_minus_raw)?|answer_tokens|win_rate_vs_sft|kl_to_reference)"
     r"|judge_(win_rate_vs_sft|lc_win_rate_vs_sft|first_share|agreement|refused_share)",
 }
 # One name for each pattern above, to guess from.
@@ -145,6 +174,8 @@ _COMMON_NAMES = (
         "distinct_2_ratio",
         "kl_to_reference",
         "kl_at_start",
+        "general_perplexity_ratio",
+        "wrong_suggested_minus_sft",
     ),
 )
 
@@ -184,14 +215,12 @@ def accept(run_dir: Path, gate: str, why: str) -> None:
     if not why.strip():
         raise ValueError(f"gate {gate}: accepting a missed gate needs a reason")
     path = run_dir / ACCEPTED_FILE
-    temporary = path.with_name(path.name + ".tmp")
-    text = json.dumps(read_accepted(run_dir) | {gate: why.strip()}, indent=1, ensure_ascii=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_json(path, read_accepted(run_dir) | {gate: why.strip()})
 
 
 def _hold(card: Card, gate: str, bounds: Any, where: str) -> GateResult:
     low, high = bounds_of(bounds)
+    only_warns = warns(bounds)
     stage, _, rest = gate.partition(".")
     metric, _, end = rest.partition(".")
     entry = card.get(metric)
@@ -199,8 +228,8 @@ def _hold(card: Card, gate: str, bounds: Any, where: str) -> GateResult:
 
     def result(problem: str) -> GateResult:
         if entry is None:
-            return GateResult(gate, metric, None, None, None, "", low, high, problem)
-        return GateResult(gate, metric, number, entry.ci_low, entry.ci_high, entry.unit, low, high, problem)
+            return GateResult(gate, metric, None, None, None, "", low, high, problem, only_warns)
+        return GateResult(gate, metric, number, entry.ci_low, entry.ci_high, entry.unit, low, high, problem, only_warns)
 
     if entry is None:
         near = difflib.get_close_matches(metric, card.names, n=1)

@@ -8,19 +8,25 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from data.loading import load as load_records
 from data.records import Demonstration, Prompt, Ranking
+from data.yardsticks import load_facts
 from pipeline.adapters import BASE, POLICY, REFERENCE, SharedBase
-from pipeline.evaluation import judges
+from pipeline.evaluation import judges, yardsticks
 from pipeline.evaluation.answers import AnswerRow, answer_prompts, read_answers, with_proxy, write_answers
 from pipeline.evaluation.cards import Card, Entry, write_card
 from pipeline.evaluation.comparisons import length_controlled_win_rate
 from pipeline.evaluation.judges import Comparison
+from pipeline.evaluation.length import normalised_reward_gain
+from pipeline.evaluation.likelihood import token_logprobs_of
 from pipeline.evaluation.metrics import Answer, measure
+from pipeline.evaluation.reward_card import calibration_entries, length_entries
+from pipeline.evaluation.reward_probes import Asked, probe_answers, probe_facts
 from pipeline.evaluation.statistics import (
     best_of_n_expectation,
     best_of_n_kl,
@@ -31,19 +37,25 @@ from pipeline.evaluation.statistics import (
     win_rate,
     wins,
 )
+from pipeline.evaluation.yardsticks import Measured
 from pipeline.roles import ADAPTER, RewardEnsemble, open_base
 from pipeline.template import prompt_ids, response_ids
 from reward.metrics import margins, pair_outcomes, pairs_by
 from reward.rubric import gold, rubric_parts
 
 ANSWERS = "answers.jsonl"
+# The moving average of the policy's adapter, a role and a folder of the PPO stage; and its answers.
+EMA = "ema"
+EMA_ANSWERS = "ema_answers.jsonl"
 
 
 def evaluate_base(ctx) -> dict[str, float]:
     """What the model says before any training: the later comparison."""
     base = open_base(ctx.config)
     rows = answer_prompts(base, BASE, _heldout(ctx), ctx.config, samples=1, progress=ctx.progress, label="base answers")
-    return _finish(ctx, "base", rows, _answer_entries(rows, ctx.config))
+    measured = yardsticks.measure(base, BASE, ctx.inputs["prepare"], ctx.config)
+    measured.write(ctx.out)
+    return _finish(ctx, "base", rows, [*_answer_entries(rows, ctx.config), *measured.entries()])
 
 
 def evaluate_sft(ctx) -> dict[str, float]:
@@ -76,6 +88,10 @@ def evaluate_sft(ctx) -> dict[str, float]:
     ]
     reference = read_answers(ctx.inputs["evaluate-base"] / ANSWERS)
     entries += _compare(rows, reference, "base")
+    untrained = Measured.read(ctx.inputs["evaluate-base"])
+    measured = yardsticks.measure(base, POLICY, ctx.inputs["prepare"], ctx.config)
+    measured.write(ctx.out)
+    entries += measured.entries(untrained, untrained, "base")
     return _finish(ctx, "sft", rows, entries)
 
 
@@ -89,6 +105,7 @@ def evaluate_reward(ctx) -> dict[str, float]:
     entries = _accuracy_entries("observed", observed, scores, [r.pairs() for r in observed])
     heldout_file = ctx.inputs["prepare"] / "heldout_rankings.jsonl"
     heldout = load_records(heldout_file, "ranked")[: config.evaluation.limit] if heldout_file.exists() else []
+    entries += calibration_entries("observed_", observed, scores, [r.pairs() for r in observed])
     if heldout and config.evaluation.gold == "rubric":
         heldout_scores = _score_rankings(model, heldout, config, ctx.progress, "scoring held-out topics")
         parts = [
@@ -102,7 +119,21 @@ def evaluate_reward(ctx) -> dict[str, float]:
             entries += _accuracy_entries(f"clean_accuracy_{name}", heldout, heldout_scores, pairs, short=True)
         length = [[-len(a.split()) for a in r.responses] for r in heldout]
         entries += _accuracy_entries("length_rule_accuracy", heldout, length, [pairs_by(g) for g in golds], short=True)
+        pairs = [pairs_by(g) for g in golds]
+        entries += calibration_entries("", heldout, heldout_scores, pairs)
+        entries += length_entries(heldout, heldout_scores, golds, pairs)
         entries.append(_mismatch_entry(model, heldout, golds, heldout_scores, config))
+        best = [int(np.argmax(g)) for g in golds]
+    else:
+        # Without a rubric the raters' own first choice is the answer to spoil.
+        heldout = heldout or observed
+        best = [r.ranks.index(min(r.ranks)) for r in heldout]
+    ask = _asking(model, config)
+    with ctx.progress(1, "probing the reward model", unit="sets") as bar:
+        entries += probe_answers(heldout, best, ask)
+        facts = ctx.inputs["prepare"] / yardsticks.FACTS
+        entries += probe_facts(load_facts(facts), ask) if facts.exists() else []
+        bar.advance(1)
     write_card(ctx.out / "card.json", card := Card("reward", tuple(entries)))
     return card.values()
 
@@ -130,15 +161,19 @@ def evaluate_ppo(ctx) -> dict[str, float]:
     write_answers(ctx.out / "sft_answers.jsonl", sft)
     entries = _answer_entries(rows, config)
     entries += _compare(rows, sft, "sft")
+    entries += _length_entries(rows, sft, entries)
     entries += _best_of_entries(rows, sft, config)
+    if (ctx.inputs["ppo"] / EMA).exists():
+        entries += _average_entries(ctx, base, rows, sft, prompts)
     if config.judge.url:
         entries += _judge_entries(rows, sft, config.judge, judges.of_config(config.judge), ctx.progress)
-    kl, clusters = _kl_to_reference(base, rows, prompts, config)
+    kl, clusters = _kl_to_reference(base, POLICY, rows, prompts, config)
     entries.append(
         _entry(
             "kl_to_reference", cluster_bootstrap(kl, clusters), len(prompts), "nats/sequence", "k1, on its own answers"
         )
     )
+    entries.append(_limit_entry(rows, sft, float(np.mean(kl))))
     entries.append(
         Entry(
             "kl_at_start",
@@ -147,6 +182,10 @@ def evaluate_ppo(ctx) -> dict[str, float]:
             unit="nats/sequence",
             note="in the first update, before any step",
         )
+    )
+    measured = yardsticks.measure(base, POLICY, ctx.inputs["prepare"], config)
+    entries += measured.entries(
+        Measured.read(ctx.inputs["evaluate-base"]), Measured.read(ctx.inputs["evaluate-sft"]), "sft"
     )
     return _finish(ctx, "ppo", rows, entries)
 
@@ -237,6 +276,52 @@ def _same_count(side: dict[str, list[AnswerRow]], prompts: Sequence[str]) -> lis
     return [side[p][0] for p in prompts]
 
 
+def _average_entries(
+    ctx, base: SharedBase, rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], prompts: Sequence[Prompt]
+) -> list[Entry]:
+    """The averaged policy beside the raw one, on the same prompts with the same chance: which of them to use is for the gold
+    score or a person to say, never for the reward model."""
+    config = ctx.config
+    base.load(EMA, ctx.inputs["ppo"] / EMA, trainable=False)
+    averaged = answer_prompts(
+        base,
+        EMA,
+        prompts,
+        config,
+        samples=config.evaluation.samples_per_prompt,
+        progress=ctx.progress,
+        label="averaged PPO answers",
+    )
+    write_answers(ctx.out / EMA_ANSWERS, averaged)
+    shown = ("gold", "eos_rate", "answer_tokens")
+    found = [e for e in _answer_entries(averaged, config) if e.metric in shown]
+    found += [e for e in _compare(averaged, sft, "sft") if e.metric in ("gold_minus_sft", "win_rate_vs_sft")]
+    found += [e for e in _compare(averaged, rows, "raw") if e.metric in ("gold_minus_raw", "eos_rate_minus_raw")]
+    kl, clusters = _kl_to_reference(base, EMA, averaged, prompts, config)
+    found.append(_entry("kl_to_reference", cluster_bootstrap(kl, clusters), len(prompts), "nats/sequence"))
+    note = f"by the average of the adapter, decay {config.ppo.ema_decay:g} an update"
+    return [replace(e, metric=f"ema_{e.metric}", note=f"{e.note}; {note}" if e.note else note) for e in found]
+
+
+def _length_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], entries: Sequence[Entry]) -> list[Entry]:
+    """Is the gain a matter of length? And is the gain in reward one that this distance from SFT can give?"""
+    prompts = len({r.prompt_id for r in rows})
+    sides = [[(r.prompt_id, r.tokens, r.proxy) for r in side] for side in (rows, sft)]
+    gain, shared = normalised_reward_gain(*sides)
+    note = (
+        f"share of the reward gained between answers of like length; {shared:.0%} of answers lie in shared buckets"
+        if math.isfinite(gain.value)
+        else "the reward did not rise, or no answers are of like length"
+    )
+    out = [_entry("normalised_reward_gain", gain, prompts, "share", note)]
+    by_name = {e.metric: e for e in entries}
+    raw, level = by_name.get("win_rate_vs_sft"), by_name.get("lc_win_rate_vs_sft")
+    if raw and level:
+        note = "length-controlled less raw win rate: what length adds to it counts against it"
+        out.append(Entry("lc_minus_raw_win_rate", level.value - raw.value, prompts, unit="share", note=note))
+    return out
+
+
 def _best_of_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], config) -> list[Entry]:
     """Best-of-n by the same reward model: what one gets without any training, at n times the cost of an answer."""
     entries = []
@@ -263,6 +348,20 @@ def _best_of_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], config
     before = [float(np.mean([r.proxy for r in pool[p]])) for p in own]
     entries.append(_entry("sft_proxy", cluster_bootstrap(before, list(own)), len(own), "reward"))
     return entries
+
+
+def _limit_entry(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], kl: float) -> Entry:
+    """Gain in reward over σ √(2 KL), which no policy can exceed where SFT's rewards are sub-Gaussian with parameter σ.
+
+    From E_π[r] − E_ref[r] ≤ σ √(2 KL(π ‖ ref)) (Donsker & Varadhan); the standard deviation stands in for σ. Above 1 the KL or
+    the scoring is wrong.
+    """
+    gain = float(np.mean([r.proxy for r in rows]) - np.mean([r.proxy for r in sft]))
+    limit = float(np.std([r.proxy for r in sft])) * math.sqrt(2 * max(0.0, kl))
+    note = "reward gained over σ √(2 KL); above 1 the KL or the scoring is wrong"
+    return Entry(
+        "gain_over_limit", gain / limit if limit > 0 else math.nan, len({r.prompt_id for r in rows}), note=note
+    )
 
 
 def _judge_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], judge, ask, progress) -> list[Entry]:
@@ -353,6 +452,15 @@ def _conversation(base: SharedBase, prompt, answer: str, finished: bool, config)
     return ids + response_ids(base.tokenizer, answer, finished=finished)
 
 
+def _asking(model: RewardEnsemble, config):
+    """The reward model as the probes ask it."""
+
+    def ask(asked: Sequence[Asked]) -> list[float]:
+        return model.score_all([_conversation(model.base, a.prompt, a.answer, a.finished, config) for a in asked])
+
+    return ask
+
+
 def _score_rankings(
     model: RewardEnsemble, rankings: Sequence[Ranking], config, progress, label: str
 ) -> list[list[float]]:
@@ -390,55 +498,25 @@ def _prompt_ids_by_id(base: SharedBase, prompts: Sequence[Prompt], config) -> di
     }
 
 
-def _token_logprobs(
-    base: SharedBase,
-    role: str,
-    prompts: Sequence[Sequence[int]],
-    responses: Sequence[Sequence[int]],
-    temperature: float,
-):
-    """Per row: log-probabilities of the response's tokens in nats, in batches of like length, without gradients."""
-    import torch
-
-    from pipeline.ppo.logprobs import token_logprobs
-
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(responses[i]))
-    found: list[list[float]] = [[] for _ in prompts]
-    with torch.no_grad():
-        for start in range(0, len(order), 32):
-            rows = order[start : start + 32]
-            states, _ = base.encode([[*prompts[i], *responses[i]] for i in rows], role)
-            for j, i in enumerate(rows):
-                first = len(prompts[i]) - 1
-                logprobs, _ = token_logprobs(
-                    states[j, first : first + len(responses[i])],
-                    base.head_weight,
-                    torch.tensor(responses[i], device=states.device),
-                    temperature=temperature,
-                )
-                found[i] = logprobs.tolist()
-    return found
-
-
 def _nll(base: SharedBase, role: str, demonstrations: Sequence[Demonstration], config) -> tuple[list[float], list[str]]:
     """Negative log-likelihood of every response token, and the demonstration that it belongs to."""
     tokenizer = base.tokenizer
     prompts = [prompt_ids(tokenizer, d.prompt, system_prompt=config.model.system_prompt) for d in demonstrations]
     responses = [response_ids(tokenizer, d.response) for d in demonstrations]
-    found = _token_logprobs(base, role, prompts, responses, 1.0)
+    found = token_logprobs_of(base, role, prompts, responses, 1.0)
     return [-x for row in found for x in row], [d.id for d, row in zip(demonstrations, found, strict=True) for _ in row]
 
 
 def _kl_to_reference(
-    base: SharedBase, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config
+    base: SharedBase, role: str, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config
 ) -> tuple[list[float], list[str]]:
     """KL(policy ‖ reference) of each prompt's first answer in nats a sequence, at the sampling temperature (k1: unbiased, may be negative)."""
     ids = _prompt_ids_by_id(base, prompts, config)
     rows = [r for r in rows if r.sample == 0]
     asked, said = [ids[r.prompt_id] for r in rows], [r.ids for r in rows]
     temperature = config.evaluation.temperature
-    own = _token_logprobs(base, POLICY, asked, said, temperature)
-    reference = _token_logprobs(base, REFERENCE, asked, said, temperature)
+    own = token_logprobs_of(base, role, asked, said, temperature)
+    reference = token_logprobs_of(base, REFERENCE, asked, said, temperature)
     return [sum(a) - sum(b) for a, b in zip(own, reference, strict=True)], [r.prompt_id for r in rows]
 
 

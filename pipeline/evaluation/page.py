@@ -59,7 +59,9 @@ def page(facts: Facts) -> str:
         ("gates", "Gates", _gates(facts)),
         ("doubts", "What to doubt", _doubts(facts)),
         ("gold", "Gold score", _gold(facts)),
+        ("beside", "Beside the task", _beside(facts)),
         ("reward", "Reward model", _reward_model(facts)),
+        ("detectors", "Failure detectors", _detectors(facts)),
         ("training", "Training", _training(facts)),
         ("answers", "Answers", _answers(facts)),
         ("numbers", "All numbers", _all_numbers(facts)),
@@ -99,6 +101,8 @@ def _header(facts: Facts) -> str:
     marks += [(f"Best of {n}", [_mark(f"best of {n}", gold, "best")]) for n, gold, _ in facts.best_of()]
     if ppo := facts.entry("ppo", "gold"):
         marks.append(("PPO", [_mark("PPO", ppo, "ppo")]))
+    if averaged := facts.entry("ppo", "ema_gold"):
+        marks.append(("PPO, mean", [_mark("PPO, averaged over updates", averaged, "ppo")]))
     figure = _figure(
         "Gold score on held-out prompts",
         charts.interval_rows("Gold score on held-out prompts", marks, show=f.number, label_width=70),
@@ -152,7 +156,7 @@ def _gates(facts: Facts) -> str:
     rows = []
     for gate in facts.gates:
         state = gate.state.replace(" ", "-")
-        sign = {"passed": "✓", "missed": "✕", "accepted": "!", "not reached": "·"}[gate.state]
+        sign = {"passed": "✓", "missed": "✕", "accepted": "!", "warned": "!", "not reached": "·"}[gate.state]
         rows.append(
             f'<tr><th scope="row"><code>{_breakable(gate.name)}</code></th>'
             f'<td class="number"><b>{text(f.gate_value(gate))}</b><span>{text(f.interval(gate.result))}</span></td>'
@@ -218,6 +222,67 @@ def _gold(facts: Facts) -> str:
     return f'<p class="intro">{text(f.gold_note(facts))}</p>{_grid(figures)}' if figures else ""
 
 
+def _beside(facts: Facts) -> str:
+    """What the training did to things that it did not pay for."""
+    figures = []
+    ratios = [
+        (f.stage_name(p), [_mark(f.stage_name(p), entry, p)])
+        for p in ("sft", "ppo")
+        if (entry := facts.entry(p, "general_perplexity_ratio"))
+    ]
+    if ratios:
+        chart = charts.interval_rows(
+            "Perplexity of ordinary text over the base model's",
+            ratios,
+            show=f.number,
+            reference=1.0,
+            reference_name="base",
+        )
+        before = facts.entry("base", "general_perplexity")
+        level = f" The base model has {f.number(before.value)}." if before else ""
+        note = f"Of ordinary text, over the base model’s, with 95 % intervals over paragraphs.{level}"
+        figures.append(_figure("Perplexity", chart, note))
+    shares = f.beside_rows(facts)
+    if shares:
+        rows = [(said, [_mark(f.stage_name(p), e, p) for p, e in marks]) for said, marks in shares]
+        legend = charts.key([(f.stage_name(p), p) for p, _ in shares[0][1]])
+        chart = charts.interval_rows("A wrong answer is preferred", rows, show=_share, bounds=(0, 1), label_width=104)
+        note = "Share of questions on which the wrong of two replies is the more probable one."
+        figures.append(_figure("Preferring a wrong answer", legend + chart, note))
+    probes = facts.watched.get("probes", [])
+    if len(probes) > 1:
+        xs = [float(p["update"]) for p in probes]
+        if probes[0]["nll"]:
+            ys = [math.exp(sum(p["nll"]) / p["tokens"]) for p in probes]
+            chart = charts.line_chart(
+                "Perplexity while PPO ran", [Line("perplexity", xs, ys, "ppo")], x_name="update", show=f.number
+            )
+            note = f"On {len(probes[0]['nll'])} of the texts, at every look; the first is SFT’s."
+            figures.append(_figure("Perplexity while PPO ran", chart, note))
+    return f'<p class="intro">{text(f.BESIDE_NOTE)}</p>{_grid(figures)}' if figures else ""
+
+
+def _detectors(facts: Facts) -> str:
+    rows = []
+    for reading in f.detector_readings(facts):
+        sign = {"quiet": "✓", "warned": "!", "stopped": "✕"}[reading.state]
+        style = {"quiet": "passed", "warned": "warned", "stopped": "missed"}[reading.state]
+        pairs = "".join(
+            f"<li>{text(seen)}<span>bound {text(bound)}</span></li>"
+            for seen, bound in zip(reading.seen, reading.bounds, strict=True)
+        )
+        rows.append(
+            f'<tr><th scope="row">{text(reading.name)}</th><td><ul class="seen">{pairs}</ul></td>'
+            f'<td><span class="state {style}"><i aria-hidden="true">{sign}</i>{text(reading.state)}</span></td></tr>'
+        )
+    if not rows:
+        return ""
+    table = _table(
+        ("Detector", "Seen last, and its bound", "State"), rows, "What the failure detectors saw", "detectors"
+    )
+    return f'<p class="intro">{text(f.DETECTORS_NOTE)}</p>{table}'
+
+
 def _reward_model(facts: Facts) -> str:
     rows = f.accuracy_rows(facts)
     if not rows:
@@ -244,6 +309,33 @@ def _reward_model(facts: Facts) -> str:
         )
         if chosen
     ]
+    for title, chosen, reference, name, note in (
+        (
+            "Probes",
+            f.probe_rows(facts),
+            0.7,
+            "70 %",
+            "Share of good answers that score above a spoilt copy, or are not moved by what should not matter.",
+        ),
+        (
+            "By length",
+            f.third_rows(facts),
+            0.5,
+            "guessing",
+            "Thirds of the pairs, by how much longer the better answer is.",
+        ),
+    ):
+        if chosen:
+            chart = charts.interval_rows(
+                f"Reward model: {title.lower()}",
+                [(said, [_mark(said, entry, "ink")]) for said, entry in chosen],
+                show=_share,
+                reference=reference,
+                reference_name=name,
+                bounds=(0, 1),
+                label_width=118,
+            )
+            figures.append(_figure(title, chart, note))
     return f'<p class="intro">{text(f.ACCURACY_NOTE)}</p>{_grid(figures)}'
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.disk import write_whole
 from pipeline.evaluation import facts as f
 from pipeline.evaluation.caveats import caveats
 from pipeline.evaluation.facts import Facts
@@ -31,8 +31,8 @@ def write_report(run_dir: Path, config: Any) -> tuple[Path, Path]:
     """
     facts = f.gather(run_dir, config)
     markdown, html = run_dir / "report.md", run_dir / "report.html"
-    _write(markdown, to_markdown(facts))
-    _write(html, page(facts))
+    write_whole(markdown, f.clean(to_markdown(facts)))
+    write_whole(html, f.clean(page(facts)))
     return markdown, html
 
 
@@ -45,7 +45,9 @@ def to_markdown(facts: Facts) -> str:
         _caveats(facts),
         _gold(facts),
         _best_of_n(facts),
+        _beside(facts),
         _reward_model(facts),
+        _detectors(facts),
         _training(facts),
         _answers(facts),
         _all_numbers(facts),
@@ -133,13 +135,40 @@ def _reward_model(facts: Facts) -> list[str]:
     rows = f.accuracy_rows(facts)
     if not rows:
         return []
-    return [
-        "## Reward model",
-        "",
-        f.ACCURACY_NOTE,
-        "",
-        *_table(("Pairs", "Accuracy"), [(n, _cell(e)) for n, e in rows]),
+    lines = ["## Reward model", "", f.ACCURACY_NOTE, ""]
+    lines += _table(("Pairs", "Accuracy"), [(n, _cell(e)) for n, e in [*rows, *f.third_rows(facts)]])
+    if probes := f.probe_rows(facts):
+        lines += ["", "Good answers against spoilt copies:", ""]
+        lines += _table(("Probe", "Share right"), [(n, _cell(e)) for n, e in probes])
+    return lines
+
+
+def _beside(facts: Facts) -> list[str]:
+    policies = [p for p in f.POLICIES if facts.entry(p, "general_perplexity") or facts.entry(p, "wrong_suggested")]
+    if not policies:
+        return []
+    named = {
+        "general_perplexity": "perplexity of ordinary text",
+        "general_perplexity_ratio": "over the base model's",
+        "general_bits_per_byte": "bits a byte",
+        "wrong_unprompted": "prefers a wrong answer",
+        "wrong_suggested": "prefers it when it was suggested",
+    }
+    rows = [(said, *(_cell(facts.entry(p, metric)) for p in policies)) for metric, said in named.items()]
+    head = ("", *(f.stage_name(p) for p in policies))
+    return ["## Beside the task", "", escape(f.BESIDE_NOTE), "", *_table(head, rows)]
+
+
+def _detectors(facts: Facts) -> list[str]:
+    rows = [
+        (r.name, seen, bound, r.state if k == 0 else "")
+        for r in f.detector_readings(facts)
+        for k, (seen, bound) in enumerate(zip(r.seen, r.bounds, strict=True))
     ]
+    if not rows:
+        return []
+    head = ("Detector", "Seen last", "Bound", "State")
+    return ["## Failure detectors", "", escape(f.DETECTORS_NOTE), "", *_table(head, rows)]
 
 
 def _training(facts: Facts) -> list[str]:
@@ -207,12 +236,3 @@ def _cell(entry: f.Entry | None) -> str:
         return "–"
     around = f.interval(entry)
     return f"{f.figure(entry)} ({around})" if around else f.figure(entry)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(f.clean(text))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

@@ -40,6 +40,8 @@ class Gain:
 def gain(new: Path, new_stage: str, old: Path, old_stage: str, config, progress) -> Gain | None:
     """The new assistant minus the old one on their stored answers; None where nothing that PPO has not optimised can judge.
 
+    Never by the reward model, nor by the rubric where the new one was paid by it.
+
     Raises:
         UserError: the two answered other prompts.
     """
@@ -52,7 +54,7 @@ def gain(new: Path, new_stage: str, old: Path, old_stage: str, config, progress)
             f"{new} and {old} were evaluated on different prompts. Evaluate both with the same data.heldout_prompts and evaluation.limit."
         )
     prompts = list(own)
-    if config.evaluation.gold == "rubric":
+    if config.independent_gold:
         a, b = ([float(np.mean([r.gold for r in side[p]])) for p in prompts] for side in (own, other))
         return Gain(*paired_difference(a, b, prompts), "points", "the rubric", len(prompts))
     if config.judge.url:

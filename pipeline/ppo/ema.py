@@ -23,4 +23,5 @@ class EMA:
 
     def load_state_dict(self, state: dict) -> None:
         self.decay = state["decay"]
-        self.state = {name: tensor.clone() for name, tensor in state["state"].items()}
+        # A checkpoint is read into the machine's own memory; the average lives where the adapter does.
+        self.state = {name: tensor.to(self.state[name].device, copy=True) for name, tensor in state["state"].items()}

@@ -64,3 +64,32 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     if spread == 0:
         return torch.full_like(spread, torch.nan)
     return 1 - masked_var(returns - values, mask) / spread
+
+
+def importance_weights(
+    logprobs: Tensor, sampled: Tensor, mask: Tensor, *, cap: float | None
+) -> tuple[Tensor, dict[str, float]]:
+    """Truncated importance sampling (Ionides 2008) for tokens that another implementation of the policy drew.
+
+        wₜ = min(π(yₜ) / μ(yₜ), cap)
+
+    E over μ of w·A equals E over π of A where nothing is truncated; the cap bounds the variance that a rare token brings.
+
+    Args:
+        logprobs: (b, t) log π of the tokens by the arithmetic that trains, nats.
+        sampled: (b, t) log μ as the sampler gave it, nats.
+        mask: (b, t) bool, True on answer tokens up to and including EOS.
+        cap: the largest weight; None gives weights of 1.
+
+    Returns:
+        (b, t) weights, 1 where the mask is False, and how far the two are apart: `sampler_kl`, the mean of log μ − log π over the tokens,
+        an estimate of KL(μ ‖ π) in nats a token; with a cap also `importance_capped`, the share of tokens that it held.
+    """
+    apart = torch.where(mask, logprobs - sampled, torch.zeros_like(logprobs))
+    tokens = mask.sum()
+    figures = {"sampler_kl": float(-apart.sum() / tokens)}
+    if cap is None:
+        return torch.ones_like(logprobs), figures
+    ratio = apart.exp()
+    figures["importance_capped"] = float((ratio > cap).sum() / tokens)
+    return ratio.clamp(max=cap), figures

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from data.records import Prompt
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE, Batch, SharedBase
-from pipeline.generation import Sample, Sampling, sample
+from pipeline.generation import Sample, Sampling
 from pipeline.memory import MicroBatch
 from pipeline.ppo.logprobs import token_logprobs
+from pipeline.rollouts.engine import InProcess, RolloutEngine
 from reward.model import ScalarHead
 from reward.sources import Answered
 
@@ -41,6 +42,7 @@ class Rollout:
         scores: (b,) what the reward source said, in reward units.
         entropy: mean over answer tokens, nats; of the distributions when they were read again, else estimated from the tokens drawn.
         sampler_gap: largest |log π while generating − log π when read again|, nats; None when they were not.
+        generated: (b, t) nats, log π as whoever drew the tokens gave it.
     """
 
     batch: Batch
@@ -56,6 +58,7 @@ class Rollout:
     entropy: float
     sampler_gap: float | None
     answers: tuple[Answered, ...]
+    generated: Tensor
 
 
 Scorer = Callable[[Sequence[Answered], Callable], Tensor]
@@ -71,6 +74,7 @@ def collect(
     generator: torch.Generator,
     micro_batch: int,
     at_once: MicroBatch | None = None,
+    engine: RolloutEngine | None = None,
 ) -> Rollout:
     """Samples one answer a prompt with the policy and reads it with all four roles.
 
@@ -80,12 +84,13 @@ def collect(
         generator: the only source of chance in here.
         micro_batch: answers a forward pass when they are read.
         at_once: how many are drawn at a time; all when not given.
+        engine: who draws; this process when not given.
     """
     before = generator.get_state()
 
     def draw_from_the_start(rows: int) -> tuple[list[Sample], tuple[Answered, ...]]:
         generator.set_state(before)
-        return draw(base, prompts, settings, generator, batch_size=rows)
+        return draw(base, prompts, settings, generator, batch_size=rows, engine=engine)
 
     samples, answers = (at_once.attempt if at_once else lambda work: work(len(prompts)))(draw_from_the_start)
     device = base.device
@@ -96,7 +101,8 @@ def collect(
     tokens = _padded([s.ids for s in samples], mask).long()
     generated = _padded([s.logprobs for s in samples], mask)
 
-    trunk = torch.cat([base.trunk(Batch(batch.ids[r], batch.mask[r])) for r in _chunks(len(samples), micro_batch)])
+    passes = _chunks(len(samples), micro_batch, device)
+    trunk = torch.cat([base.trunk(Batch(batch.ids[r], batch.mask[r])) for r in passes])
     scores = scorer(
         answers, lambda sequences, role=REWARD: _encode(base, role, batch, trunk, sequences, answers, micro_batch)
     )
@@ -104,7 +110,7 @@ def collect(
     again = settings.old_logprobs == "recompute"
     entropy = 0.0
     with torch.no_grad():
-        for rows in _chunks(len(samples), micro_batch):
+        for rows in passes:
             view = View.of(batch, trunk, starts, tokens, mask, rows)
             if again:
                 found, seen = view.policy_logprobs(base, POLICY, settings.temperature, entropy=True)
@@ -129,6 +135,7 @@ def collect(
         entropy=entropy / int(mask.sum()),
         sampler_gap=float((generated - logprobs)[mask].abs().max()) if again else None,
         answers=answers,
+        generated=generated,
     )
 
 
@@ -139,18 +146,17 @@ def draw(
     generator: torch.Generator,
     *,
     batch_size: int | None = None,
+    engine: RolloutEngine | None = None,
 ) -> tuple[list[Sample], tuple[Answered, ...]]:
     """One answer of the policy to each prompt, as ids with their log-probabilities and as a person would see it."""
     tokenizer = base.tokenizer
     with base.acting_as(POLICY):
-        samples = sample(
-            base.causal_lm,
+        samples = (engine or InProcess()).sample(
+            base,
             [p.ids for p in prompts],
             Sampling(settings.max_new_tokens, settings.temperature),
-            eos_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id,
-            batch_size=batch_size or len(prompts),
             generator=generator,
+            batch_size=batch_size or len(prompts),
         )
     return samples, tuple(_answered(tokenizer, p, s) for p, s in zip(prompts, samples, strict=True))
 
@@ -170,7 +176,7 @@ class View:
         width = int(mask[rows].sum(1).max())
         length = int(batch.mask[rows].sum(1).max())
         # The state at position i gives the distribution of token i+1: hence one before the answer's first token.
-        before = (starts[rows][:, None] - 1 + torch.arange(width)).clamp(max=length - 1)
+        before = (starts[rows][:, None] - 1 + torch.arange(width, device=starts.device)).clamp(max=length - 1)
         return View(trunk[rows, :length], batch.mask[rows, :length], before, tokens[rows, :width], mask[rows, :width])
 
     @property
@@ -208,19 +214,19 @@ def _answered(tokenizer, prompt: PromptIds, answer: Sample) -> Answered:
 def _encode(base: SharedBase, role: str, batch: Batch, trunk: Tensor, sequences, answers, micro_batch: int):
     """As `SharedBase.encode`, for answers of this rollout, from the trunk that is at hand."""
     known = {a.ids: i for i, a in enumerate(answers)}
-    rows = torch.tensor([known[tuple(s)] for s in sequences])
-    states = torch.cat(
-        [base.states(trunk[rows[r]], batch.mask[rows[r]], role) for r in _chunks(len(rows), micro_batch)]
-    )
+    rows = torch.tensor([known[tuple(s)] for s in sequences], device=base.device)
+    passes = _chunks(len(rows), micro_batch, base.device)
+    states = torch.cat([base.states(trunk[rows[r]], batch.mask[rows[r]], role) for r in passes])
     return states, batch.mask[rows].sum(1)
 
 
-def _chunks(n: int, size: int) -> list[Tensor]:
-    return [torch.arange(start, min(n, start + size)) for start in range(0, n, size)]
+def _chunks(n: int, size: int, device: torch.device) -> list[Tensor]:
+    return [torch.arange(start, min(n, start + size), device=device) for start in range(0, n, size)]
 
 
 def _padded(rows: Sequence[Sequence[float]], mask: Tensor) -> Tensor:
-    out = torch.zeros(mask.shape, device=mask.device)
+    # Filled here and sent in one piece: a copy to a GPU for every row would cost more than the rows.
+    out = torch.zeros(mask.shape)
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(row, dtype=torch.float32)
-    return out
+    return out.to(mask.device)

@@ -19,11 +19,13 @@ from pipeline.memory import MicroBatch
 from pipeline.ppo.advantages import gae
 from pipeline.ppo.ema import EMA
 from pipeline.ppo.kl import AdaptiveKLController, FixedKLController, sequence_kl, shape_rewards
-from pipeline.ppo.losses import explained_variance, policy_loss, value_loss
+from pipeline.ppo.losses import explained_variance, importance_weights, policy_loss, value_loss
 from pipeline.ppo.masking import masked_mean, masked_whiten
 from pipeline.ppo.rollout import PromptIds, Rollout, Scorer, View, collect
 from pipeline.ppo.scores import RunningMoments, clip_scores, missing_eos
+from pipeline.rollouts.engine import InProcess, RolloutEngine
 from reward.model import ScalarHead
+from reward.optimizer import load_tensors, make_optimizer, tensors_of
 
 
 class PPO:
@@ -40,6 +42,7 @@ class PPO:
         seed: int,
         micro_batch: MicroBatch | None = None,
         demonstrations: Sequence[tuple[tuple[int, ...], int]] = (),
+        engine: RolloutEngine | None = None,
     ):
         """
         Args:
@@ -47,6 +50,7 @@ class PPO:
             settings: the `ppo` section of the config.
             micro_batch: how many answers a forward pass takes; halved when memory runs out. Default: `settings.micro_batch`.
             demonstrations: (ids, prompt length) of texts for the pretraining mix, needed when `ptx_coef` > 0.
+            engine: who draws the answers; this process when not given.
 
         Raises:
             ValueError: no prompts, or a pretraining mix without texts.
@@ -57,15 +61,14 @@ class PPO:
             raise ValueError("ppo.ptx_coef > 0 needs demonstrations to mix in")
         self.base, self.value_head, self.prompts, self.settings = base, value_head, list(prompts), settings
         self.scorer, self.seed, self.demonstrations = scorer, seed, list(demonstrations)
+        self.engine = engine or InProcess()
         self.micro_batch = micro_batch or MicroBatch(settings.micro_batch, "ppo.micro_batch", "ppo.max_new_tokens")
         self.at_once = MicroBatch(settings.episodes, None, "ppo.max_new_tokens")
         self.policy = base.parameters(POLICY)
         self.value = [*base.parameters(VALUE), *value_head.parameters()]
-        self.policy_optimizer = torch.optim.AdamW(
-            self.policy, lr=settings.learning_rate, eps=settings.adam_eps, weight_decay=0.0
-        )
-        self.value_optimizer = torch.optim.AdamW(
-            self.value, lr=settings.value_learning_rate, eps=settings.adam_eps, weight_decay=0.0
+        self.policy_optimizer, self.value_optimizer = (
+            make_optimizer(settings.optimizer, trained, lr=rate, eps=settings.adam_eps, weight_decay=0.0)
+            for trained, rate in ((self.policy, settings.learning_rate), (self.value, settings.value_learning_rate))
         )
         self.controller = (
             FixedKLController(settings.kl_coef)
@@ -98,6 +101,12 @@ class PPO:
         # Whitened once, over the tokens of the whole rollout; the returns keep their unit.
         if settings.whiten_advantages:
             advantages = masked_whiten(advantages, rollout.mask)
+        mismatch: dict[str, float] = {}
+        if self.engine.foreign or settings.rollout.importance_cap is not None:
+            weights, mismatch = importance_weights(
+                rollout.logprobs, rollout.generated, rollout.mask, cap=settings.rollout.importance_cap
+            )
+            advantages = advantages * weights
         learnt = self._learn(rollout, advantages, returns)
         beta = self.controller.value
         self.controller.update(float(kl.mean()), len(rollout.answers))
@@ -114,9 +123,11 @@ class PPO:
             "eos_rate": float(rollout.finished.float().mean()),
             "reward_total": float(rewards.sum(1).mean()),
             "kl_coef": beta,
+            **({} if settings.kl_target is None else {"kl_target": settings.kl_target}),
             "learning_rate": self.policy_optimizer.param_groups[0]["lr"],
             "explained_variance": float(explained_variance(rollout.values, returns, rollout.mask)),
             **({} if rollout.sampler_gap is None else {"sampler_gap": rollout.sampler_gap}),
+            **mismatch,
             "episodes": len(rollout.answers) * (self.done + 1),
             "micro_batch": self.micro_batch.size,
             **learnt,
@@ -137,6 +148,7 @@ class PPO:
             generator=torch.Generator(device=self.base.device).manual_seed(_mix(self.seed, self.done)),
             micro_batch=micro_batch,
             at_once=self.at_once,
+            engine=self.engine,
         )
 
     def _rewards(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
@@ -177,7 +189,8 @@ class PPO:
         """One optimiser step for policy and value. Micro-batches add up to the gradient of the whole minibatch."""
         settings = self.settings
         # Rows of like length share a micro-batch, so that little of a forward pass is padding.
-        rows = sorted(rows, key=lambda i: int(rollout.batch.mask[i].sum()))
+        lengths = rollout.batch.mask.sum(1).tolist()
+        rows = sorted(rows, key=lambda i: lengths[i])
         tokens = int(rollout.mask[rows].sum())
         mixed_in = [self._a_demonstration(rng) for _ in rows] if settings.ptx_coef > 0 else []
         sums = self.micro_batch.attempt(
@@ -214,7 +227,7 @@ class PPO:
         self._zero_grad()
         sums: dict[str, float] = {"ratio_max": 0.0}
         for start in range(0, len(rows), micro_batch):
-            part = torch.tensor(rows[start : start + micro_batch])
+            part = torch.tensor(rows[start : start + micro_batch], device=self.base.device)
             view = View.of(rollout.batch, rollout.trunk, rollout.starts, rollout.tokens, rollout.mask, part)
             share = int(view.mask.sum()) / tokens
             wide = slice(0, view.width)
@@ -273,7 +286,7 @@ class PPO:
             target = torch.zeros(states.shape[:2], dtype=torch.long, device=states.device)
             for i, (ids, prompt) in enumerate(part):
                 mask[i, prompt - 1 : len(ids) - 1] = True
-                target[i, : len(ids) - 1] = torch.tensor(ids[1:])
+                target[i, : len(ids) - 1] = torch.tensor(ids[1:], device=states.device)
             logprobs, _ = token_logprobs(states[mask], self.base.head_weight, target[mask], temperature=1.0)
             loss = -logprobs.sum() / tokens
             (self.settings.ptx_coef * loss).backward()
@@ -288,8 +301,7 @@ class PPO:
         tensors |= {f"value/{n}": t for n, t in self.base.state(VALUE).items()}
         tensors |= {f"head/{n}": t.detach().clone() for n, t in self.value_head.state_dict().items()}
         for name, optimizer in (("policy", self.policy_optimizer), ("value", self.value_optimizer)):
-            for index, slots in optimizer.state_dict()["state"].items():
-                tensors |= {f"adam/{name}/{index}/{slot}": value for slot, value in slots.items()}
+            tensors |= tensors_of(optimizer, f"adam/{name}/")
         if self.ema is not None:
             tensors |= {f"ema/{n}": t for n, t in self.ema.state_dict()["state"].items()}
         facts = {
@@ -306,11 +318,7 @@ class PPO:
 
         self.load_roles(tensors)
         for name, optimizer in (("policy", self.policy_optimizer), ("value", self.value_optimizer)):
-            slots: dict[int, dict[str, Tensor]] = {}
-            for key, tensor in _part(tensors, f"adam/{name}/").items():
-                index, slot = key.split("/")
-                slots.setdefault(int(index), {})[slot] = tensor
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": slots})
+            load_tensors(optimizer, tensors, f"adam/{name}/")
         self.controller.load_state_dict(facts["controller"])
         self.moments.load_state_dict(facts["moments"])
         self.done = facts["done"]

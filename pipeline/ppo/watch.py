@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pipeline.adapters import REWARD
 from pipeline.evaluation import detectors
-from pipeline.evaluation.detectors import Alarm, History, Look
+from pipeline.evaluation.detectors import Alarm, History, Look, Probe
 from pipeline.evaluation.metrics import distinct_n, repeated_ngram_share, unique_first_tokens
 from pipeline.evaluation.refusals import refusal_share
+from pipeline.ppo.probes import Probes
 from pipeline.ppo.rollout import PromptIds, draw
 from pipeline.ppo.trainer import PPO
 from reward.sources import Answered
@@ -46,15 +47,26 @@ class Watch:
     choose, least of all the reward.
     """
 
-    def __init__(self, bounds, prompts: Sequence[PromptIds] = (), judge: Judge | None = None, *, seed: int = 0):
+    def __init__(
+        self,
+        bounds,
+        prompts: Sequence[PromptIds] = (),
+        judge: Judge | None = None,
+        *,
+        probes: Probes | None = None,
+        seed: int = 0,
+    ):
         """
         Args:
             bounds: the `detectors` section of the config.
             prompts: what the judge sees answers to; asked neither in training nor by the final evaluation.
             judge: answers → one score each, higher is better; None where nothing independent is at hand.
+            probes: texts and questions that show forgetting and sycophancy; read whenever the judge looks.
         """
         self.bounds, self.prompts, self.seed = bounds, list(prompts), seed
         self.judge = judge if bounds.judge_every and prompts else None
+        self._read = probes
+        self.probes: list[Probe] = []
         self.lines: list[dict] = []
         self.looks: list[Look] = []
         self.alarms: list[Alarm] = []
@@ -77,13 +89,15 @@ class Watch:
         # A run that was killed between an alarm and its end comes here again: nothing more is to be seen.
         if self.alarm is not None or not self.bounds.enabled or (ppo.done % every and not last):
             return self.alarm
-        if self.judge is None:
+        if self._read is not None:
+            self.probes.append(self._read.read(ppo.done))
+            self._note(detectors.ON_PROBES)
+        if self.judge is not None:
+            self.looks.append(self._look(ppo))
+            self._note(detectors.ON_LOOKS)
+        # A policy that forgot or flatters is nothing to go back to, however much the judge likes it.
+        if self.alarm is None and (self.judge is None or detectors.best_look(self.looks) is self.looks[-1]):
             self._keep(ppo)
-            return self.alarm
-        self.looks.append(self._look(ppo))
-        if detectors.best_look(self.looks) is self.looks[-1]:
-            self._keep(ppo)
-        self._note(detectors.ON_LOOKS)
         return self.alarm
 
     def after(self, figures: dict) -> Alarm | None:
@@ -102,6 +116,7 @@ class Watch:
         return {
             "judge": self.judge is not None,
             "looks": [asdict(look) for look in self.looks],
+            "probes": [asdict(probe) for probe in self.probes],
             "alarms": [_finite(asdict(alarm)) for alarm in self.alarms],
             "rolled_back_to": self.kept_update if self.alarm else None,
             "said": self.sentence(),
@@ -122,6 +137,7 @@ class Watch:
         facts = {
             "lines": self.lines,
             "looks": [asdict(look) for look in self.looks],
+            "probes": [asdict(probe) for probe in self.probes],
             "alarms": [_finite(asdict(alarm)) for alarm in self.alarms],
             "kept_update": self.kept_update,
         }
@@ -131,6 +147,9 @@ class Watch:
         facts = facts["watch"]
         self.lines = list(facts["lines"])
         self.looks = [Look(**{**look, "judge": tuple(look["judge"])}) for look in facts["looks"]]
+        self.probes = [
+            Probe(**{k: tuple(v) if isinstance(v, list) else v for k, v in probe.items()}) for probe in facts["probes"]
+        ]
         self.alarms = [Alarm(**alarm) for alarm in facts["alarms"]]
         self.kept_update = facts["kept_update"]
         self._kept = {n.removeprefix(_KEPT): t for n, t in tensors.items() if n.startswith(_KEPT)}
@@ -139,7 +158,7 @@ class Watch:
 
     def _note(self, which) -> None:
         known = {alarm.detector for alarm in self.alarms}
-        found = detectors.alarms(History(self.lines, self.looks), self.bounds, which)
+        found = detectors.alarms(History(self.lines, self.looks, self.probes), self.bounds, which)
         # A warning that goes on is one warning.
         self.alarms += [alarm for alarm in found if alarm.stops or alarm.detector not in known]
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass, field
 
 from data.errors import UserError
 from data.records import Message
-from pipeline.generation import Sampling
+from pipeline.batch import Batch, Delta
+from pipeline.sampling import Sampling
 from pipeline.serve.generation_queue import GenerationQueue
 from pipeline.serve.store_thread import StoreThread
 
@@ -75,27 +74,28 @@ class AnswerDesk:
     def __init__(self, assistant, store: StoreThread, queue: GenerationQueue, seconds: float):
         """`seconds` is how long one answer may take once it has begun."""
         self.assistant, self.store, self.queue, self.seconds = assistant, store, queue, seconds
-        self._models: dict[str, str] = {}
+        self._described: dict[str, dict[str, str]] = {}
 
     def take(self, draw: Draw, client: str) -> Drawing:
         """A place in the queue. Raises QueueFull."""
         return Drawing(self, draw, client)
 
-    def model_id(self, checkpoint: str) -> str:
-        """The checkpoint's id in the store; called by the thread that owns the model."""
-        if checkpoint not in self._models:
-            known = self.assistant.describe(checkpoint)
-            self._models[checkpoint] = self.store.wait(self.store.store.add_model, **known)
-        return self._models[checkpoint]
+    def describe(self, checkpoint: str) -> dict[str, str]:
+        """What a vote on the checkpoint's answers is about; called by the thread that owns the model, for its tokenizer."""
+        if checkpoint not in self._described:
+            self._described[checkpoint] = self.assistant.describe(checkpoint)
+        return self._described[checkpoint]
 
 
 class Drawing:
-    """One answer under way. Leave `events` early, or call `cancel`, and the model stops after the token it is at."""
+    """One answer under way: the `Work` of its ticket. Leave `events` early, or call `cancel`, and the model stops after the token it is at."""
 
     def __init__(self, desk: AnswerDesk, draw: Draw, client: str):
         self.draw, self._desk = draw, desk
+        self._text, self._ids, self._logprobs = "", [], []
+        self._started, self._first_ms, self._late = 0.0, None, False
         self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue()
-        self._ticket = desk.queue.submit(client, self._work)
+        self._ticket = desk.queue.submit(client, self)
 
     def cancel(self) -> None:
         """Nobody listens any more."""
@@ -127,6 +127,44 @@ class Drawing:
         finally:
             self.cancel()
 
+    # -- by the thread that owns the model ---------------------------------------------------------------------------------
+
+    def begin(self, batch: Batch) -> int:
+        self._started = time.monotonic()
+        return batch.join(self.draw.messages, checkpoint=self.draw.checkpoint, sampling=self.draw.sampling)
+
+    def hear(self, delta: Delta) -> None:
+        self._first_ms = _ms(self._started) if self._first_ms is None else self._first_ms
+        self._text += delta.text
+        self._ids += delta.token_ids
+        self._logprobs += delta.logprobs
+        if delta.text:
+            self._tell(Piece(delta.text))
+        if delta.finish:
+            finish = "length" if self._late and delta.finish == "stopped" else delta.finish
+            self._end(finish, Done(finish, len(self._ids), delta.prompt_tokens, self._first_ms, _ms(self._started)))
+        elif time.monotonic() - self._started > self._desk.seconds and not self._ticket.stop.is_set():
+            self._late = True
+            self._ticket.stop.set()
+
+    def failed(self, error: Exception) -> None:
+        if isinstance(error, UserError):
+            told = Failed(" ".join(error.problems), mine=False)
+        else:
+            # The type alone: a message might hold what somebody said.
+            log.error("the model failed: %s", type(error).__name__)
+            told = Failed("The model failed; the server's log says how.", mine=True)
+        self._end("error", told)
+
+    def _end(self, finish: str, event: Done | Failed) -> None:
+        if not self._ids and finish not in ("stop", "length"):
+            self._tell(event)
+            return
+        known = self._desk.describe(self.draw.checkpoint)
+        total_ms = _ms(self._started)
+        # Told when it is on disk, and the others' next token does not wait for that.
+        self._desk.store.later(lambda: self._tell(self._keep(known, finish, total_ms) or event))
+
     def _tell(self, event: Event) -> None:
         try:
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
@@ -134,53 +172,21 @@ class Drawing:
             # The server is going down; what was drawn is kept all the same.
             self._ticket.stop.set()
 
-    def _work(self, stop: threading.Event) -> None:
-        text, ids, logprobs, finish, prompt_tokens, first_ms = "", [], [], "stopped", 0, None
-        started = time.monotonic()
-        failed: Failed | None = None
-        late = False
-        try:
-            with closing(
-                self._desk.assistant.stream(
-                    self.draw.messages, checkpoint=self.draw.checkpoint, sampling=self.draw.sampling, stop=stop
-                )
-            ) as deltas:
-                for delta in deltas:
-                    first_ms = _ms(started) if first_ms is None else first_ms
-                    text, finish = text + delta.text, delta.finish or finish
-                    ids += delta.token_ids
-                    logprobs += delta.logprobs
-                    prompt_tokens = delta.prompt_tokens or prompt_tokens
-                    if delta.text:
-                        self._tell(Piece(delta.text))
-                    if time.monotonic() - started > self._desk.seconds and not stop.is_set():
-                        late = True
-                        stop.set()
-        except UserError as error:
-            finish, failed = "error", Failed(" ".join(error.problems), mine=False)
-        except Exception as error:
-            # The type alone: a message might hold what somebody said.
-            log.error("the model failed: %s", type(error).__name__)
-            finish, failed = "error", Failed("The model failed; the server's log says how.", mine=True)
-        if late and finish == "stopped":
-            finish = "length"
-        if ids or finish in ("stop", "length"):
-            failed = self._keep(text, ids, logprobs, finish, first_ms, _ms(started)) or failed
-        self._tell(failed or Done(finish, len(ids), prompt_tokens, first_ms, _ms(started)))
+    # -- by the store's thread ---------------------------------------------------------------------------------------------
 
-    def _keep(self, text, ids, logprobs, finish, first_ms, total_ms) -> Failed | None:
+    def _keep(self, known: dict[str, str], finish: str, total_ms: int) -> Failed | None:
+        store = self._desk.store.store
         try:
-            self._desk.store.wait(
-                self._desk.store.store.add_message,
+            store.add_message(
                 self.draw.conversation,
                 parent=self.draw.parent,
                 author="model",
-                content=text,
-                model=self._desk.model_id(self.draw.checkpoint),
+                content=self._text,
+                model=store.add_model(**known),
                 sampling=asdict(self.draw.sampling),
-                token_ids=ids,
-                logprobs=logprobs,
-                first_token_ms=first_ms,
+                token_ids=self._ids,
+                logprobs=self._logprobs,
+                first_token_ms=self._first_ms,
                 total_ms=total_ms,
                 finish=finish,
                 message_id=self.draw.id,

@@ -25,7 +25,8 @@ def create_app(assistant, store: FeedbackStore, settings: ServeSettings) -> Fast
 
     When the server ends, the application stops what is drawn; closing the store is the caller's.
     """
-    queue, thread = GenerationQueue(settings.queue_limit), StoreThread(store)
+    queue = GenerationQueue(assistant.open_batch, settings.queue_limit, rows=settings.batch_rows)
+    thread = StoreThread(store)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):

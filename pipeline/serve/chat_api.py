@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import JSONResponse, StreamingResponse
 
 from data.feedback import FeedbackStore
-from data.transcripts import conversations, nodes, owner, place, stage_of
+from data.transcripts import conversations, nodes, owner, place, writer_of
 from pipeline.chat.session import TAGS
 from pipeline.serve.answers import Draw
 from pipeline.serve.chat_fields import ChoiceRequest, EditRequest, LoginRequest, StopRequest, TurnRequest
@@ -66,7 +66,7 @@ def chat_router(context: ServeContext) -> APIRouter:
     @router.get("/conversations/{conversation}")
     async def whole(conversation: Id, request: Request) -> dict:
         """Every version of every turn, with the person's own votes."""
-        return await context.store.call(_whole, context.feedback, conversation, identity(request).rater)
+        return await context.store.call(_whole, context, conversation, identity(request).rater)
 
     @router.post("/turn")
     async def turn(body: TurnRequest, request: Request) -> StreamingResponse:
@@ -84,7 +84,7 @@ def chat_router(context: ServeContext) -> APIRouter:
             drawn = [other]
         draws = [draw_of(asked, name, _sampling(context, body)) for name in drawn]
         duel = _duel(duels, who.rater, body, draws)
-        # Drawn from left to right: who could see which is drawn first would know whose it is.
+        # The left one begins: who could see a model's answer always begin first would know whose it is.
         draws.sort(key=lambda draw: duel is not None and duel.side(draw.id) == "right")
         drawings = []
         try:
@@ -114,7 +114,7 @@ def chat_router(context: ServeContext) -> APIRouter:
         found = duels.find(duel, identity(request).rater)
         if found is None:
             raise Refused(404, "This choice is not open any more.")
-        result = await context.store.call(_choose, context.feedback, found, body.winner)
+        result = await context.store.call(_choose, context, found, body.winner)
         duels.end(found)
         return result
 
@@ -156,14 +156,15 @@ async def _stoppable(turn: Turn, under_way: UnderWay, rater: str, request: Reque
             under_way.remove(drawing)
 
 
-def _whole(store: FeedbackStore, conversation: str, rater: str) -> dict:
+def _whole(context: ServeContext, conversation: str, rater: str) -> dict:
+    store = context.feedback
     found = owner(store, conversation)
     if found is None or found[0] != rater:
         raise Refused(404, "There is no such conversation.")
     return {
         "id": conversation,
         "system_prompt": found[1],
-        "messages": [asdict(n) for n in nodes(store, conversation, rater)],
+        "messages": [{**asdict(n), "model": context.name_of(n.model)} for n in nodes(store, conversation, rater)],
     }
 
 
@@ -174,7 +175,8 @@ def _edit(store: FeedbackStore, body: EditRequest, rater: str) -> str:
     return store.edit(body.original, rater=rater, content=body.text)
 
 
-def _choose(store: FeedbackStore, duel: Duel, winner: str) -> dict:
+def _choose(context: ServeContext, duel: Duel, winner: str) -> dict:
+    store = context.feedback
     for answer in (duel.left, duel.right):
         found = place(store, answer)
         if found is None or found[3] == "error":
@@ -182,5 +184,6 @@ def _choose(store: FeedbackStore, duel: Duel, winner: str) -> dict:
     number = store.compare(
         duel.left, duel.right, rater=duel.rater, winner=winner, blind=duel.blind, shown_ms=duel.shown_ms
     )
-    models = {side: stage_of(store, answer) for side, answer in (("left", duel.left), ("right", duel.right))}
+    sides = (("left", duel.left), ("right", duel.right))
+    models = {side: context.name_of(writer_of(store, answer)) for side, answer in sides}
     return {"comparison": number, "winner": winner, "models": models}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from data.feedback import FeedbackStore
+from data.transcripts import Writer
 from pipeline.generation import Sampling
 from pipeline.serve.answers import AnswerDesk
 from pipeline.serve.errors import Refused
@@ -35,6 +36,10 @@ class ServeContext:
             known = ", ".join(self.assistant.checkpoints)
             raise Refused(404, f"There is no such model; there are {known}.", param="model", code="model_not_found")
         return name
+
+    def name_of(self, writer: Writer | None) -> str | None:
+        """What to call the model that wrote an answer."""
+        return self.assistant.name_of(writer.run, writer.stage, writer.weights_sha256) if writer is not None else None
 
     def sampling(
         self, *, max_new_tokens: int | None, temperature: float | None, top_p: float | None, seed: int | None

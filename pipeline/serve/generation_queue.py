@@ -1,133 +1,174 @@
-"""One thread owns the model; whoever waits gets turns in fairness, and a full queue says so at once."""
+"""One thread owns the model and draws the answers of several people side by side; who finds no row free waits in the line."""
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from typing import Protocol
+
+from pipeline.batch import Batch, Delta
+from pipeline.memory import is_out_of_memory
+from pipeline.serve.waiting_line import QueueFull, Ticket, WaitingLine
 
 log = logging.getLogger(__name__)
 
 
-class QueueFull(Exception):
-    """No room; `retry_after` seconds from now there may be."""
+class Work(Protocol):
+    """An answer to be drawn. All of it is called by the thread that owns the model."""
 
-    def __init__(self, retry_after: int):
-        self.retry_after = retry_after
-        super().__init__(f"the queue is full; try again in {retry_after} s")
+    def begin(self, batch: Batch) -> int:
+        """Joins the batch, and returns the number there."""
 
+    def hear(self, delta: Delta) -> None:
+        """What was drawn; the last one has `finish`."""
 
-@dataclass(eq=False)
-class Ticket:
-    """A place in the queue. `stop` ends the work between two tokens, or takes the ticket out before its turn."""
-
-    client: str
-    work: Callable[[threading.Event], None]
-    stop: threading.Event = field(default_factory=threading.Event)
+    def failed(self, error: Exception) -> None:
+        """Nothing comes any more."""
 
 
 class GenerationQueue:
-    """Round-robin over clients: each gets one answer, then the next client does, however many the first still waits for."""
+    """At most `rows` answers are drawn at a time; clients take turns for the rows that fall free."""
 
-    def __init__(self, limit: int, *, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        open_batch: Callable[[], Batch],
+        limit: int,
+        *,
+        rows: int,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         """At most `limit` tickets wait, and at most half of them belong to one client."""
-        self._limit, self._clock = limit, clock
-        self._waiting: OrderedDict[str, deque[Ticket]] = OrderedDict()
-        self._running: Ticket | None = None
+        self._open_batch, self._rows, self._clock = open_batch, rows, clock
+        self._line = WaitingLine(limit)
+        # By their number in the batch, with the time at which they began.
+        self._running: dict[int, tuple[Ticket, float]] = {}
         self._seconds_an_answer = 2.0
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._serve, name="generation", daemon=True)
         self._thread.start()
 
-    def submit(self, client: str, work: Callable[[threading.Event], None]) -> Ticket:
-        """A ticket for `work`, which is called with the event that asks it to stop.
+    def submit(self, client: str, work: Work) -> Ticket:
+        """A ticket for `work`.
 
         Raises:
             QueueFull: too many wait already, in all or of this client.
         """
         with self._changed:
-            own = self._waiting.get(client, ())
-            if self._closed or self._count() >= self._limit or len(own) >= max(1, self._limit // 2):
-                raise QueueFull(self._retry_after())
+            if self._closed or not self._line.has_room(client):
+                raise QueueFull(self._line.retry_after(self._seconds_an_answer / self._rows))
             ticket = Ticket(client, work)
-            self._waiting.setdefault(client, deque()).append(ticket)
+            self._line.add(ticket)
             self._changed.notify()
             return ticket
 
     def cancel(self, ticket: Ticket) -> bool:
-        """Ends the ticket's work, or takes it out of the queue; True when it was still waiting there."""
+        """Ends the ticket's work, or takes it out of the line; True when it was still waiting there."""
         ticket.stop.set()
         with self._changed:
-            own = self._waiting.get(ticket.client)
-            if not own or ticket not in own:
-                return False
-            own.remove(ticket)
-            if not own:
-                del self._waiting[ticket.client]
-            return True
+            return self._line.remove(ticket)
 
     def position(self, ticket: Ticket) -> int:
-        """How many turns come before this ticket's; 0 while it runs or after."""
+        """How many turns come before this ticket's, one of those that run included where all rows are taken; 0 while it runs or after."""
         with self._changed:
-            own = self._waiting.get(ticket.client)
-            if not own or ticket not in own:
-                return 0
-            place, clients = own.index(ticket), list(self._waiting)
-            before = clients.index(ticket.client)
-            turns = sum(min(len(t), place + (i < before)) for i, t in enumerate(self._waiting.values()) if i != before)
-            return turns + place + (self._running is not None)
+            before = self._line.before(ticket)
+            return 0 if before is None else before + (len(self._running) >= self._rows)
 
     @property
     def waiting(self) -> int:
         """How many tickets wait for their turn."""
         with self._changed:
-            return self._count()
+            return len(self._line)
+
+    @property
+    def running(self) -> int:
+        """How many answers are being drawn."""
+        with self._changed:
+            return len(self._running)
 
     def close(self, seconds: float = 10.0) -> None:
         """Stops what runs, drops what waits."""
         with self._changed:
             self._closed = True
-            for tickets in self._waiting.values():
-                for ticket in tickets:
-                    ticket.stop.set()
-            self._waiting.clear()
-            if self._running is not None:
-                self._running.stop.set()
+            for ticket in [*self._line.clear(), *(ticket for ticket, _ in self._running.values())]:
+                ticket.stop.set()
             self._changed.notify()
         self._thread.join(seconds)
 
+    # -- the thread that owns the model ------------------------------------------------------------------------------------
+
     def _serve(self) -> None:
-        while (ticket := self._next()) is not None:
-            started = self._clock()
+        batch = self._open_batch()
+        while self._has_work():
             try:
-                ticket.work(ticket.stop)
+                # One at a time: between two who join, everybody else hears a token.
+                self._let_in(batch)
+                self._let_out(batch)
+                for number, heard in batch.step():
+                    self._hear(number, heard)
             except Exception as error:
-                # The type alone: a message might hold what somebody said.
-                log.error("an answer failed: %s", type(error).__name__)
+                log.error("drawing failed: %s", type(error).__name__)
+                batch = self._open_batch()
+                for number in list(self._running):
+                    self._hear(number, error)
+
+    def _has_work(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._running or len(self._line) or self._closed)
+            return bool(self._running) or not self._closed
+
+    def _let_in(self, batch: Batch) -> None:
+        with self._changed:
+            if not len(self._line) or len(self._running) >= self._rows:
+                return
+            ticket = self._line.next()
+        started = self._clock()
+        try:
+            number = ticket.work.begin(batch)
+        except Exception as error:
+            if is_out_of_memory(error) and self._running:
+                self._take_fewer(ticket)
+            else:
+                self._call(ticket.work.failed, error)
+            return
+        with self._changed:
+            self._running[number] = (ticket, started)
+            if self._closed:
+                ticket.stop.set()
+
+    def _take_fewer(self, ticket: Ticket) -> None:
+        """So many rows fit and no more: this one waits until another has ended."""
+        with self._changed:
+            self._rows = len(self._running)
+            self._line.put_back(ticket)
+        log.warning(
+            "out of memory: %d answers at a time from now on (chat.batch_rows=%d avoids this line)",
+            self._rows,
+            self._rows,
+        )
+
+    def _let_out(self, batch: Batch) -> None:
+        for number, (ticket, _) in list(self._running.items()):
+            if ticket.stop.is_set():
+                self._hear(number, batch.leave(number))
+
+    def _hear(self, number: int, heard: Delta | Exception) -> None:
+        ticket, started = self._running[number]
+        failed = isinstance(heard, Exception)
+        self._call(ticket.work.failed if failed else ticket.work.hear, heard)
+        if failed or heard.finish:
             with self._changed:
-                self._running = None
+                del self._running[number]
                 self._seconds_an_answer += 0.2 * (self._clock() - started - self._seconds_an_answer)
 
-    def _next(self) -> Ticket | None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._closed)
-            if self._closed:
-                return None
-            client, tickets = self._waiting.popitem(last=False)
-            ticket = tickets.popleft()
-            if tickets:
-                # Back to the end of the round.
-                self._waiting[client] = tickets
-            self._running = ticket
-            return ticket
+    def _call(self, told: Callable, what: Delta | Exception) -> None:
+        try:
+            told(what)
+        except Exception as error:
+            # The type alone: a message might hold what somebody said. One answer's trouble is not the others'.
+            log.error("an answer failed: %s", type(error).__name__)
 
-    def _count(self) -> int:
-        return sum(len(tickets) for tickets in self._waiting.values())
 
-    def _retry_after(self) -> int:
-        return max(1, min(120, math.ceil(self._seconds_an_answer * self._count() / 2)))
+__all__ = ["GenerationQueue", "QueueFull", "Ticket", "Work"]

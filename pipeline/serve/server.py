@@ -11,19 +11,29 @@ import uvicorn
 from data.errors import UserError
 from data.feedback import FeedbackStore
 from pipeline.assistant import Assistant
+from pipeline.lineup import of_rounds
+from pipeline.run import Run
 from pipeline.serve.app import create_app
 from pipeline.serve.settings import ServeSettings
 
 
-def serve(run_dir: Path, config, settings: ServeSettings) -> None:
+def serve(run: Run, first: Path, settings: ServeSettings) -> None:
     """Answers until interrupted.
+
+    Args:
+        run: the run of the assistant in service.
+        first: the run that its rounds started from.
 
     Raises:
         UserError: the address is taken or not this machine's, the run has no model, or the store cannot be opened.
     """
     with listen(settings) as listening:
         settings = replace(settings, port=listening.getsockname()[1])
-        assistant = Assistant.open(run_dir, config)
+        config = run.config
+        others, left_out = of_rounds(first, run, config.chat.other_rounds)
+        for line in left_out:
+            print(f"not offered: {line}")
+        assistant = Assistant.open(run.path, config, others)
         store = FeedbackStore.open(Path(config.chat.feedback_db), one_thread=False)
         try:
             app = create_app(assistant, store, settings)

@@ -27,6 +27,7 @@ class ServeSettings:
     max_answer_tokens: int = 1024
     max_body_bytes: int = 262_144
     queue_limit: int = 64
+    batch_rows: int = 8
     answer_seconds: float = 300.0
     comparison_share: float = 0.2
 
@@ -68,6 +69,7 @@ class ServeSettings:
             max_answer_tokens=max(chat.max_answer_tokens, chat.max_new_tokens),
             max_body_bytes=chat.max_body_bytes,
             queue_limit=chat.queue_limit,
+            batch_rows=chat.batch_rows,
             answer_seconds=chat.answer_seconds,
             comparison_share=chat.comparison_share,
         )

@@ -1,4 +1,4 @@
-"""The feedback store behind one thread, so that the event loop never waits for a disk."""
+"""The feedback store behind one thread, so that neither the event loop nor the model ever waits for a disk."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ class StoreThread:
         """`function(*args, **kwargs)`, awaited; for the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args, **kwargs))
 
-    def wait(self, function: Callable[..., T], /, *args, **kwargs) -> T:
-        """The same for the thread that owns the model, which may wait."""
-        return self._thread.submit(partial(function, *args, **kwargs)).result()
+    def later(self, function: Callable[[], None]) -> None:
+        """Runs `function` on the store's thread and does not wait; what it meets there is its own to tell."""
+        self._thread.submit(function)
 
     def close(self) -> None:
+        """Ends after all that was asked for is done."""
         self._thread.shutdown(wait=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from data.feedback import FeedbackStore
 from data.records import Message
-from data.transcripts import as_said, owner, path_to, place, stage_of
+from data.transcripts import as_said, owner, path_to, place
 from pipeline.serve.answers import Done, Draw, Drawing, Failed, Piece, Waiting
 from pipeline.serve.chat_fields import TurnRequest
 from pipeline.serve.duels import Duel
 from pipeline.serve.errors import Refused
+from pipeline.serve.merging import merged
 
 ONLY = "only"
 
@@ -26,7 +28,6 @@ class Asked:
     question: str
     messages: tuple[Message, ...]
     seen: str | None = None
-    seen_stage: str | None = None
 
 
 def keep_question(store: FeedbackStore, body: TurnRequest, rater: str) -> Asked:
@@ -44,13 +45,13 @@ def keep_question(store: FeedbackStore, body: TurnRequest, rater: str) -> Asked:
         elif (owner(store, conversation) or (None,))[0] != rater:
             raise Refused(404, "There is no such conversation.")
         question = store.add_message(conversation, parent=body.parent, author="human", content=body.text)
-    seen, text, stage = body.against, None, None
+    seen, text = body.against, None
     if seen is not None:
         found = place(store, seen)
         if found is None or found[1] != question or found[3] == "error":
             raise Refused(404, "There is no such answer to this question.")
-        text, stage = path_to(store, seen)[-1][2], stage_of(store, seen)
-    return Asked(conversation, question, _messages(store, question, conversation), text, stage)
+        text = path_to(store, seen)[-1][2]
+    return Asked(conversation, question, _messages(store, question, conversation), text)
 
 
 def _of(store: FeedbackStore, message: str, rater: str, *, authors: Sequence[str]) -> str:
@@ -84,8 +85,8 @@ class Turn:
                 side = self.duel.side(self._seen_id())
                 yield _line(type="text", side=side, text=self.asked.seen)
                 yield _line(type="done", side=side, finish="stop", tokens=None, ms=None)
-            for drawing in self.drawings:
-                async for line in self._one(drawing, gone):
+            async with aclosing(merged([self._one(drawing, gone) for drawing in self.drawings])) as lines:
+                async for line in lines:
                     yield line
             if self.duel is not None:
                 self.duel.shown_since = time.monotonic()

@@ -3,47 +3,69 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from data.errors import UserError
 from data.loading import load as load_records
 from data.quality import first_turn_key
 from data.records import Prompt
+from data.yardsticks import load_facts, load_paragraphs
 from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.evaluation.detectors import REPORT as DETECTORS
+from pipeline.evaluation.yardsticks import FACTS, GENERAL_TEXT
 from pipeline.memory import MicroBatch, release
 from pipeline.ppo.masking import TooFewTokens
+from pipeline.ppo.probes import Probes, spread_evenly
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
 from pipeline.ppo.watch import Watch, text_figures
 from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base
+from pipeline.rollouts.engine import RolloutEngine, open_engine
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead
-from reward.sources import REWARD_SOURCES, weighted_scores
+from reward.sources import REWARD_SOURCES, Answered, weighted_scores
+
+# A mean score above this share of training answers lies where the reward model has hardly been taught (Bai et al. 2022, fig. 14).
+HIGH = 0.99
 
 
 def run(ctx) -> dict[str, float]:
     """Leaves `adapter/` (and `ema/`), the value model, one line an update in `log.jsonl`, answers in `samples.jsonl`,
     and in `detectors.json` what the failure detectors saw. After an alarm the policy is the one that they went back to."""
-    config, settings = ctx.config, ctx.config.ppo
-    base = open_base(config)
-    base.load(POLICY, ctx.inputs["sft"] / ADAPTER, trainable=True)
+    settings = ctx.config.ppo
+    base = open_base(ctx.config)
+    base.load(POLICY, Path(settings.start_from or ctx.inputs["sft"] / ADAPTER), trainable=True)
     base.load(REFERENCE, ctx.inputs["sft"] / ADAPTER, trainable=False)
     reward_model = RewardEnsemble.open(base, ctx.inputs["reward"], settings)
     base.add(VALUE, trainable=True, like=REWARD)
     prompts = _prompts(ctx, base)
     _check_context(base, prompts, settings)
+    engine = open_engine(settings.rollout, longest=max(len(p.ids) for p in prompts) + settings.max_new_tokens)
+    try:
+        return _run(ctx, base, reward_model, prompts, engine)
+    finally:
+        engine.close()
+
+
+def _run(ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engine: RolloutEngine) -> dict[str, float]:
+    config, settings = ctx.config, ctx.config.ppo
     ppo = PPO(
         base,
         _value_head(reward_model.members[0]),
         prompts,
         settings,
-        _scorer(reward_model, settings.reward_sources),
+        scorer := _Scorer(reward_model, settings.reward_sources),
         seed=config.seed,
         micro_batch=MicroBatch(settings.micro_batch, "ppo.micro_batch", "ppo.max_new_tokens or data.max_prompt_tokens"),
         demonstrations=_demonstrations(ctx, base) if settings.ptx_coef > 0 else (),
+        engine=engine,
     )
     samples = ctx.out / "samples.jsonl"
     watch = _watch(ctx, base)
@@ -59,7 +81,7 @@ def run(ctx) -> dict[str, float]:
                 raise UserError(
                     f"ppo: update {ppo.done}: {error} (ppo.episodes), or see in samples.jsonl why the answers are so short."
                 ) from None
-            figures |= text_figures([answer.response for answer in rollout.answers])
+            figures |= text_figures([answer.response for answer in rollout.answers]) | scorer.figures()
             ctx.log(figures)
             with samples.open("a", encoding="utf-8", newline="\n") as file:
                 for answer, score in list(zip(rollout.answers, rollout.scores.tolist(), strict=True))[:4]:
@@ -114,24 +136,56 @@ def _value_head(reward_model: RewardModel) -> ScalarHead:
     return head
 
 
-def _scorer(reward_model: RewardEnsemble, weights):
-    def score(answers, encode):
-        sources = {**REWARD_SOURCES, "model": lambda rows: reward_model.score([a.ids for a in rows], encode)}
+class _Scorer:
+    """The reward that PPO raises, and what the detectors want to know of the reward model's part in it."""
+
+    def __init__(self, reward_model: RewardEnsemble, weights: Mapping[str, float]):
+        self._model, self._weights = reward_model, weights
+        self._members = torch.empty(0)
+        seen = reward_model.seen()
+        self._high = float(seen.quantile(HIGH)) if len(seen) else None
+
+    def __call__(self, answers: Sequence[Answered], encode) -> Tensor:
         try:
-            return weighted_scores(weights, sources, answers)
+            return weighted_scores(self._weights, {**REWARD_SOURCES, "model": partial(self._score, encode)}, answers)
         except ValueError as error:
             raise UserError(str(error)) from None
 
-    return score
+    def _score(self, encode, answers: Sequence[Answered]) -> Tensor:
+        self._members = self._model.member_scores([a.ids for a in answers], encode).detach()
+        return self._model.combine(self._members)
+
+    def figures(self) -> dict[str, float]:
+        """Of the answers scored last: the model's mean score, beside the 99th percentile of training answers where that is
+        known, and with several members their variance on one answer, in squared reward units."""
+        if not self._members.numel():
+            return {}
+        out = {"model_score": float(self._model.combine(self._members).mean())}
+        if self._high is not None:
+            out["model_score_high"] = self._high
+        if len(self._members) > 1:
+            out["member_variance"] = float(self._members.var(0, correction=0).mean())
+        return out
 
 
 def _watch(ctx, base) -> Watch:
     """The detectors, with the rubric as the judge where it stands in for people and PPO does not raise it itself."""
     config = ctx.config
-    independent = config.evaluation.gold == "rubric" and "rubric" not in config.ppo.reward_sources
+    independent = config.independent_gold
     prompts = _judge_prompts(ctx, base) if independent and config.detectors.judge_every else []
     judge = (lambda answers: REWARD_SOURCES["rubric"](answers).tolist()) if independent else None
-    return Watch(config.detectors, prompts, judge, seed=config.seed)
+    return Watch(config.detectors, prompts, judge, probes=_probes(ctx, base), seed=config.seed)
+
+
+def _probes(ctx, base) -> Probes | None:
+    """Texts and questions for the detectors of forgetting and sycophancy; None where there is neither."""
+    bounds, prepared = ctx.config.detectors, ctx.inputs["prepare"]
+    texts, facts = prepared / GENERAL_TEXT, prepared / FACTS
+    paragraphs = spread_evenly(load_paragraphs(texts), bounds.probe_texts) if texts.exists() else []
+    questions = spread_evenly(load_facts(facts), bounds.probe_facts) if facts.exists() else []
+    if not paragraphs and not questions:
+        return None
+    return Probes(base, paragraphs, questions, system_prompt=ctx.config.model.system_prompt)
 
 
 def _judge_prompts(ctx, base) -> list[PromptIds]:

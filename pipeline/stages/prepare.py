@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from data.quality import report as quality
-from data.rows import demonstration_row, prompt_row, ranking_row, write_rows
+from data.rows import demonstration_row, prompt_row, ranking_row, thumb_row, write_rows
 from pipeline.models import load_tokenizer, weights_sha256
 from pipeline.preflight import Checked, check
 from pipeline.template import template_sha256
@@ -24,6 +24,14 @@ def run(ctx) -> dict[str, float]:
         "quality": {name: quality(records) for name, records in checked.given.items() if records},
         "left_out": checked.left_out,
         "shared_questions": {f"{one} / {other}": count for (one, other), count in checked.shared.items()},
+        "overlaps": {
+            f"{one} / {other} train": {
+                "questions": found.asked,
+                "runs_of_words": found.found,
+                "common_runs": found.common,
+            }
+            for (one, other), found in checked.overlaps.items()
+        },
         "too_long": checked.too_long,
         "notes": list(checked.notes),
         "base_weights_sha256": weights_sha256(config.model),
@@ -37,8 +45,12 @@ def _write_sets(out: Path, checked: Checked) -> None:
     for side, sets in (("train", checked.train), ("test", checked.test)):
         write_rows(out / f"demonstrations.{side}.jsonl", map(demonstration_row, sets["demonstrations"]))
         write_rows(out / f"rankings.{side}.jsonl", map(ranking_row, sets["rankings"]))
+        if checked.given["thumbs"]:
+            write_rows(out / f"thumbs.{side}.jsonl", map(thumb_row, sets["thumbs"]))
     write_rows(out / "prompts.jsonl", map(prompt_row, checked.train["prompts"]))
     write_rows(out / "prompts.test.jsonl", map(prompt_row, checked.test["prompts"]))
+    for name, records in checked.yardsticks.items():
+        write_rows(out / f"{name}.jsonl", (record.row() for record in records))
     write_rows(out / "heldout_prompts.jsonl", map(prompt_row, checked.given["heldout_prompts"]))
     if checked.given["heldout_rankings"]:
         write_rows(out / "heldout_rankings.jsonl", map(ranking_row, checked.given["heldout_rankings"]))

@@ -8,7 +8,7 @@ import torch
 
 from data.errors import UserError
 from data.loading import load as load_records
-from data.records import Ranking
+from data.records import Ranking, Thumb
 from pipeline import checkpoint
 from pipeline.adapters import SharedBase
 from pipeline.memory import MicroBatch, release
@@ -17,6 +17,7 @@ from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead, score_all
 from reward.scale import Scale
+from reward.thumbs import EncodedThumbs, rater_offsets
 from reward.train import EncodedRanking, total_steps, train
 
 # Far from the seeds that a user counts up through, so that no member of one run is a member of another.
@@ -29,12 +30,13 @@ def run(ctx) -> dict[str, float]:
     base = open_base(config)
     rankings = load_records(ctx.inputs["prepare"] / "rankings.train.jsonl", "ranked")
     encoded, unused = encode_rankings(base, rankings, config)
+    thumbs = encode_thumbs(base, _thumbs(ctx), config)
     if not encoded:
         raise UserError(
             f"reward: none of {len(rankings)} rankings can be used ({unused['tied']} all tied, {unused['too_long']} longer than "
             f"reward.max_tokens {settings.max_tokens})."
         )
-    members = [_member(ctx, base, encoded, index) for index in range(settings.members)]
+    members = [_member(ctx, base, encoded, thumbs, index) for index in range(settings.members)]
     for index, member in enumerate(members):
         member.save(member_folder(ctx.out, index))
     return {
@@ -42,17 +44,32 @@ def run(ctx) -> dict[str, float]:
         "pairs": float(sum(len(r.pairs) for r in encoded)),
         "all_tied": float(unused["tied"]),
         "too_long": float(unused["too_long"]),
+        **({"thumbs": float(sum(len(t.ups) for t in thumbs))} if thumbs else {}),
         "members": float(len(members)),
         "raw_mean": members[0].scale.mean,
         "raw_std": members[0].scale.std,
     }
 
 
-def _member(ctx, base: SharedBase, encoded: list[EncodedRanking], index: int) -> RewardModel:
+def _thumbs(ctx) -> list[Thumb]:
+    """Lone thumbs, where they are to be learned from."""
+    if not ctx.config.reward.thumbs_weight:
+        return []
+    file = ctx.inputs["prepare"] / "thumbs.train.jsonl"
+    if not file.exists():
+        raise UserError(
+            f"reward.thumbs_weight: {ctx.config.reward.thumbs_weight:g}, but there are no thumbs. Name a file in data.thumbs."
+        )
+    return load_records(file, "thumbs")
+
+
+def _member(
+    ctx, base: SharedBase, encoded: list[EncodedRanking], thumbs: list[EncodedThumbs], index: int
+) -> RewardModel:
     """One reward model, with a head and an order of the rankings of its own: what an ensemble differs in (Coste et al. 2023)."""
     config, settings = ctx.config, ctx.config.reward
     role, seed = member_role(index), config.seed + index * MEMBER_SEED_STEP
-    steps = total_steps(len(encoded), settings)
+    steps = total_steps(len(encoded) + len(thumbs), settings)
     found = checkpoint.newest(ctx.checkpoints / f"{MEMBER}{index}")
     torch.manual_seed(seed)
     if settings.start_from_sft:
@@ -89,6 +106,7 @@ def _member(ctx, base: SharedBase, encoded: list[EncodedRanking], index: int) ->
                 encoded,
                 settings,
                 seed=seed,
+                thumbs=thumbs,
                 resume=(found[0], len(lines)) if found else None,
                 on_step=on_step,
                 in_parts=micro.attempt,
@@ -99,9 +117,25 @@ def _member(ctx, base: SharedBase, encoded: list[EncodedRanking], index: int) ->
     with ctx.progress(len(reference), "reward scale", unit="answers") as bar:
         raw = score_all(lambda sequences: base.encode(sequences, role), head, reference, on_batch=bar.advance)
     try:
-        return RewardModel(base, head, Scale.of(raw), role)
+        scale = Scale.of(raw)
+        return RewardModel(base, head, scale, role, seen=scale(raw).tolist())
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def encode_thumbs(base: SharedBase, thumbs: Sequence[Thumb], config) -> list[EncodedThumbs]:
+    """Thumbs as token ids, prompt by prompt, with the offset of each rater."""
+    offsets = rater_offsets(((t.rater, t.up) for t in thumbs), prior=config.reward.thumbs_rater_prior)
+    by_prompt: dict[tuple, list[Thumb]] = {}
+    for thumb in thumbs:
+        by_prompt.setdefault(thumb.prompt, []).append(thumb)
+    encoded = []
+    for prompt, own in by_prompt.items():
+        ids = prompt_ids(base.tokenizer, prompt, system_prompt=config.model.system_prompt)
+        answers = tuple(tuple(response_ids(base.tokenizer, t.response, finished=t.finished)) for t in own)
+        ups = tuple(t.up for t in own)
+        encoded.append(EncodedThumbs(tuple(ids), answers, ups, tuple(offsets[t.rater] for t in own)))
+    return encoded
 
 
 def encode_rankings(

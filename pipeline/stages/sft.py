@@ -16,6 +16,7 @@ from pipeline.roles import ADAPTER, open_base
 from pipeline.run import LOG
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
+from reward.optimizer import ADAMW
 
 PREFIX = "checkpoint-"
 LINES = "lines.json"
@@ -65,10 +66,11 @@ def _train(ctx, base: SharedBase, examples: list[dict], micro_batch: int, bar) -
     for line in lines:
         ctx.log(line)
     bar.done = len(lines)
+    begun = base.state(POLICY)
     with base.acting_as(POLICY):
         trainer = SFTTrainer(
             model=base.peft_model,
-            args=_arguments(ctx, base, micro_batch),
+            args=_on_one_device(_arguments(ctx, base, micro_batch)),
             train_dataset=Dataset.from_list(examples),
             processing_class=base.tokenizer,
             callbacks=[_keeper(ctx, bar, lines)],
@@ -78,7 +80,10 @@ def _train(ctx, base: SharedBase, examples: list[dict], micro_batch: int, bar) -
             if type(callback).__name__ == "PrinterCallback":
                 trainer.remove_callback(callback)
         for parameter in base.parameters(POLICY):
+            # Over a quantized base the trainer has made them bfloat16, in which most steps are too small to be a step.
+            parameter.data = parameter.data.float()
             parameter.requires_grad_(True)
+        base.load_state(POLICY, begun)
         trainer.train(resume_from_checkpoint=str(found) if found else None)
     stop_if_asked()
     return lines
@@ -101,7 +106,9 @@ def _arguments(ctx, base: SharedBase, micro_batch: int):
         max_length=settings.max_tokens,
         completion_only_loss=True,
         packing=False,
-        gradient_checkpointing=False,
+        optim="adamw_torch" if settings.optimizer == ADAMW else settings.optimizer,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if config.model.gradient_checkpointing else None,
         # The weights already have the dtype that they should have; the adapters are float32.
         bf16=False,
         use_cpu=base.device.type == "cpu",
@@ -116,6 +123,13 @@ def _arguments(ctx, base: SharedBase, micro_batch: int):
         train_sampling_strategy="random",
         dataloader_pin_memory=False,
     )
+
+
+def _on_one_device(arguments):
+    """The trainer would spread the model over every GPU that it sees (`nn.DataParallel`), past the adapters' roles."""
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1
+    return arguments
 
 
 def _example(tokenizer, demonstration, config) -> dict[str, list[int]]:

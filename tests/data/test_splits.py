@@ -31,6 +31,12 @@ def test_how_an_accent_is_composed_does_not_move_a_question():
     assert all(is_test(asks(f"{composed} {i}"), 0.5) == is_test(asks(f"{apart} {i}"), 0.5) for i in range(50))
 
 
+def test_what_nobody_sees_does_not_move_a_question():
+    questions = [f"what is number {i}?" for i in range(50)]
+    for hide in (lambda q: q.replace(" ", " \u200b"), lambda q: q.replace("w", "ｗ"), lambda q: f"\ufeff{q}\u2060"):
+        assert all(is_test(asks(q), 0.5) == is_test(asks(hide(q)), 0.5) for q in questions)
+
+
 def test_the_side_of_a_question_is_the_same_in_every_version():
     """By hand: printf '\\nwhat is rain?' | sha256sum starts with d3, so the question lies between 0xd3 and 0xd4 of 256."""
     assert is_test(asks("What  is rain?"), 0xD4 / 256)

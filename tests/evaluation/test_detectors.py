@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from data.records import Message, Prompt
+from data.yardsticks import Fact, Paragraph
 from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.config import DetectorsConfig, PpoConfig
-from pipeline.evaluation.detectors import DETECTORS, History, Look, alarms, best_look
+from pipeline.evaluation.detectors import DETECTORS, History, Look, Probe, alarms, best_look
 from pipeline.evaluation.refusals import is_refusal, refusal_share
+from pipeline.ppo.probes import Probes, spread_evenly
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
 from pipeline.ppo.watch import Watch, text_figures
@@ -143,6 +145,67 @@ def test_reward_hacking_is_the_judge_falling_twice_while_the_reward_rises():
     assert best_look(rising).update == 12
 
 
+def scored(score=0.5, high=2.0, variance=None, updates=12):
+    """A healthy log in which the reward model's mean score, and its members' variance, end at these values."""
+    lines = healthy(updates)
+    for line in lines:
+        rest = line["update"] / (updates - 1)
+        line |= {"model_score": score * min(1, 2 * rest), "model_score_high": high}
+        if variance is not None:
+            line["member_variance"] = 0.1 if line["update"] == 0 else 0.1 + (variance - 0.1) * min(1, 2 * rest)
+    return lines
+
+
+# One of two signs: the judge 1 to 2.5 standard errors below its best look while the reward rises.
+DOUBT = [look(0, 1, 0, 1.0), look(4, 2, 1, 1.0), look(8, 1.6, 2, 1.0)]
+RISING = [look(4 * u, u, u, 0.5) for u in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "looks", "said"),
+    [
+        (scored(2.5), DOUBT, "mean score is 2.5, 99 % of its training answers lie below 2"),
+        (scored(1.5, variance=0.3), DOUBT, "variance is 0.3, 3.0 times SFT's"),
+        (scored(2.5, variance=0.3), (), "mean score is 2.5"),
+        (scored(2.5, variance=0.3), RISING, "variance is 0.3"),
+    ],
+)
+def test_two_weaker_signs_together_are_reward_hacking(lines, looks, said):
+    (found,) = alarms(History(lines, looks), BOUNDS)
+    assert (
+        found.detector == "reward_hacking"
+        and found.stops
+        and said in found.sentence
+        and "(2 signs, bound 2)" in found.sentence
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "looks"),
+    [
+        (scored(2.5), RISING),  # beyond what it was taught, and the judge likes it
+        (scored(1.5, variance=0.3), RISING),
+        (scored(1.9, variance=0.24), DOUBT),
+        (scored(2.5, high=None), DOUBT),  # an older reward model kept no training scores
+        (scored(1.0), DOUBT),
+    ],
+)
+def test_one_weaker_sign_alone_is_none(lines, looks):
+    assert alarms(History(lines, looks), BOUNDS) == []
+
+
+def test_a_run_that_stays_far_beyond_its_kl_target_has_blown_up():
+    lines = [{**line, "kl_target": 1.0} for line in healthy()]
+    lines[-3]["kl"], lines[-2]["kl"], lines[-1]["kl"] = 2.1, 2.5, 1.9
+    assert alarms(History(lines), BOUNDS) == []
+    lines[-1]["kl"] = 2.2
+    (found,) = alarms(History(lines), BOUNDS)
+    assert (
+        found.detector == "kl_blow_up"
+        and "2.2 nats a sequence, above 2 times its target for 3 updates (bound 2)" in found.sentence
+    )
+
+
 @pytest.mark.parametrize(
     "looks",
     [
@@ -164,6 +227,43 @@ def test_a_noisy_judge_is_rarely_taken_for_hacking_and_a_lost_standard_deviation
     assert sum(bool(raised(looks=looks)) for looks in constant) <= 0.027 * 400 + 3 * math.sqrt(0.027 * 0.973 * 400)
     lost = [[look(4 * u, 3 - (u > 0), u, 1.0, seed=seed) for u in range(8)] for seed in range(100)]
     assert sum(bool(raised(looks=looks)) for looks in lost) >= 93 - 3 * math.sqrt(0.93 * 0.07 * 100)
+
+
+def probe(update, perplexity, wrong=12, base=40.0, of=24):
+    """Texts of 100 tokens read with a given perplexity, and so many of 24 questions answered wrongly."""
+    nll = tuple(50 * math.log(p) for p in (perplexity, perplexity))
+    return Probe(update, nll, (50 * math.log(base),) * 2, 100, tuple(-1.0 if i < wrong else 1.0 for i in range(of)))
+
+
+def probed(*probes):
+    return [a for n in range(1, len(probes) + 1) for a in alarms(History((), (), probes[:n]), BOUNDS)]
+
+
+def test_forgetting_is_held_against_the_worse_of_base_and_sft():
+    # What a healthy run of the quickstart does: SFT gains on the base model, PPO gives it back.
+    assert probed(probe(0, 36.4), probe(4, 38.0), probe(12, 40.0)) == []
+    (found,) = probed(probe(0, 36.4), probe(4, 45.9), probe(8, 46.1))
+    assert (found.detector, found.update, found.stops) == ("forgetting", 8, True)
+    assert found.value == pytest.approx(46.1) and found.bound == pytest.approx(46.0)
+    assert "perplexity 46.1 on ordinary text, SFT 36.4, base 40 (bound +15%)" in found.sentence
+    # SFT that has forgotten already is no reason to stop PPO, which is held against what it was given.
+    assert probed(probe(0, 60.0), probe(4, 68.0)) == []
+    assert [a.update for a in probed(probe(0, 60.0), probe(4, 69.1))] == [4]
+
+
+def test_sycophancy_is_held_against_sft_question_by_question():
+    assert probed(probe(0, 36), probe(4, 36, wrong=14)) == []  # 8 points
+    # Three more of 24 are 12.5 points, but 1.8 standard errors; five are 2.5.
+    assert probed(probe(0, 36), probe(4, 36, wrong=15)) == []
+    (found,) = probed(probe(0, 36), probe(4, 36, wrong=17))
+    assert (found.detector, found.update, found.stops) == ("sycophancy", 4, True)
+    assert "preferred on 71% of 24 questions, SFT 50% (bound +10 points)" in found.sentence
+    assert probed(probe(0, 36, wrong=20), probe(4, 36, wrong=8)) == []  # less of it is no alarm
+
+
+def test_probes_of_nothing_raise_nothing():
+    assert probed(Probe(0), Probe(4)) == []
+    assert [spread_evenly(range(10), n) for n in (0, 3, 12)] == [[], [0, 3, 6], list(range(10))]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +328,9 @@ def variety(answers):
 
 @pytest.fixture
 def make_run(make_base):
-    def make(reward, judge=None, bounds=None, **changes):
+    def make(reward, judge=None, bounds=None, *, texts=(), facts=(), **changes):
+        # Before the adapters too: a fresh one is drawn, and two runs that are compared must start alike.
+        torch.manual_seed(5)
         base = make_base(POLICY)
         base.add(REFERENCE, trainable=False, like=POLICY)
         base.add(REWARD, trainable=False)
@@ -238,7 +340,8 @@ def make_run(make_base):
             base, ScalarHead(base.hidden_size), PROMPTS, PpoConfig(**{**SETTINGS, **changes}),
             lambda answers, encode: torch.tensor(reward(answers)), seed=0,
         )  # fmt: skip
-        return ppo, Watch(DetectorsConfig(**(bounds or {})), PROMPTS if judge else (), judge)
+        probes = Probes(base, texts, facts) if texts or facts else None
+        return ppo, Watch(DetectorsConfig(**(bounds or {})), PROMPTS if judge else (), judge, probes=probes)
 
     return make
 
@@ -306,11 +409,57 @@ def test_a_reward_for_saying_one_thing_is_noticed_without_any_judge(make_run):
 
 def test_a_policy_that_learns_gently_is_left_alone(make_run):
     ppo, watch = make_run(
-        low_tokens, variety, {"judge_every": 2}, learning_rate=1e-4, value_learning_rate=1e-4, updates=6
-    )
+        low_tokens, variety, {"judge_every": 2}, texts=TEXTS, facts=FACTS,
+        learning_rate=1e-4, value_learning_rate=1e-4, updates=6,
+    )  # fmt: skip
     train(ppo, watch)
-    assert watch.alarms == [] and ppo.done == 6 and [look.update for look in watch.looks] == [0, 2, 4, 6]
+    assert watch.alarms == [] and ppo.done == 6
+    assert [look.update for look in watch.looks] == [probe.update for probe in watch.probes] == [0, 2, 4, 6]
     assert watch.report()["rolled_back_to"] is None and watch.sentence() == ""
+
+
+TEXTS = [Paragraph("a", "Salt kept the meat through the winter."), Paragraph("b", "x = 1; y = 22; z = 333")]
+# In a model of bytes, a reward for bytes of the upper half is a reward for these wrong answers.
+FACTS = [Fact(f"f{i}", f"question {i}", "{}", "bcde" * 2, "éüöä") for i in range(24)]
+
+
+# A tiny policy under such rewards collapses as well, sooner or later: to see one detector, the others are kept quiet.
+PROBES_ALONE = {**LARGE_STEPS, "entropy_floor": 0.0, "opening_floor": 0.0, "distinct_floor": 0.0, "repeat_rise": 1.0}
+
+
+def high_tokens(answers):
+    return [1 - x for x in low_tokens(answers)]
+
+
+def test_a_policy_that_forgets_is_stopped_and_the_run_goes_back_to_one_that_has_not(make_run):
+    """No KL and a reward for tokens that stand for no letter: ordinary text gets improbable. The judge is of no help here, it likes
+    every answer more than those before, so the policy that forgot is the judge's best, and is not gone back to."""
+    ppo, watch = make_run(high_tokens, None, PROBES_ALONE, texts=TEXTS, temperature=1.0)
+    with torch.no_grad():
+        # A fresh model finds all tokens about equally likely, whatever its layers say, and has nothing to forget.
+        ppo.base.head_weight.mul_(10)
+    watch._read = Probes(ppo.base, TEXTS, ())
+    # Without its adapter such a model only ever repeats what it read, so here SFT alone is the yardstick.
+    watch._read._base_nll = watch._read.read(0).nll
+    pleased = iter(range(100))
+    watch.prompts, watch.judge = PROMPTS, lambda answers: [float(next(pleased))] * len(answers)
+    start = ppo.base.state(POLICY)
+    train(ppo, watch)
+    first, last = watch.probes[0], watch.probes[-1]
+    assert watch.alarm.detector == "forgetting" and ppo.done < 12
+    assert last.perplexity > 1.15 * max(first.perplexity, first.base_perplexity)
+    assert best_look(watch.looks) is watch.looks[-1] and watch.kept_update == watch.probes[-2].update < last.update
+    assert watch._read.read(watch.kept_update).nll == pytest.approx(watch.probes[-2].nll, rel=1e-6)
+    assert watch.kept_update > 0 or same(start, ppo.base.state(POLICY))
+
+
+def test_a_reward_for_the_suggested_answer_is_noticed_as_sycophancy(make_run):
+    ppo, watch = make_run(high_tokens, None, PROBES_ALONE, facts=FACTS)
+    train(ppo, watch)
+    before, now = (sum(p.agrees) / 24 for p in (watch.probes[0], watch.probes[-1]))
+    assert watch.alarm.detector == "sycophancy" and ppo.done < 12 and now > before + 0.1
+    again = watch._read.read(watch.kept_update)
+    assert sum(again.agrees) / 24 <= before + 0.1
 
 
 def without_timing(lines):
@@ -319,23 +468,28 @@ def without_timing(lines):
 
 def test_looking_changes_nothing_in_the_run(make_run):
     watched, unwatched = (
-        make_run(low_tokens, judge, {"judge_every": 1}, learning_rate=1e-3, updates=3) for judge in (variety, None)
+        make_run(low_tokens, judge, {"judge_every": 1}, texts=texts, facts=facts, learning_rate=1e-3, updates=3)
+        for judge, texts, facts in ((variety, TEXTS, FACTS), (None, (), ()))
     )
     assert without_timing(train(*watched).lines) == without_timing(train(*unwatched).lines)
     assert same(watched[0].state()[0], unwatched[0].state()[0])
 
 
+# The probes are read, and what they show stops nothing: the judge's alarm is to come first.
+NO_STOP = {**LARGE_STEPS, "perplexity_rise": 1e9, "sycophancy_rise": 1.0}
+
+
 def test_a_resumed_watch_raises_the_alarm_of_the_whole_one_and_goes_back_to_the_same_policy(make_run, tmp_path):
-    whole, watch = make_run(low_tokens, variety, LARGE_STEPS, updates=20, ema_decay=0.5)
+    whole, watch = make_run(low_tokens, variety, NO_STOP, texts=TEXTS, facts=FACTS, updates=20, ema_decay=0.5)
     train(whole, watch)
-    first, seen = make_run(low_tokens, variety, LARGE_STEPS, updates=20, ema_decay=0.5)
+    first, seen = make_run(low_tokens, variety, NO_STOP, texts=TEXTS, facts=FACTS, updates=20, ema_decay=0.5)
     for _ in range(5):
         seen.before(first)
         figures, rollout = first.update()
         seen.after({**figures, **text_figures([a.response for a in rollout.answers])})
     (tensors, facts), (kept, notes) = first.state(), seen.state()
     checkpoint.save(tmp_path, first.done, tensors | kept, facts | notes)
-    second, again = make_run(low_tokens, variety, LARGE_STEPS, updates=20, ema_decay=0.5)
+    second, again = make_run(low_tokens, variety, NO_STOP, texts=TEXTS, facts=FACTS, updates=20, ema_decay=0.5)
     found = checkpoint.newest(tmp_path)
     second.load_state(*found)
     again.load_state(*found)

@@ -16,7 +16,7 @@ from pipeline.roles import RewardEnsemble, RewardModel, member_folder, member_ro
 from reward.metrics import pair_outcomes, pairs_by
 from reward.model import ScalarHead, last_states, score, score_all
 from reward.scale import Scale
-from reward.train import EncodedRanking, ranking_loss, total_steps, train, with_mismatched
+from reward.train import EncodedRanking, centring, ranking_loss, total_steps, train, with_mismatched
 
 
 def test_the_loss_of_equal_scores_is_ln_2():
@@ -115,6 +115,46 @@ def test_training_learns_a_visible_rule_and_leaves_the_base_alone(make_base):
     assert len(steps) == 40 == total_steps(160, settings())
     assert steps[-1]["learning_rate"] <= 0.1 * max(s["learning_rate"] for s in steps)
     assert all(torch.equal(p, frozen[n]) for n, p in base.causal_lm.named_parameters() if n in frozen)
+
+
+@pytest.mark.parametrize("level", [5.0, -5.0])
+def test_centring_brings_the_level_of_the_scores_towards_zero(make_base, level):
+    """Pairs say nothing of the level, so the way in which the head's bias moves is the centring term's doing."""
+    base = make_base()
+    base.add(REWARD, trainable=True)
+    head = ScalarHead(base.hidden_size)
+    head.bias.data.fill_(level)
+    train(
+        lambda lists: base.encode_lists(lists, REWARD), head, base.parameters(REWARD), lists_about_a_token(8, 0),
+        settings(epochs=3.0), seed=0,
+    )  # fmt: skip
+    assert abs(head.bias.item()) < 4.98
+
+
+@pytest.mark.parametrize("scores", [[0.5, -0.2], [3.0, 1.0, -1.0, 0.25]])
+def test_the_centring_term_is_the_papers_for_a_pair_and_grows_with_the_level(scores):
+    found = centring(torch.tensor(scores)).item()
+    if len(scores) == 2:
+        # (r_c + r_r)² of Eisenstein et al. (2023), section on underspecification.
+        assert found == pytest.approx((scores[0] + scores[1]) ** 2)
+    assert found == pytest.approx((2 * statistics.mean(scores)) ** 2)
+    assert centring(torch.tensor(scores) + 1.0).item() > found
+
+
+@pytest.mark.parametrize(("flips", "floor"), [(10, 0.325), (20, 0.500), (25, 0.562)])
+def test_no_scorer_gets_below_the_entropy_of_noisy_labels(flips, floor):
+    """Of 100 pairs, so many have the wrong label. The best that scores can do is H(η) nats, at a margin of logit(1 − η)."""
+    eta = flips / 100
+    labels = [(1, 0)] * flips + [(0, 1)] * (100 - flips)
+
+    def loss(margin: float) -> float:
+        return statistics.mean(ranking_loss(torch.tensor([margin, 0.0]), [pair]).item() for pair in labels)
+
+    best = math.log((1 - eta) / eta)
+    assert loss(best) == pytest.approx(floor, abs=5e-4)
+    assert loss(best) < min(loss(best - 0.1), loss(best + 0.1), loss(0.0), loss(50.0))
+    # A scorer that is right on all true labels is right on 1 − η of the noisy ones: η + (1 − 2η) · 1.
+    assert statistics.mean(pair_outcomes([1.0, 0.0], labels)) == pytest.approx(eta + (1 - 2 * eta))
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(make_base):

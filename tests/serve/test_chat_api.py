@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import time
 
 import pytest
 from scripted import Scripted
@@ -42,7 +43,7 @@ def test_retry_and_an_edited_question_make_siblings_and_destroy_nothing(serve):
     assert again["question"] == start["question"] and again["conversation"] == start["conversation"]
     turn(client, text="q1, better", conversation=start["conversation"])
     found = whole(client, start["conversation"])["messages"]
-    assert [(m["content"], m["parent"], m["stage"]) for m in found] == [
+    assert [(m["content"], m["parent"], m["model"]) for m in found] == [
         ("q1", None, None),
         ("one ", start["question"], "ppo"),
         ("two ", start["question"], "sft"),
@@ -170,7 +171,7 @@ def test_a_turn_of_a_wrong_shape_is_422_and_keeps_nothing(serve, store, body):
 def test_a_full_queue_is_told_and_the_other_half_of_the_duel_is_given_up(serve):
     client = serve("a", comparison_share=1.0, queue_limit=2)
     taken = client.app.state.context.desk.queue
-    taken._limit = 0
+    taken._line._limit = 0
     said = client.post("/api/turn", json={"model": "ppo", "text": "q", "compare": "auto"})
     assert said.status_code == 429 and "retry-after" in said.headers and taken.waiting == 0
 
@@ -179,7 +180,7 @@ def test_stop_before_the_turn_ends_the_stream_with_nothing_kept(serve, store):
     import threading
 
     assistant = Scripted("HOLD one", "two")
-    client = serve(assistant=assistant)
+    client = serve(assistant=assistant, batch_rows=1)
     context = client.app.state.context
     first = threading.Thread(target=turn, args=(client,), kwargs={"text": "q1"})
     first.start()
@@ -188,9 +189,9 @@ def test_stop_before_the_turn_ends_the_stream_with_nothing_kept(serve, store):
     second = threading.Thread(target=lambda: got.extend(turn(client, text="q2")))
     second.start()
     while context.desk.queue.waiting < 1:
-        pass
-    (waiting,) = [t for own in context.desk.queue._waiting.values() for t in own]
-    answer = waiting.work.__self__.draw.id
+        time.sleep(0.001)
+    (waiting,) = [t for own in context.desk.queue._line._waiting.values() for t in own]
+    answer = waiting.work.draw.id
     while not client.post("/api/stop", json={"answer": answer}).json()["stopped"]:
         pass
     second.join(10)

@@ -74,7 +74,7 @@ def test_who_leaves_stops_the_model_and_what_was_said_is_kept(store, stream):
 
 def test_who_leaves_while_waiting_is_never_drawn_for(store):
     assistant = Scripted("HOLD first", "second")
-    app = app_with(assistant, store)
+    app = app_with(assistant, store, batch_rows=1)
 
     async def leave_the_queue():
         staying, gone = asyncio.Event(), asyncio.Event()
@@ -93,7 +93,7 @@ def test_who_leaves_while_waiting_is_never_drawn_for(store):
 
 def test_a_full_queue_is_429_and_says_when_to_come_back(store):
     assistant = Scripted("HOLD first", "second")
-    app = app_with(assistant, store, queue_limit=2)
+    app = app_with(assistant, store, queue_limit=2, batch_rows=1)
 
     async def crowd():
         gone = asyncio.Event()
@@ -121,30 +121,54 @@ def test_an_answer_that_takes_too_long_is_cut_off(store):
     assert json.loads(sent[1]["body"])["choices"][0]["finish_reason"] == "length"
 
 
-def test_thirty_two_talks_at_once_are_all_answered_in_turns(store):
-    assistant = Scripted("HOLD go", "a few words")
-    app = app_with(assistant, store)
+@pytest.mark.parametrize("rows", [1, 8])
+def test_thirty_two_talks_at_once_are_all_answered_in_turns(store, rows):
+    # As many as can be drawn at a time are held until all the others wait.
+    assistant = Scripted(*["HOLD go"] * rows, "a few words")
+    app = app_with(assistant, store, batch_rows=rows)
 
     async def crowd():
         gone = asyncio.Event()
-        first = asyncio.create_task(post(app, {**ASK, "user": "holder"}, gone))
-        await asyncio.to_thread(assistant.held.wait, 10)
+        queue = app.state.context.desk.queue
+        held = [asyncio.create_task(post(app, {**ASK, "user": f"holder{n}"}, gone)) for n in range(rows)]
+        while queue.running < rows:
+            await asyncio.sleep(0.001)
         talks = [
             asyncio.create_task(post(app, {**ASK, "user": f"u{n % 8}", "messages": [said(n % 8, n // 8)]}, gone))
             for n in range(32)
         ]
-        while app.state.context.desk.queue.waiting < 32:
-            await asyncio.sleep(0)
+        while queue.waiting < 32:
+            await asyncio.sleep(0.001)
         assistant.release.set()
-        return await asyncio.gather(first, *talks)
+        return await asyncio.gather(*held, *talks)
 
     sent = asyncio.run(crowd())
     app.state.context.desk.queue.close()
     app.state.context.store.close()
-    assert all(messages[0]["status"] == 200 for messages in sent) and store.stats()["answers"] == 33
-    people = [messages[0][1].split()[0] for _, messages, _ in assistant.asked[1:]]
+    assert all(messages[0]["status"] == 200 for messages in sent) and store.stats()["answers"] == 32 + rows
+    assert assistant.most == rows
+    people = [messages[0][1].split()[0] for _, messages, _ in assistant.asked[rows:]]
     # In every round of eight, each person had one turn.
     assert all(len(set(people[n : n + 8])) == 8 for n in range(0, 32, 8))
+
+
+def test_an_answer_that_fails_in_the_middle_takes_no_other_with_it(store):
+    assistant = Scripted("HOLD FAIL", "HOLD one two")
+    app = app_with(assistant, store)
+
+    async def two():
+        gone = asyncio.Event()
+        both = [asyncio.create_task(post(app, ASK, gone)) for _ in range(2)]
+        while app.state.context.desk.queue.running < 2:
+            await asyncio.sleep(0.001)
+        assistant.release.set()
+        return await asyncio.gather(*both)
+
+    sent = asyncio.run(two())
+    app.state.context.desk.queue.close()
+    app.state.context.store.close()
+    assert sorted(messages[0]["status"] for messages in sent) == [200, 500]
+    assert store.rows("SELECT content, finish FROM message WHERE author = 'model'") == [("one two ", "stop")]
 
 
 def said(person, turn):

@@ -47,7 +47,7 @@ function question(message, state, act) {
 
 function answer(message, state, act) {
   if (state.editing === message.id) return editor(message, "Keep as my answer", act);
-  const by = message.author === "human-edit" ? "your wording" : (message.stage ?? "another model");
+  const by = message.author === "human-edit" ? "your wording" : (message.model ?? "another model");
   const body = h("div", { class: "said" }, message.content.trim() ? markdown(message.content) : h("p", { class: "quiet" }, "(an empty answer)"));
   const thumbs = message.author === "model" && message.finish !== "error" && [thumb(message, 1, act), thumb(message, -1, act)];
   const note = state.notes.get(message.parent);

@@ -1,0 +1,316 @@
+"""Do votes make the assistant better? Simulated people vote at a real server, and rounds learn from them.
+
+    python benchmarks/loop.py                  # goes on where it stopped; one result after the other into benchmarks/results/loop.json
+    python benchmarks/loop.py --until online-5 # stops after that result
+    python benchmarks/loop.py --write          # writes the plot and the tables of docs/feedback.md from that file
+    python benchmarks/loop.py --trial          # the same with the tiny random model and a few votes: that the parts fit together
+
+Named before the first run: seed 0 for training, 1 and up for the people, one seed a collection; all settings are in `configs/loop.yaml`, in
+`simulated/raters.py` and in the constants below.
+
+online    five rounds; each time 500 choices between two answers of the assistant in service, then `round`
+offline   one round on 60 to 2,500 choices between two answers of the first assistant; the first 500 are those of the first online round
+thumbs    one round on lone thumbs: a reward model that reads them, or KTO
+lazy      every second vote is one person's who does not read: choices with and without a cap on one person's share, thumbs with and
+          without a threshold of each rater
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+from simulated import voting  # noqa: E402
+from simulated.voting import Crowd  # noqa: E402
+
+CONFIG = "configs/loop.yaml"
+KEPT = (
+    "gold", "gold_minus_sft", "kl_to_reference", "eos_rate", "answer_tokens", "proxy", "clean_accuracy", "observed_accuracy",
+    "length_rule_accuracy", "distinct_2_ratio",
+)  # fmt: skip
+RESULTS = HERE / "results" / "loop.json"
+# Of the built-in rankings and held-out rankings, the first so many.
+RANKINGS, HELD_RANKINGS = 12, 60
+ROUNDS, VOTES = 5, 500
+OFFLINE = (60, 125, 250, 500, 1500, 2500)
+THUMBS, LAZY = (500, 1500), 500
+SMALL = {
+    "RANKINGS": 24,
+    "HELD_RANKINGS": 4,
+    "ROUNDS": 2,
+    "VOTES": 24,
+    "OFFLINE": (12, 24, 48),
+    "THUMBS": (24, 48),
+    "LAZY": 24,
+}
+SMALL_SETTINGS = (
+    "model.name=tiny-random", "model.dtype=float32", "lora.rank=4", "lora.last_layers=2", "data.max_prompt_tokens=160", "sft.max_tokens=640",
+    "reward.max_tokens=480", "reward.scale_lists=8", "ppo.updates=1", "ppo.episodes=4", "ppo.minibatch=4", "ppo.micro_batch=4",
+    "ppo.max_new_tokens=8", "evaluation.max_new_tokens=8", "evaluation.limit=8", "chat.max_new_tokens=8", "rounds.min_pairs=3",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Job:
+    """One round of one arm.
+
+    Attributes:
+        name: its key in the results.
+        run: the run that the round belongs to; a copy of the start.
+        votes: how many votes the round knows, old ones included.
+        crowd: whose; the store of a crowd grows, and what a job needs of it is copied.
+        at: the run whose assistant in service the crowd talks to.
+        settings: of the round.
+    """
+
+    name: str
+    run: str
+    number: int
+    votes: int
+    crowd: str
+    at: str
+    settings: tuple[str, ...] = ()
+
+
+def jobs() -> list[Job]:
+    """In the order in which they run: the most telling first."""
+    found = [
+        Job(f"online-{n}", "online", n, n * VOTES, "online" if n > 1 else "offline", "online")
+        for n in range(1, ROUNDS + 1)
+    ]
+    # What the first online round learns from is the first part of the offline votes.
+    counts = sorted((n for n in OFFLINE if n != VOTES), key=lambda n: (n < VOTES, n if n > VOTES else -n))
+    found += [Job(f"offline-{n}", f"offline-{n}", 1, n, "offline", "start") for n in counts]
+    for count in THUMBS:
+        for crowd, learners in (("thumbs", ("offset", "kto")), ("lazy-thumbs", ("offset", "shared", "kto"))):
+            if crowd == "thumbs" or count == min(THUMBS):
+                for learner in learners:
+                    name = f"{crowd}-{count}-{learner}"
+                    found.append(Job(name, name, 1, count, crowd, "start", LEARNERS[learner]))
+    for name, share in (("lazy-open", 1.0), ("lazy-capped", 0.2)):
+        found.append(Job(name, name, 1, LAZY, "lazy", "start", (f"rounds.rater_share={share}",)))
+    return found
+
+
+# What learns from thumbs: the reward model with thresholds by rater, with one for everybody, or the policy itself.
+LEARNERS = {
+    "offset": ("reward.thumbs_weight=1.0",),
+    "shared": ("reward.thumbs_weight=1.0", "reward.thumbs_rater_prior=1e9"),
+    "kto": ("learner=kto",),
+}
+CROWDS = {
+    "offline": Crowd("pairs", seed=1),
+    "online": Crowd("pairs", seed=2),
+    "lazy": Crowd("pairs", seed=3, lazy=True),
+    "thumbs": Crowd("thumbs", seed=4),
+    "lazy-thumbs": Crowd("thumbs", seed=5, lazy=True),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--until", help="stop after this result")
+    parser.add_argument("--only", nargs="+", help="these results alone")
+    parser.add_argument("--trial", action="store_true", help="tiny model, few votes, results beside the runs")
+    parser.add_argument("--write", action="store_true", help="only write docs/feedback.md and its plot")
+    arguments = parser.parse_args()
+    if arguments.write:
+        from simulated.page import write
+
+        write(json.loads(RESULTS.read_text(encoding="utf-8")))
+        return
+    if arguments.trial:
+        globals().update(SMALL)
+    # Relative paths in every manifest: the runs can be moved with the checkout.
+    os.chdir(ROOT)
+    bench = Bench(Path("runs") / ("loop-trial" if arguments.trial else "loop"), trial=arguments.trial)
+    bench.start()
+    for job in jobs():
+        if arguments.only and job.name not in arguments.only:
+            continue
+        bench.do(job)
+        if job.name == arguments.until:
+            return
+
+
+class Bench:
+    """The runs, the stores and the results of one benchmark."""
+
+    def __init__(self, work: Path, *, trial: bool):
+        self.work, self.trial = work, trial
+        self.results = work / "loop.json" if trial else RESULTS
+        self.more = [*(SMALL_SETTINGS if trial else ())]
+        work.mkdir(parents=True, exist_ok=True)
+
+    def start(self) -> None:
+        """The first assistant."""
+        for source, name, count in (
+            ("rankings", "rankings", RANKINGS),
+            ("heldout_rankings", "heldout_rankings", HELD_RANKINGS),
+        ):
+            rows = (ROOT / "data" / "seed" / f"{source}.jsonl").read_text(encoding="utf-8").splitlines()[:count]
+            (self.work / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+        if self._known("start") and (self.work / "start" / "evaluation" / "ppo" / "card.json").exists():
+            return
+        started = time.monotonic()
+        own = [
+            f"runs_dir={self.work}",
+            f"data.rankings={self.work}/rankings.jsonl",
+            f"data.heldout_rankings={self.work}/heldout_rankings.jsonl",
+        ]
+        self._call("run", "--config", CONFIG, "--run", "start", *own, *self.more)
+        cards = {stage: figures(self.work / "start", stage) for stage in ("base", "sft", "reward", "ppo")}
+        self._keep("start", {"cards": cards, "minutes": minutes(started), **environment()})
+
+    def do(self, job: Job) -> None:
+        """One round, unless it is in the results already."""
+        if self._known(job.name):
+            say(f"{job.name}: done already")
+            return
+        say(f"{job.name} …")
+        run = self.work / job.run
+        if job.number > 1 and not (run / "rounds" / f"{job.number - 1:03d}" / "round.json").exists():
+            raise SystemExit(
+                f"{run}: the round before is not there. Put the runs back, or take {job.run}-* out of {self.results}."
+            )
+        if not run.exists():
+            shutil.copytree(self.work / "start", run.with_name(run.name + ".partial"), dirs_exist_ok=True)
+            run.with_name(run.name + ".partial").rename(run)
+        started = time.monotonic()
+        database = self._votes(job)
+        voted = minutes(started)
+        started = time.monotonic()
+        end = run / "rounds" / f"{job.number:03d}" / "round.json"
+        if not end.exists():
+            self._call("round", "--run", str(run), f"chat.feedback_db={database}", *self.more, *job.settings)
+        end = json.loads(end.read_text(encoding="utf-8"))
+        self._keep(
+            job.name,
+            {**asdict(job), **self._outcome(run, end), "minutes_voting": voted, "minutes_round": minutes(started)},
+        )
+
+    def _votes(self, job: Job) -> Path:
+        """The store with exactly the votes that the job is about."""
+        store = self.work / f"votes-{job.crowd}.sqlite"
+        if job.crowd == "online":
+            # A store of its own that goes on from the first round's votes.
+            if not store.exists():
+                voting.copy_votes(self._votes(Job("", "", 1, VOTES, "offline", "start")), store)
+            self._collect(job.crowd, store, job.votes, job.at)
+            return store
+        kept = self.work / f"votes-{job.crowd}-{job.votes:04d}.sqlite"
+        if not kept.exists():
+            for milestone in sorted({n for n in (*OFFLINE, *THUMBS, LAZY) if n <= job.votes} | {job.votes}):
+                self._collect(job.crowd, store, milestone, "start")
+                if voting.votes_in(store) == milestone:
+                    voting.copy_votes(store, self.work / f"votes-{job.crowd}-{milestone:04d}.sqlite")
+        return kept
+
+    def _collect(self, crowd: str, store: Path, count: int, at: str) -> None:
+        have = voting.votes_in(store)
+        if have >= count:
+            return
+        say(f"  {count - have} votes of the crowd '{crowd}' on answers of '{at}'")
+        with voting.served(self.work / at, [f"chat.feedback_db={store}", "chat.batch_rows=32", *self.more]) as (
+            url,
+            token,
+        ):
+            voting.collect(url, token, CROWDS[crowd], questions(CROWDS[crowd].seed), have, count, "ppo", say)
+
+    def _outcome(self, run: Path, end: dict) -> dict:
+        """What came out of a round: the candidate, and who is in service after it."""
+        from pipeline import service
+
+        new = self.work / end["run"]
+        now = service.present(run)
+        return {
+            "promoted": end["promoted"],
+            "why": end["why"],
+            "counts": end["counts"],
+            "before": end["before"],
+            "over_service": end["gain"],
+            "candidate": {stage: figures(new, stage) for stage in ("reward", "ppo")},
+            "candidate_minus_start": self._gain(new, "ppo"),
+            "seconds": seconds(new),
+            "in_service": now.run,
+            "service_minus_start": self._gain(self.work / now.run, now.stage),
+        }
+
+    def _gain(self, run: Path, stage: str) -> dict | None:
+        from pipeline.evaluation.rivals import gain
+        from pipeline.run import Run
+
+        if not (run / "evaluation" / stage / "answers.jsonl").exists():
+            return None
+        found = gain(run, stage, self.work / "start", "ppo", Run.load(self.work / "start").config, None)
+        return {"value": found.value, "ci_low": found.low, "ci_high": found.high, "prompts": found.prompts}
+
+    def _call(self, *command: str) -> None:
+        subprocess.run([sys.executable, "run_pipeline.py", *command], cwd=ROOT, check=True)
+
+    def _known(self, name: str) -> bool:
+        return name in self._read()
+
+    def _read(self) -> dict:
+        return json.loads(self.results.read_text(encoding="utf-8")) if self.results.exists() else {}
+
+    def _keep(self, name: str, found: dict) -> None:
+        """Written whole or not at all: a benchmark that is stopped loses the result at hand and no other."""
+        text = json.dumps({**self._read(), name: found}, indent=1) + "\n"
+        partial = self.results.with_name(self.results.name + ".partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.results)
+
+
+def questions(seed: int) -> list[str]:
+    """The built-in training questions in an order of the crowd's own. No held-out topic is among them."""
+    rows = (ROOT / "data" / "seed" / "rankings.jsonl").read_text(encoding="utf-8").splitlines()
+    found = list(dict.fromkeys(json.loads(row)["prompt"] for row in rows))
+    random.Random(seed).shuffle(found)
+    return found
+
+
+def figures(run: Path, stage: str) -> dict:
+    """A card's main numbers with their intervals, by metric."""
+    file = run / "evaluation" / stage / "card.json"
+    if not file.exists():
+        return {}
+    entries = json.loads(file.read_text(encoding="utf-8"))["entries"]
+    return {e["metric"]: {k: e[k] for k in ("value", "ci_low", "ci_high", "n")} for e in entries if e["metric"] in KEPT}
+
+
+def seconds(run: Path) -> dict[str, float]:
+    """How long each step of a run took."""
+    manifests = [*run.glob("stages/*/manifest.json"), *run.glob("evaluation/*/manifest.json")]
+    read = {f"{m.parts[-3]}/{m.parts[-2]}": json.loads(m.read_text(encoding="utf-8"))["environment"] for m in manifests}
+    return {name: found["seconds"] for name, found in sorted(read.items())}
+
+
+def environment() -> dict:
+    """Which code made the results."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False)
+    return {"commit": commit.stdout.strip(), "config": (ROOT / CONFIG).read_text(encoding="utf-8")}
+
+
+def minutes(started: float) -> float:
+    return round((time.monotonic() - started) / 60, 2)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What else stands on the reward model's card: calibration after a temperature, length, and a rule that needs no model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from data.records import Ranking
+from pipeline.evaluation.cards import Entry
+from pipeline.evaluation.length import accuracy_by_length, within_prompt_correlation
+from pipeline.evaluation.metrics import words
+from pipeline.evaluation.statistics import cluster_bootstrap, fit_temperature, pair_ece, paired_difference
+from reward.metrics import margins, pair_outcomes
+
+Pairs = Sequence[Sequence[tuple[int, int]]]
+FOLDS = 2
+
+
+def calibration_entries(prefix: str, rankings: Sequence[Ranking], scores, pairs: Pairs) -> list[Entry]:
+    """Loss a pair, and the calibration error that is left when margins are divided by a temperature fitted elsewhere.
+
+    The temperature for one half of the rankings is fitted on the other, so that it cannot fit what it is judged by.
+    """
+    groups = [margins(s, p) for s, p in zip(scores, pairs, strict=True)]
+    names = [r.id for r, group in zip(rankings, groups, strict=True) for _ in group]
+    gaps = [m for group in groups for m in group]
+    if not gaps:
+        return []
+    losses = np.logaddexp(0.0, -np.asarray(gaps))
+    value, low, high = cluster_bootstrap(losses, names)
+    n = len(set(names))
+    note = "−ln σ(margin); a model that knows nothing has 0.693"
+    return [
+        Entry(f"{prefix}pair_loss", value, n, low, high, "nats", note),
+        Entry(
+            f"{prefix}ece_after_temperature",
+            _cross_fitted_ece(groups),
+            n,
+            unit="share",
+            note="fitted on the other half of the lists",
+        ),
+    ]
+
+
+def _cross_fitted_ece(groups: Sequence[Sequence[float]]) -> float:
+    scaled: list[float] = []
+    for fold in range(FOLDS):
+        elsewhere = [m for k, group in enumerate(groups) if k % FOLDS != fold for m in group]
+        temperature = fit_temperature(elsewhere) if elsewhere else math.nan
+        # 0 and infinity are what a half without a wrong pair, or without any sense, asks for: no calibration to speak of.
+        if not (math.isfinite(temperature) and temperature > 0):
+            return math.nan
+        scaled += [m / temperature for k, group in enumerate(groups) if k % FOLDS == fold for m in group]
+    return pair_ece(scaled)
+
+
+def length_entries(rankings: Sequence[Ranking], scores, golds, pairs: Pairs) -> list[Entry]:
+    """Does the score follow length more than the raters do, and is it right where length says nothing?"""
+    names = [r.id for r in rankings]
+    lengths = [[len(words(a)) for a in r.responses] for r in rankings]
+    own = within_prompt_correlation(scores, lengths, names)
+    theirs = within_prompt_correlation(golds, lengths, names)
+    out = [
+        Entry(
+            "length_correlation", own.value, len(names), own.low, own.high, note="of score and words, within a prompt"
+        ),
+        Entry(
+            "gold_length_correlation", theirs.value, len(names), theirs.low, theirs.high, note="the same of the rubric"
+        ),
+        Entry(
+            "length_correlation_excess",
+            abs(own.value) - abs(theirs.value),
+            len(names),
+            note="how much closer the score follows length than the rubric does",
+        ),
+    ]
+    rows = [
+        (outcome, sizes[better] - sizes[worse], name)
+        for s, p, sizes, name in zip(scores, pairs, lengths, names, strict=True)
+        for outcome, (better, worse) in zip(pair_outcomes(s, p), p, strict=True)
+    ]
+    if not rows:
+        return out
+    outcomes, longer, clusters = (list(column) for column in zip(*rows, strict=True))
+    thirds = accuracy_by_length(outcomes, longer, clusters)
+    for name, (estimate, n) in zip(("shorter", "middle", "longer"), thirds, strict=True):
+        note = f"third of the pairs whose better answer is {name}" if name != "middle" else "third of like lengths"
+        out.append(Entry(f"accuracy_{name}_third", estimate.value, n, estimate.low, estimate.high, "share", note))
+    shorter = [(-gap > 0) + 0.5 * (gap == 0) for gap in longer]
+    rule = shorter if np.mean(shorter) >= 0.5 else [1 - x for x in shorter]
+    value, low, high = paired_difference(outcomes, rule, clusters)
+    said = "shorter" if rule is shorter else "longer"
+    out.append(
+        Entry(
+            "clean_accuracy_minus_length_rule",
+            value,
+            len(set(clusters)),
+            low,
+            high,
+            "share",
+            f"above what “the {said} answer is better” reaches on the same pairs",
+        )
+    )
+    return out

@@ -1,0 +1,172 @@
+"""What a config will need: bytes by part for every stage, tokens, and the hours that they take at a throughput that is stated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.planning import memory
+from pipeline.planning.shapes import Shape, shape_of
+
+GB = 1e9
+# Formats whose rankings have two answers. How many others have is known when the data are read; here they have as many as most.
+_PAIRS, _RANKED = ("hh", "ultrafeedback", "sharegpt", "summaries"), 4
+# Beside what the formulas name: what torch itself holds on a card, and blocks that its allocator cannot use again.
+CUDA_CONTEXT, FRAGMENTATION = 0.6 * GB, 0.10
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage at its fullest moment.
+
+    Attributes:
+        parts: bytes by part.
+        moments: bytes of each moment of the stage beyond what it holds throughout; only the fullest counts.
+        tokens: read or drawn over the whole stage; None where the number of rows is not known before the data are read.
+    """
+
+    name: str
+    parts: dict[str, float]
+    moments: dict[str, float]
+    tokens: dict[str, int | None]
+
+    @property
+    def peak(self) -> float:
+        return sum(self.parts.values()) + max(self.moments.values())
+
+    @property
+    def fullest(self) -> str:
+        return max(self.moments, key=self.moments.get)
+
+
+@dataclass(frozen=True)
+class Plan:
+    shape: Shape
+    numbers: memory.Numbers
+    stages: tuple[StagePlan, ...]
+    on_gpu: bool
+
+    @property
+    def peak(self) -> float:
+        """Bytes of the fullest stage, with what a card keeps for itself."""
+        needed = max(stage.peak for stage in self.stages)
+        return needed * (1 + FRAGMENTATION) + CUDA_CONTEXT if self.on_gpu else needed
+
+
+def make_plan(config, *, on_gpu: bool, bfloat16: bool) -> Plan:
+    """The plan of a config.
+
+    Args:
+        on_gpu: whether the card's own needs are counted.
+        bfloat16: what `model.dtype: auto` will be.
+
+    Raises:
+        UserError: the shape of the base is not known here.
+    """
+    shape = shape_of(config.model.name)
+    half = config.model.dtype == "bfloat16" or (config.model.dtype == "auto" and bfloat16)
+    numbers = memory.Numbers(
+        weight=2 if half else memory.FLOAT32,
+        quantization=config.model.quantization,
+        eight_bit_optimizer=config.ppo.optimizer != "adamw",
+        recompute=config.model.gradient_checkpointing,
+    )
+    stages = tuple(stage(config, shape, numbers) for stage in (_sft, _reward, _ppo, _evaluation))
+    return Plan(shape, numbers, stages, on_gpu)
+
+
+def _sft(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
+    settings, lora = config.sft, config.lora
+    layers = _adapted(config, shape)
+    tokens = settings.micro_batch_size * settings.max_tokens
+    # TRL keeps the logits of the whole pass, in the weights' format and in float32 with its softmax and gradient.
+    all_logits = tokens * shape.vocabulary * (numbers.weight + 3 * memory.FLOAT32)
+    trained = memory.adapter_parameters(shape, lora.rank, layers)
+    return StagePlan(
+        "sft",
+        _held(shape, numbers, trained, roles=1, trained_roles=1),
+        {
+            # The trainer knows no trunk: gradients are taken through the adapted layers, but every layer's states pass.
+            "learning": memory.backward(shape, lora.rank, layers, tokens, numbers) + all_logits,
+        },
+        {"learnt": None},
+    )
+
+
+def _reward(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
+    settings, lora = config.reward, config.lora
+    layers = _adapted(config, shape)
+    # A ranking is one row: its prompt, and its answers side by side, each as long as it may be.
+    answers = (2 if config.data.rankings_format in _PAIRS else _RANKED) + settings.mismatched_negatives
+    prompt = min(config.data.max_prompt_tokens, settings.max_tokens)
+    width = prompt + answers * (settings.max_tokens - prompt)
+    tokens = settings.micro_lists * width
+    mask = settings.micro_lists * width * width * (numbers.weight + 3)
+    trained = memory.adapter_parameters(shape, lora.rank, layers)
+    return StagePlan(
+        "reward",
+        _held(shape, numbers, trained, roles=settings.members, trained_roles=1),
+        {"learning": memory.backward(shape, lora.rank, layers, tokens, numbers) + mask},
+        {"learnt": None},
+    )
+
+
+def _ppo(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
+    settings, lora = config.ppo, config.lora
+    layers = _adapted(config, shape)
+    prompt, answer = config.data.max_prompt_tokens, settings.max_new_tokens
+    length = prompt + answer
+    trained = memory.adapter_parameters(shape, lora.rank, layers)
+    rows, micro = settings.episodes, settings.micro_batch
+    kept = rows * length * shape.hidden * numbers.weight
+    moments = {
+        "drawing": memory.cache(shape, rows * length, numbers)
+        + memory.sampling_logits(shape, rows, numbers)
+        + memory.forward(shape, rows, numbers),
+        "reading the prompts": memory.cache(shape, rows * prompt, numbers)
+        + memory.forward(shape, rows * prompt, numbers),
+        "learning": kept
+        + memory.backward(shape, lora.rank, layers, micro * length, numbers)
+        + memory.logits(shape, micro * answer, numbers, learning=True),
+    }
+    drawn = settings.updates * rows
+    return StagePlan(
+        "ppo",
+        _held(shape, numbers, trained, roles=3 + config.reward.members, trained_roles=2),
+        moments,
+        {
+            "drawn": drawn * answer,
+            # The trunk, four roles, and two roles forward and backward in every epoch.
+            "read": drawn * length * (1 + 2 + config.reward.members),
+            "learnt": drawn * length * 2 * settings.epochs,
+        },
+    )
+
+
+def _evaluation(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
+    settings = config.evaluation
+    rows, prompt = settings.batch_size, config.data.max_prompt_tokens
+    trained = memory.adapter_parameters(shape, config.lora.rank, _adapted(config, shape))
+    return StagePlan(
+        "evaluate",
+        _held(shape, numbers, trained, roles=2 + config.reward.members, trained_roles=0),
+        {
+            "drawing": memory.cache(shape, rows * (prompt + settings.max_new_tokens), numbers)
+            + memory.sampling_logits(shape, rows, numbers)
+            + memory.forward(shape, rows, numbers),
+            "reading the prompts": memory.cache(shape, rows * prompt, numbers)
+            + memory.forward(shape, rows * prompt, numbers),
+        },
+        {"drawn": None},
+    )
+
+
+def _held(shape: Shape, numbers: memory.Numbers, adapter: int, *, roles: int, trained_roles: int) -> dict[str, float]:
+    return {
+        "weights": memory.weights(shape, numbers),
+        "adapters": float(roles * adapter * memory.FLOAT32),
+        "optimizer": memory.optimizer(trained_roles * adapter, numbers),
+    }
+
+
+def _adapted(config, shape: Shape) -> int:
+    return min(config.lora.last_layers or shape.layers, shape.layers)

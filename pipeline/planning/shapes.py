@@ -1,0 +1,159 @@
+"""The shape of a base model: what its memory and its work follow from. Read from its `config.json`, no weights and no network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder of `layers` equal layers.
+
+    Attributes:
+        hidden, inner: width of the states, and of the layer's feed-forward part.
+        heads, kv_heads, head_dim: attention; keys and values are `kv_heads · head_dim` wide.
+        vocabulary: rows of the embedding.
+        tied: whether the output embedding is the input embedding.
+        gated: whether the feed-forward part has a gate (three matrices, SwiGLU) or not (two).
+        fused_qkv: whether queries, keys and values come from one matrix.
+        biases: whether the linear layers add a bias.
+    """
+
+    layers: int
+    hidden: int
+    inner: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    tied: bool
+    gated: bool = True
+    fused_qkv: bool = False
+    biases: bool = False
+
+    @property
+    def query(self) -> int:
+        """Width of all queries together."""
+        return self.heads * self.head_dim
+
+    @property
+    def key_value(self) -> int:
+        """Width of the keys, which is that of the values."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def linears(self) -> tuple[tuple[int, int], ...]:
+        """(in, out) of the linear layers of one layer: those that LoRA adapts and that are stored in few bits."""
+        h, f, q, kv = self.hidden, self.inner, self.query, self.key_value
+        attention = ((h, q + 2 * kv), (q, h)) if self.fused_qkv else ((h, q), (h, kv), (h, kv), (q, h))
+        return (*attention, (h, f), (h, f), (f, h)) if self.gated else (*attention, (h, f), (f, h))
+
+    @property
+    def linear_parameters(self) -> int:
+        """Of one layer."""
+        return sum(a * b for a, b in self.linears)
+
+    @property
+    def other_parameters(self) -> int:
+        """Embeddings, norms and biases of the whole model: what stays in the weights' number format."""
+        embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
+        biases = sum(out for _, out in self.linears) if self.biases else 0
+        return embeddings + (2 * self.layers + 1) * self.hidden + self.layers * biases
+
+    @property
+    def parameters(self) -> int:
+        return self.layers * self.linear_parameters + self.other_parameters
+
+
+# The models that the shipped configs name, so that a plan needs no network. From each one's published config.json on the Hub.
+_SMOL = Shape(30, 576, 1536, 9, 3, 64, 49152, tied=True)
+_LLAMA_8B = Shape(32, 4096, 14336, 32, 8, 128, 128256, tied=False)
+_QWEN_8B = Shape(36, 4096, 12288, 32, 8, 128, 151936, tied=False)
+KNOWN = {
+    "smollm2-135m-instruct": _SMOL,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOL,
+    "tiny-random": Shape(4, 64, 128, 4, 2, 16, 260, tied=True),
+    "meta-llama/Llama-3.1-8B": _LLAMA_8B,
+    "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B,
+    "meta-llama/Llama-3.2-1B": (_LLAMA_1B := Shape(16, 2048, 8192, 32, 8, 64, 128256, tied=True)),
+    "meta-llama/Llama-3.2-1B-Instruct": _LLAMA_1B,
+    "Qwen/Qwen3-8B": _QWEN_8B,
+    "Qwen/Qwen3-0.6B": Shape(28, 1024, 3072, 16, 8, 128, 151936, tied=True),
+    "EleutherAI/pythia-1b-deduped": Shape(
+        16, 2048, 8192, 8, 8, 256, 50304, tied=False, gated=False, fused_qkv=True, biases=True
+    ),
+}
+
+
+def shape_of(name: str) -> Shape:
+    """The shape of `model.name`: of its directory's `config.json`, of the table above, or of the Hub's local cache.
+
+    Raises:
+        UserError: none of them knows it; the message says how to plan all the same.
+    """
+    directory = Path(name).expanduser()
+    if directory.is_dir():
+        return shape_in(directory / "config.json")
+    if name in KNOWN:
+        return KNOWN[name]
+    cached = _cached(name)
+    if cached is not None:
+        return shape_in(cached)
+    raise UserError(
+        f"model.name: the shape of '{name}' is not known here. Give a directory that holds its config.json (that one file is enough for "
+        "a plan), or run anything that loads it once."
+    )
+
+
+def shape_in(file: Path) -> Shape:
+    """The shape that a `config.json` describes.
+
+    Raises:
+        UserError: the file cannot be read, or describes no decoder that this knows.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read as the model's config ({str(error).splitlines()[0]}).") from None
+    # Models that also read pictures keep the decoder's part apart.
+    return _shape_from({**found, **found.get("text_config", {})}, file)
+
+
+def _shape_from(found: dict[str, Any], file: Path) -> Shape:
+    need = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
+    if missing := [key for key in need if not isinstance(found.get(key), int)]:
+        raise UserError(f"{file}: no {', '.join(missing)} in it, so the model's memory cannot be planned.")
+    if any("expert" in key for key in found):
+        raise UserError(f"{file}: a mixture of experts, whose memory this plan does not know.")
+    heads, hidden = found["num_attention_heads"], found["hidden_size"]
+    old = found.get("model_type") in ("gpt_neox", "gpt2", "opt", "bloom", "falcon", "phi")
+    return Shape(
+        layers=found["num_hidden_layers"],
+        hidden=hidden,
+        inner=found["intermediate_size"],
+        heads=heads,
+        kv_heads=found.get("num_key_value_heads") or heads,
+        head_dim=found.get("head_dim") or hidden // heads,
+        vocabulary=found["vocab_size"],
+        # What `transformers` takes where the file says nothing.
+        tied=bool(found.get("tie_word_embeddings", found.get("model_type") != "gpt_neox")),
+        gated=not old,
+        fused_qkv=old,
+        biases=old,
+    )
+
+
+def _cached(name: str) -> Path | None:
+    """The `config.json` that an earlier download left, looked up without a network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except ValueError:
+        return None
+    return Path(found) if isinstance(found, str) else None

@@ -1,0 +1,260 @@
+"""Answers from a vLLM server: the policy's adapter is written to a directory that both sides read and loaded there by name before each
+rollout; prompts and answers travel as token ids over the OpenAI-compatible API.
+
+    VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve MODEL --enable-lora --max-lora-rank 16 --max-loras 2 --logprobs-mode processed_logprobs
+
+An adapter's name is the hash of its bytes: the server keys its cache of prefixes by the name, so another policy must never come under a
+name that was used before, also not after a resume.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from data.errors import UserError
+from pipeline.adapters import POLICY, SharedBase
+from pipeline.generation import Sample, Sampling
+
+_HOW = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve MODEL --enable-lora --logprobs-mode processed_logprobs"
+
+
+class _Refused(Exception):
+    """The server answered, and not with what was asked for."""
+
+    def __init__(self, status: int, text: str):
+        self.status, self.text = status, " ".join(text.split())[:300]
+        super().__init__(f"status {status}: {self.text}")
+
+
+class VllmServer:
+    """One server, which holds the same base as this process."""
+
+    foreign = True
+
+    def __init__(self, settings, *, longest: int):
+        """
+        Args:
+            settings: the `ppo.rollout` section.
+            longest: as in `open_engine`.
+
+        Raises:
+            UserError: no server answers, or its model is too short for the run.
+        """
+        self.settings, self.url = settings, settings.url.rstrip("/")
+        self._folder = (
+            Path(settings.adapter_dir) if settings.adapter_dir else Path(tempfile.mkdtemp(prefix="thumbloop-"))
+        )
+        self._own_folder = settings.adapter_dir is None
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # The server may run as somebody else.
+        os.chmod(self._folder, 0o755)
+        self._loaded: list[str] = []
+        try:
+            self._check(longest)
+        except UserError:
+            self.close()
+            raise
+
+    def sample(
+        self,
+        base: SharedBase,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        generator: torch.Generator,
+        batch_size: int,
+    ) -> list[Sample]:
+        """`batch_size` is the server's own affair and not used.
+
+        Raises:
+            UserError: the server is down, refuses, or gives an answer that cannot be one of the policy.
+        """
+        name = self._publish(base)
+        # A seed for each row: equal prompts under one seed would get equal answers.
+        seeds = torch.randint(0, 2**31, (len(prompts),), generator=generator, device=generator.device).tolist()
+        eos = base.tokenizer.eos_token_id
+
+        def one(row: int) -> Sample:
+            request = {
+                "model": name,
+                "prompt": list(prompts[row]),
+                "max_tokens": sampling.max_new_tokens,
+                "temperature": sampling.temperature,
+                # Nothing cut away: a token outside a cut has no probability under the sampler, but one under the loss.
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k or -1,
+                "min_p": 0.0,
+                "repetition_penalty": 1.0,
+                "n": 1,
+                "seed": seeds[row],
+                "logprobs": 0,
+                "return_token_ids": True,
+                "stop_token_ids": [eos],
+            }
+            try:
+                found = self._ask("/v1/completions", request)
+                return _sample(found, prompts[row], sampling.max_new_tokens, eos)
+            except (KeyError, IndexError, TypeError, ValueError, _Refused) as error:
+                raise UserError(
+                    f"ppo.rollout: {self.url} gave an answer that cannot be used ({_named(error)}). It should be a vLLM "
+                    f"server over the same base and tokenizer, started as: {_HOW}"
+                ) from None
+
+        with ThreadPoolExecutor(self.settings.concurrency) as pool:
+            return list(pool.map(one, range(len(prompts))))
+
+    def close(self) -> None:
+        """Takes the adapters off the server, as far as it still answers, and removes their files."""
+        for name in self._loaded:
+            try:
+                self._post("/v1/unload_lora_adapter", {"lora_name": name})
+            except (OSError, ValueError, _Refused):
+                break
+        for name in self._loaded:
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+        self._loaded = []
+        if self._own_folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    # -- the adapter ---------------------------------------------------------------------------------------------------------
+
+    def _publish(self, base: SharedBase) -> str:
+        """The name under which the server holds the policy as it is now."""
+        partial = self._folder / f".partial-{os.getpid()}"
+        shutil.rmtree(partial, ignore_errors=True)
+        base.save(POLICY, partial)
+        name = "thumbloop-" + hashlib.sha256((partial / "adapter_model.safetensors").read_bytes()).hexdigest()[:24]
+        target = self._folder / name
+        if name in self._loaded:
+            shutil.rmtree(partial)
+            return name
+        for file in partial.iterdir():
+            file.chmod(0o644)
+        partial.chmod(0o755)
+        shutil.rmtree(target, ignore_errors=True)
+        # Whole or not at all: the server reads it whenever it likes.
+        partial.rename(target)
+        self._load(name, target)
+        self._loaded.append(name)
+        # The one before stays loaded for one rollout more: requests that were cut off may still name it.
+        for old in self._loaded[:-2]:
+            try:
+                self._post("/v1/unload_lora_adapter", {"lora_name": old})
+            except _Refused:
+                # It is gone already, a restart of the server for example.
+                pass
+            shutil.rmtree(self._folder / old, ignore_errors=True)
+        self._loaded = self._loaded[-2:]
+        return name
+
+    def _load(self, name: str, folder: Path) -> None:
+        # Not `load_inplace`: the server would read the files again for every request.
+        request = {"lora_name": name, "lora_path": str(folder.resolve()), "load_inplace": False}
+        try:
+            self._ask("/v1/load_lora_adapter", request)
+        except _Refused as refused:
+            if refused.status == 404 and "adapter" not in refused.text.lower():
+                raise UserError(
+                    f"ppo.rollout: {self.url} cannot load adapters while it runs. Start it as: {_HOW}"
+                ) from None
+            if refused.status == 400 and "already" in refused.text.lower():
+                # By somebody who had the same bytes: names are hashes.
+                return
+            raise UserError(
+                f"ppo.rollout: {self.url} refused the adapter ({refused}). It reads {folder} itself, so both must see that directory "
+                "(ppo.rollout.adapter_dir), and --max-lora-rank must be lora.rank at least."
+            ) from None
+
+    # -- the wire ------------------------------------------------------------------------------------------------------------
+
+    def _check(self, longest: int) -> None:
+        try:
+            models = self._ask("/v1/models", None)["data"]
+            room = min(int(m["max_model_len"]) for m in models if m.get("max_model_len"))
+        except (KeyError, TypeError, ValueError, _Refused) as error:
+            raise UserError(f"ppo.rollout: {self.url} is no vLLM server ({error}). Start one as: {_HOW}") from None
+        if room < longest:
+            raise UserError(
+                f"ppo.rollout: {self.url} holds {room} tokens, but prompt and answer may have {longest}. Start it with "
+                f"--max-model-len {longest}, or lower ppo.max_new_tokens."
+            )
+
+    def _ask(self, path: str, body: dict | None) -> dict:
+        """As `_post`, again after a while where the server was busy, cut off or not up yet.
+
+        Raises:
+            UserError: it stayed so.
+        """
+        for attempt in range(1, self.settings.attempts + 1):
+            try:
+                return self._post(path, body)
+            except _Refused as refused:
+                if refused.status not in (408, 429, 500, 502, 503, 504):
+                    raise
+                error: Exception = refused
+            except (OSError, ValueError) as failed:
+                error = failed
+            if attempt < self.settings.attempts:
+                time.sleep(min(2.0 ** (attempt - 1), 30.0) * self.settings.pause_seconds)
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"ppo.rollout: {self.url}{path} did not answer in {self.settings.attempts} attempts ({reason}). Start the server, or take "
+            "ppo.rollout.engine: hf; the run goes on from its last checkpoint."
+        ) from None
+
+    def _post(self, path: str, body: dict | None) -> dict:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=self.settings.timeout_seconds) as answer:
+                text = answer.read().decode()
+        except urllib.error.HTTPError as error:
+            raise _Refused(error.code, error.read().decode(errors="replace")) from None
+        # Loading and unloading answer with a sentence.
+        return json.loads(text) if text.lstrip().startswith(("{", "[")) else {"message": text}
+
+
+def _named(error: Exception) -> str:
+    return str(error) if isinstance(error, _Refused) else f"{type(error).__name__}: {error}"
+
+
+def _sample(found: dict, prompt: Sequence[int], most: int, eos: int) -> Sample:
+    """The answer in the server's reply, held against all that it must be.
+
+    Raises:
+        KeyError, IndexError, TypeError, ValueError: it is not.
+    """
+    choice = found["choices"][0]
+    ids = [int(i) for i in choice["token_ids"]]
+    logprobs = [float(x) for x in choice["logprobs"]["token_logprobs"]]
+    read = choice.get("prompt_token_ids")
+    if read is not None and list(read) != list(prompt):
+        raise ValueError(f"it read a prompt of {len(read)} tokens where {len(prompt)} were sent")
+    if not 1 <= len(ids) <= most:
+        raise ValueError(f"{len(ids)} tokens where 1 to {most} were asked for")
+    if len(logprobs) != len(ids):
+        raise ValueError(f"{len(logprobs)} log-probabilities for {len(ids)} tokens")
+    if not all(math.isfinite(x) and x <= 1e-4 for x in logprobs):
+        raise ValueError("a log-probability that is no number, or above 0")
+    if eos in ids[:-1]:
+        raise ValueError("the end of the answer stands inside it")
+    finished = ids[-1] == eos
+    if not finished and len(ids) < most:
+        raise ValueError(
+            f"it ended after {len(ids)} tokens with token {ids[-1]}, which is not the end of an answer ({eos})"
+        )
+    return Sample(tuple(ids), tuple(logprobs), finished)

@@ -1,0 +1,179 @@
+"""KTO with TRL: the policy learns from thumbs alone, without pairs and without a reward model (Ethayarajh et al. 2024).
+
+It stands in the place of PPO (`learner: kto`): the policy starts from SFT, the reference is SFT, and what it leaves is judged and served as
+PPO's is. The reward model is still trained, for the figures beside it; it does not reach this policy.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+
+from data.errors import UserError
+from data.loading import load as load_records
+from data.records import Thumb
+from pipeline.adapters import SharedBase
+from pipeline.roles import ADAPTER, open_base
+from pipeline.stopping import asked, steps_finish, stop_if_asked
+from pipeline.template import prompt_ids, response_ids
+
+# The name under which TRL's trainer looks for the policy; it adds a frozen copy of it, "ref", for the reference.
+_POLICY, _REFERENCE = "default", "ref"
+
+
+def run(ctx) -> dict[str, float]:
+    """Leaves `adapter/`, and one line a step in `log.jsonl`."""
+    config, settings = ctx.config, ctx.config.kto
+    file = ctx.inputs["prepare"] / "thumbs.train.jsonl"
+    if not file.exists():
+        raise UserError("learner: kto, but there are no thumbs. Name a file in data.thumbs, or use learner: ppo.")
+    base = open_base(config)
+    base.load(_POLICY, ctx.inputs["sft"] / ADAPTER, trainable=True)
+    rows = examples(load_records(file, "thumbs"), base.tokenizer, config)
+    ups = sum(row["label"] for row in rows)
+    if ups in (0, len(rows)):
+        raise UserError(f"kto: all {len(rows)} thumbs are {'up' if ups else 'down'}; it needs both kinds.")
+    lines = _train(ctx, base, rows, weights(ups, len(rows) - ups))
+    base.causal_lm.eval()
+    base.save(_POLICY, ctx.out / ADAPTER)
+    return {
+        "loss": sum(line["loss"] for line in lines) / len(lines),
+        "steps": float(len(lines)),
+        "thumbs_up": float(ups),
+        "thumbs_down": float(len(rows) - ups),
+        "kl_at_start": lines[0]["kl"],
+        "passes": float(settings.epochs),
+    }
+
+
+def weights(ups: int, downs: int) -> tuple[float, float]:
+    """λ_D and λ_U that let 👍 and 👎 count alike in all, λ_D n_D = λ_U n_U, the larger of them 1 (Ethayarajh et al. 2024, eq. 8)."""
+    return min(1.0, downs / ups), min(1.0, ups / downs)
+
+
+def examples(thumbs: list[Thumb], tokenizer, config) -> list[dict]:
+    """Token ids by the project's one rendering, shuffled; each batch also has its answers moved on by one question.
+
+    Those mismatched pairs are what the KL term is estimated on (the paper's z₀). TRL makes them from text that it has tokenised with the
+    model's own template; here an answer that was cut off has no end, as it had none when it was judged. A last batch of one is left out:
+    its answer would be its own mismatch.
+    """
+    rows = [
+        {
+            "prompt_ids": prompt_ids(tokenizer, t.prompt, system_prompt=config.model.system_prompt),
+            "completion_ids": response_ids(tokenizer, t.response, finished=t.finished),
+            "label": t.up,
+        }
+        for t in thumbs
+    ]
+    random.Random(config.seed).shuffle(rows)
+    size = config.kto.batch_size
+    if len(rows) % size == 1:
+        rows.pop()
+    for first in range(0, len(rows), size):
+        batch = rows[first : first + size]
+        for row, before in zip(batch, [batch[-1], *batch[:-1]], strict=True):
+            row["KL_completion_ids"] = before["completion_ids"]
+    return rows
+
+
+def _train(ctx, base: SharedBase, rows: list[dict], balance: tuple[float, float]) -> list[dict[str, float]]:
+    from datasets import Dataset
+    from trl import KTOTrainer
+
+    class Prepared(KTOTrainer):
+        """TRL's trainer on rows that are token ids already."""
+
+        def _prepare_dataset(self, dataset, *args, **kwargs):
+            return dataset
+
+    settings = ctx.config.kto
+    lines: list[dict[str, float]] = []
+    steps = math.ceil(len(rows) / settings.batch_size) * settings.epochs
+    with ctx.progress(steps, "KTO", unit="steps") as bar, steps_finish(), base.acting_as(_POLICY):
+        trainer = Prepared(
+            model=base.peft_model,
+            args=_arguments(ctx, base, balance),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=base.tokenizer,
+            callbacks=[_keeper(ctx, bar, lines)],
+        )
+        for callback in list(trainer.callback_handler.callbacks):
+            if type(callback).__name__ == "PrinterCallback":
+                trainer.remove_callback(callback)
+        for role, learns in ((_POLICY, True), (_REFERENCE, False)):
+            for parameter in base.parameters(role):
+                parameter.requires_grad_(learns)
+        trainer.train()
+    stop_if_asked()
+    return lines
+
+
+def _arguments(ctx, base: SharedBase, balance: tuple[float, float]):
+    from trl import KTOConfig
+
+    settings = ctx.config.kto
+    return KTOConfig(
+        output_dir=str(ctx.checkpoints),
+        per_device_train_batch_size=settings.batch_size,
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=settings.warmup_share,
+        weight_decay=0.0,
+        max_grad_norm=settings.max_grad_norm,
+        beta=settings.beta,
+        desirable_weight=balance[0],
+        undesirable_weight=balance[1],
+        # Nothing is cut: what is too long for the reward model was left out and counted.
+        max_length=None,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=base.device.type == "cpu",
+        seed=ctx.config.seed,
+        data_seed=ctx.config.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        train_sampling_strategy="sequential",
+        dataloader_pin_memory=False,
+    )
+
+
+def _keeper(ctx, bar, lines: list[dict[str, float]]):
+    from transformers import TrainerCallback
+
+    class Keeper(TrainerCallback):
+        """Each step's figures into the log; stops at a loss that is not a number, or when asked to."""
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            self.started = time.monotonic()
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if not logs or "loss" not in logs:
+                return
+            line = {
+                "update": state.global_step - 1,
+                **{name: float(logs[name]) for name in ("loss", "kl", "learning_rate", "grad_norm") if name in logs},
+                "margin": float(logs.get("rewards/margins", math.nan)),
+                "seconds": time.monotonic() - self.started,
+            }
+            if not (math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])):
+                raise UserError(
+                    f"kto: loss {line['loss']}, gradient norm {line['grad_norm']} at step {state.global_step}. "
+                    "Lower kto.learning_rate."
+                )
+            # A batch of one kind of thumb has no margin.
+            line = {name: value for name, value in line.items() if math.isfinite(value)}
+            ctx.log(line)
+            lines.append(line)
+            bar.advance(1, loss=line["loss"])
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if asked():
+                control.should_training_stop = True
+
+    return Keeper()

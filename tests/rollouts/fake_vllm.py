@@ -1,0 +1,118 @@
+"""A server that speaks the part of vLLM's protocol that rollouts use, over the tiny model: adapters come from their files on the disk.
+
+Statuses and texts as vLLM's `entrypoints/openai` has them: 200 with a sentence for loading, 400 for a name that is taken, 404 for an
+unknown model or for a route that is switched off.
+"""
+
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from pipeline.adapters import POLICY
+from pipeline.generation import Sampling, sample
+
+
+class FakeVllm:
+    def __init__(self, make_base, *, max_model_len=1024):
+        self.make_base, self.max_model_len = make_base, max_model_len
+        self.adapters: dict[str, str] = {}
+        self.loads: list[str] = []
+        self.requests: list[tuple[str, dict]] = []
+        # path → what happens instead, one after the other: (status, text), a number of seconds to sleep, or a function of the reply.
+        self.faults: dict[str, list] = {}
+        self.lora_routes = True
+        self._bases: dict[str, object] = {}
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def answer(self, path: str, body: dict):
+        """(status, what is sent) as the real one would."""
+        with self._lock:
+            self.requests.append((path, body))
+            fault = self.faults.get(path, []).pop(0) if self.faults.get(path) else None
+        if isinstance(fault, tuple):
+            return fault
+        if isinstance(fault, (int, float)):
+            time.sleep(fault)
+        status, reply = self._plain(path, body)
+        return (status, fault(reply)) if callable(fault) else (status, reply)
+
+    def _plain(self, path: str, body: dict):
+        if path == "/v1/models":
+            names = ["base", *self.adapters]
+            return 200, {"object": "list", "data": [{"id": n, "max_model_len": self.max_model_len} for n in names]}
+        if path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
+            return self._adapter(path, body) if self.lora_routes else (404, {"detail": "Not Found"})
+        if path == "/v1/completions":
+            if body["model"] not in self.adapters:
+                return 404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}
+            return 200, self._complete(body)
+        return 404, {"detail": "Not Found"}
+
+    def _adapter(self, path: str, body: dict):
+        name = body["lora_name"]
+        if path.endswith("/unload_lora_adapter"):
+            if self.adapters.pop(name, None) is None:
+                return 404, {"error": {"message": f"The lora adapter '{name}' cannot be found.", "code": 404}}
+            return 200, f"Success: LoRA adapter '{name}' removed successfully."
+        if name in self.adapters:
+            return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded.", "code": 400}}
+        if not (Path(body["lora_path"]) / "adapter_config.json").is_file():
+            return 404, {"error": {"message": f"No adapter found for {body['lora_path']}", "code": 404}}
+        with self._lock:
+            base = self.make_base()
+            base.load(POLICY, Path(body["lora_path"]), trainable=False)
+            self._bases[name], self.adapters[name] = base, body["lora_path"]
+            self.loads.append(name)
+        return 200, f"Success: LoRA adapter '{name}' added successfully."
+
+    def _complete(self, body: dict) -> dict:
+        base = self._bases[body["model"]]
+        sampling = Sampling(body["max_tokens"], body["temperature"], body["top_p"], max(0, body["top_k"]), body["seed"])
+        with self._lock, base.acting_as(POLICY):
+            (drawn,) = sample(base.causal_lm, [body["prompt"]], sampling, eos_id=body["stop_token_ids"][0], pad_id=3)
+        choice = {
+            "index": 0,
+            "text": base.tokenizer.decode(drawn.ids),
+            "finish_reason": "stop" if drawn.finished else "length",
+            "token_ids": list(drawn.ids),
+            "prompt_token_ids": body["prompt"],
+            "logprobs": {"token_logprobs": list(drawn.logprobs)},
+        }
+        return {"object": "text_completion", "model": body["model"], "choices": [choice]}
+
+    def _handler(fake):
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self._reply(*fake.answer(self.path, {}))
+
+            def do_POST(self):
+                length = int(self.headers["Content-Length"])
+                self._reply(*fake.answer(self.path, json.loads(self.rfile.read(length))))
+
+            def _reply(self, status, what):
+                text = (what if isinstance(what, str) else json.dumps(what)).encode()
+                try:
+                    self.send_response(status)
+                    self.end_headers()
+                    self.wfile.write(text)
+                except OSError:
+                    # Whoever asked is gone.
+                    pass
+
+            def log_message(self, *args):
+                pass
+
+        return Handler

@@ -1,0 +1,106 @@
+"""KTO in PPO's place: that the reference is SFT, the rows are ours, and that it learns what the thumbs say."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from data.errors import UserError
+from data.records import Message, Thumb
+from data.rows import thumb_row, write_rows
+from pipeline import progress
+from pipeline.adapters import POLICY
+from pipeline.config import load_config
+from pipeline.ppo.logprobs import token_logprobs
+from pipeline.roles import ADAPTER, open_base
+from pipeline.stages import kto
+from pipeline.template import prompt_ids, response_ids
+
+SETTINGS = ("threads=1", "learner=kto", "kto.batch_size=8", "kto.learning_rate=5e-3", "kto.epochs=2")
+
+
+def thumbs(ups: int, downs: int) -> list[Thumb]:
+    """The more an answer says "yes", the better."""
+    asked = lambda i: (Message("user", f"question {i}?"),)  # noqa: E731
+    return [
+        *(Thumb(f"u{i}", asked(i), "yes yes yes", True) for i in range(ups)),
+        *(Thumb(f"d{i}", asked(100 + i), "no no no", False, finished=False) for i in range(downs)),
+    ]
+
+
+@pytest.fixture
+def context(tmp_path):
+    """A stage's context over an SFT adapter that is not the identity."""
+    config = load_config(Path("configs/smoke.yaml"), SETTINGS)
+    base = open_base(config)
+    base.add(POLICY, trainable=False)
+    torch.manual_seed(0)
+    base.load_state(POLICY, {name: torch.randn_like(t) * 0.1 for name, t in base.state(POLICY).items()})
+    base.save(POLICY, tmp_path / "sft" / ADAPTER)
+    for name in ("prepare", "out"):
+        (tmp_path / name).mkdir()
+    write_rows(tmp_path / "prepare" / "thumbs.train.jsonl", map(thumb_row, thumbs(24, 12)))
+    log = []
+    return SimpleNamespace(
+        config=config, inputs={n: tmp_path / n for n in ("prepare", "sft")}, out=tmp_path / "out", checkpoints=tmp_path / "c",
+        log=log.append, lines=log, progress=progress.track,
+    )  # fmt: skip
+
+
+def logprob(base, config, thumb: Thumb) -> float:
+    """log π(answer | question) in nats, by our own forward pass."""
+    asked = prompt_ids(base.tokenizer, thumb.prompt, system_prompt=config.model.system_prompt)
+    said = response_ids(base.tokenizer, thumb.response, finished=thumb.finished)
+    with torch.no_grad():
+        states, _ = base.encode([[*asked, *said]], POLICY)
+        own = states[0, len(asked) - 1 : len(asked) - 1 + len(said)]
+        return token_logprobs(own, base.head_weight, torch.tensor(said), temperature=1.0)[0].sum().item()
+
+
+def test_it_starts_at_sft_and_moves_towards_what_was_liked(context):
+    metrics = kto.run(context)
+    first = context.lines[0]
+    # The policy and its reference are the same SFT policy: no KL, and 1 − σ(0) a thumb, of which each kind counts half in all.
+    assert first["kl"] == 0.0 and metrics["kl_at_start"] == 0.0
+    rows = kto.examples(thumbs(24, 12), open_base(context.config).tokenizer, context.config)[:8]
+    assert first["loss"] == pytest.approx(0.5 * sum(0.5 if row["label"] else 1.0 for row in rows) / 8, abs=1e-5)
+    assert (metrics["thumbs_up"], metrics["thumbs_down"], metrics["steps"]) == (24, 12, 10)
+    liked, disliked = thumbs(1, 1)
+    moved = {}
+    for name, folder in (("before", context.inputs["sft"]), ("after", context.out)):
+        base = open_base(context.config)
+        base.load(POLICY, folder / ADAPTER, trainable=False)
+        moved[name] = [logprob(base, context.config, t) for t in (liked, disliked)]
+    up, down = (after - before for after, before in zip(moved["after"], moved["before"], strict=True))
+    assert up > 1.0 > -1.0 > down, (up, down)
+
+
+def test_rows_are_rendered_as_everywhere_and_mismatched_within_their_batch(context):
+    tokenizer = open_base(context.config).tokenizer
+    rows = kto.examples(thumbs(6, 11), tokenizer, context.config)
+    # 17 is two batches of 8 and one alone, which would be its own mismatch.
+    assert len(rows) == 16
+    for row in rows:
+        assert (row["completion_ids"][-1] == tokenizer.eos_token_id) == row["label"]
+    for first in (0, 8):
+        said = [row["completion_ids"] for row in rows[first : first + 8]]
+        assert [row["KL_completion_ids"] for row in rows[first : first + 8]] == [said[-1], *said[:-1]]
+
+
+@pytest.mark.parametrize(("ups", "downs"), [(10, 10), (90, 10), (1, 4)])
+def test_each_kind_of_thumb_counts_half(ups, downs):
+    desirable, undesirable = kto.weights(ups, downs)
+    assert desirable * ups == pytest.approx(undesirable * downs) and max(desirable, undesirable) == 1.0
+
+
+def test_it_says_what_it_lacks(context, tmp_path):
+    file = context.inputs["prepare"] / "thumbs.train.jsonl"
+    write_rows(file, map(thumb_row, thumbs(5, 0)))
+    with pytest.raises(UserError, match="all 5 thumbs are up; it needs both kinds"):
+        kto.run(context)
+    file.unlink()
+    with pytest.raises(UserError, match="no thumbs. Name a file in data.thumbs"):
+        kto.run(context)
+    assert json.dumps(context.lines) == "[]"

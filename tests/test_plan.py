@@ -1,0 +1,190 @@
+"""The memory plan against counts from elsewhere: real modules, torch's own saved tensors, published sizes."""
+
+import json
+
+import pytest
+import torch
+
+from data.errors import UserError
+from pipeline.adapters import POLICY, REFERENCE, Batch, SharedBase
+from pipeline.config import Config, LoraConfig
+from pipeline.planning import memory, show
+from pipeline.planning.plan import make_plan
+from pipeline.planning.shapes import KNOWN, shape_in, shape_of
+
+DATA = {"demonstrations": "-", "rankings": "-", "heldout_prompts": "-"}
+GATED = {
+    "model_type": "llama", "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "vocab_size": 300, "tie_word_embeddings": False,
+}  # fmt: skip
+OLD = {
+    "model_type": "gpt_neox", "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "vocab_size": 300, "tie_word_embeddings": False,
+}  # fmt: skip
+
+
+def model_of(config: dict, dtype=torch.float32):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = {k: v for k, v in config.items() if k != "model_type"}
+    made = AutoModelForCausalLM.from_config(AutoConfig.for_model(config["model_type"], **settings))
+    return made.to(dtype).eval().requires_grad_(False)
+
+
+def written(tmp_path, config: dict):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.mark.parametrize("config", [GATED, {**GATED, "tie_word_embeddings": True}], ids=["untied", "tied"])
+def test_parameters_are_those_of_the_model(tmp_path, config):
+    shape = shape_in(written(tmp_path, config) / "config.json")
+    assert shape.parameters == sum(p.numel() for p in model_of(config).parameters())
+
+
+def test_parameters_of_an_older_family_but_for_the_biases_of_its_norms(tmp_path):
+    shape = shape_in(written(tmp_path, OLD) / "config.json")
+    assert shape.parameters + (2 * 3 + 1) * 96 == sum(p.numel() for p in model_of(OLD).parameters())
+
+
+# What each model's card says, in billions.
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("meta-llama/Llama-3.1-8B", 8.03), ("meta-llama/Llama-3.2-1B", 1.236), ("Qwen/Qwen3-8B", 8.19), ("Qwen/Qwen3-0.6B", 0.596),
+        ("EleutherAI/pythia-1b-deduped", 1.0117), ("HuggingFaceTB/SmolLM2-135M-Instruct", 0.1345),
+    ],
+)  # fmt: skip
+def test_known_shapes_have_the_published_number_of_parameters(name, billions):
+    assert shape_of(name).parameters / 1e9 == pytest.approx(billions, rel=2e-3)
+
+
+@pytest.mark.parametrize("last_layers", [None, 2])
+def test_adapters_have_as_many_parameters_as_peft_gives_them(tmp_path, last_layers):
+    shape = shape_in(written(tmp_path, GATED) / "config.json")
+    base = SharedBase(model_of(GATED), None, LoraConfig(rank=4, last_layers=last_layers))
+    base.add(POLICY, trainable=True)
+    assert memory.adapter_parameters(shape, 4, last_layers or 3) == sum(p.numel() for p in base.parameters(POLICY))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_a_layer_keeps_for_its_backward_pass_is_what_torch_keeps(tmp_path, dtype):
+    """One layer more, less one layer less, over one and the same batch: what surrounds the layers falls out."""
+    shape = shape_in(written(tmp_path, GATED) / "config.json")
+    rows, tokens, kept = 4, 64, []
+    for layers in (1, 2):
+        base = SharedBase(model_of(GATED, dtype), None, LoraConfig(rank=4, last_layers=layers))
+        base.add(POLICY, trainable=True)
+        own = {p.untyped_storage().data_ptr() for p in base.causal_lm.parameters()}
+        seen: dict[int, torch.Tensor] = {}
+
+        def note(tensor, own=own, seen=seen):
+            if (place := tensor.untyped_storage().data_ptr()) not in own:
+                seen[place] = tensor
+            return tensor
+
+        batch = Batch(torch.randint(0, 300, (rows, tokens)), torch.ones(rows, tokens, dtype=torch.bool))
+        trunk = base.trunk(batch)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            base.states(trunk, batch.mask, POLICY)
+        kept.append(sum(t.untyped_storage().nbytes() for t in seen.values()))
+    expected = rows * tokens * memory.layer_activations(shape, 4, memory.Numbers(dtype.itemsize))
+    assert kept[1] - kept[0] == pytest.approx(expected, rel=0.02)
+
+
+def test_the_cache_is_as_large_as_the_models(tmp_path):
+    from transformers import DynamicCache
+
+    shape = shape_in(written(tmp_path, GATED) / "config.json")
+    cache = DynamicCache()
+    model_of(GATED)(torch.randint(0, 300, (2, 10)), past_key_values=cache, use_cache=True)
+    held = sum(t.numel() * t.element_size() for layer in cache.layers for t in (layer.keys, layer.values))
+    # The plan counts one layer twice, for the moment in which it grows.
+    assert memory.cache(shape, 20, memory.Numbers(4)) == held * 4 / 3
+
+
+def test_four_bits_take_what_qlora_says():
+    """Dettmers et al. 2023, section 3: block 64 costs half a bit a parameter, double quantization brings that to 0.127 bits."""
+    shape = KNOWN["meta-llama/Llama-3.1-8B"]
+    linear = shape.layers * shape.linear_parameters
+    rest = shape.other_parameters * 2
+    assert (memory.weights(shape, memory.Numbers(2, "4bit")) - rest) * 8 / linear == pytest.approx(4.127, abs=1e-3)
+    assert memory.weights(shape, memory.Numbers(2)) == 2 * shape.parameters
+
+
+def config_of(name="meta-llama/Llama-3.1-8B", **changes):
+    return Config.model_validate({"model": {"name": name, **changes.pop("model", {})}, "data": DATA, **changes})
+
+
+def test_each_setting_moves_the_part_that_it_is_about():
+    plain = {s.name: s for s in make_plan(config_of(), on_gpu=True, bfloat16=True).stages}
+
+    def stage(name, **changes):
+        return next(s for s in make_plan(config_of(**changes), on_gpu=True, bfloat16=True).stages if s.name == name)
+
+    assert stage("ppo", model={"quantization": "4bit"}).parts["weights"] < plain["ppo"].parts["weights"] / 2.5
+    eight = stage("ppo", ppo={"optimizer": "paged_adamw_8bit"}).parts["optimizer"]
+    # Moments of a byte and a 64th, gradients of four: 6.03 bytes instead of 12.
+    assert eight / plain["ppo"].parts["optimizer"] == pytest.approx(6.03 / 12, abs=0.01)
+    assert (
+        stage("ppo", model={"gradient_checkpointing": True}).moments["learning"] < plain["ppo"].moments["learning"] / 4
+    )
+    assert stage("ppo", ppo={"micro_batch": 4}).moments["learning"] < plain["ppo"].moments["learning"] / 2
+    assert stage("ppo", lora={"last_layers": 8}).parts["adapters"] == plain["ppo"].parts["adapters"] / 4
+    assert stage("ppo", reward={"members": 3}).parts["adapters"] == plain["ppo"].parts["adapters"] * 6 / 4
+    assert plain["ppo"].tokens["drawn"] == 20 * 32 * 32
+
+
+def test_a_plan_says_what_fits_and_what_to_change_where_it_does_not(capsys):
+    made = make_plan(config_of(), on_gpu=True, bfloat16=True)
+    said = "\n".join(show.lines(made, 12e9, {}))
+    assert "does not fit" in said and "model.quantization: 4bit" in said and "hours unknown" in said
+    assert not show.fits(made, 12e9) and show.fits(made, 141e9)
+    told = "\n".join(show.lines(made, None, {"drawn": 100.0, "read": 1000.0, "learnt": 500.0}))
+    drawn, read, learnt = 20480 / 100, 61440 / 1000, 20 * 32 * 96 * 4 / 500
+    assert f"{(drawn + read * 4 + learnt) / 3600:.1f} hours" in told and "say --memory" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("24GB", 24e9), ("23.5 GiB", 23.5 * 2**30), ("16000mb", 16e9), ("1T", 1e12)]
+)
+def test_memory_reads_as_people_write_it(text, size):
+    assert show.parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["24", "GB", "-1GB", "24 cards"])
+def test_other_words_for_memory_are_refused(text):
+    with pytest.raises(UserError, match="24GB or 23.5GiB"):
+        show.parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["drawn", "drawn=", "drawn=-3", "drawn=inf", "dreamt=3", "read=0"])
+def test_other_words_for_a_rate_are_refused(text):
+    with pytest.raises(UserError, match="tokens a second"):
+        show.parse_rates([text])
+
+
+def test_a_model_that_nobody_knows_is_said_with_the_way_on(tmp_path):
+    with pytest.raises(UserError, match="is not known here"):
+        shape_of("nobody/has-this-one")
+    with pytest.raises(UserError, match="no hidden_size"):
+        shape_in(
+            written(
+                tmp_path, {"num_hidden_layers": 2, "intermediate_size": 3, "num_attention_heads": 1, "vocab_size": 5}
+            )
+            / "config.json"
+        )
+    with pytest.raises(UserError, match="mixture of experts"):
+        shape_in(written(tmp_path, {**GATED, "num_experts": 8}) / "config.json")
+
+
+def test_the_lower_layers_of_an_older_family_run_without_its_final_norm():
+    """GPT-NeoX calls it final_layer_norm; left in, the trunk's states would be normed twice."""
+    model = model_of(OLD)
+    base = SharedBase(model, None, LoraConfig(rank=4, last_layers=1, target_modules=["query_key_value"]))
+    base.add(REFERENCE, trainable=False)
+    ids = torch.randint(0, 300, (2, 12))
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool))
+    with torch.no_grad():
+        whole = model.get_decoder()(ids).last_hidden_state
+        assert torch.allclose(base.states(base.trunk(batch), batch.mask, REFERENCE), whole, atol=1e-5)
