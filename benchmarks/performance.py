@@ -176,9 +176,7 @@ def rankings(points: list[dict]) -> str:
     return "\n".join([*lines, ""])
 
 
-def chart(
-    x: list[float], y: list[float], across: str, up: str, *, widest: float | None = None, digits: int = 1
-) -> str:
+def chart(x: list[float], y: list[float], across: str, up: str, *, widest: float | None = None, digits: int = 1) -> str:
     """A curve in plain text: one row a point, its length the value."""
     unit = 48 / (widest or max(y))
     rows = [f"{n:8.0f}  {'█' * max(1, round(unit * s))} {s:.{digits}f}" for n, s in zip(x, y, strict=True)]

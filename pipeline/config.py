@@ -51,6 +51,7 @@ class ModelConfig(_Section):
     )
     allow_cpu_quantization: bool = Field(False, description="quantize without a GPU, many times slower")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
+    chat_template: str | None = Field(None, description="file with a Jinja chat template, for a model that has none")
     system_prompt: str | None = Field(None, description="put before every conversation that has none")
     cache_dir: str | None = Field(
         None, description="where the embedded model is converted to; None is the user's cache"
@@ -193,6 +194,9 @@ class RolloutConfig(_Section):
     """Who draws PPO's answers. A vLLM server must hold the same base, and see the directory of the adapters."""
 
     engine: Literal["hf", "vllm"] = Field("hf", description="hf draws in this process, vllm asks a server")
+    batch: int | None = Field(
+        None, ge=1, description="answers drawn at a time in this process; None is all of an update"
+    )
     url: str = Field("http://127.0.0.1:8000", pattern=r"^https?://[^\s/]+", description="the server's address")
     adapter_dir: str | None = Field(None, description="where adapters are handed over; None is a temporary directory")
     concurrency: int = Field(64, ge=1, description="requests at a time")

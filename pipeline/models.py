@@ -89,6 +89,11 @@ def load_tokenizer(settings, source: Path | str | None = None):
         )
     except (OSError, ValueError) as error:
         raise UserError(_not_found(settings.name, error)) from None
+    if settings.chat_template is not None:
+        try:
+            tokenizer.chat_template = Path(settings.chat_template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"model.chat_template: {settings.chat_template} cannot be read ({error}).") from None
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"model {settings.name}: its tokenizer has no end-of-sequence token, so no answer could ever end."

@@ -1,5 +1,6 @@
 """The loader reports every mistake of a file at once, each with its place."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -90,7 +91,9 @@ def test_broken_yaml_and_missing_files_are_one_line(tmp_path):
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda f: f.name)
 def test_every_shipped_config_loads_and_finds_its_files(file, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert check_files(load_config(file)) == []
+    fetched = set(re.findall(r"fetch_rows.py \w+ (\S+)", file.read_text(encoding="utf-8")))
+    # What a script fetches need not be there; test_shipped_configs.py holds that it would be.
+    assert [p for p in check_files(load_config(file)) if not any(folder in p for folder in fetched)] == []
 
 
 def test_a_subset_holds_the_named_sections_only(tmp_path):

@@ -53,6 +53,7 @@ def test_parameters_of_an_older_family_but_for_the_biases_of_its_norms(tmp_path)
     [
         ("meta-llama/Llama-3.1-8B", 8.03), ("meta-llama/Llama-3.2-1B", 1.236), ("Qwen/Qwen3-8B", 8.19), ("Qwen/Qwen3-0.6B", 0.596),
         ("EleutherAI/pythia-1b-deduped", 1.0117), ("HuggingFaceTB/SmolLM2-135M-Instruct", 0.1345),
+        ("HuggingFaceTB/SmolLM2-1.7B-Instruct", 1.711),
     ],
 )  # fmt: skip
 def test_known_shapes_have_the_published_number_of_parameters(name, billions):

@@ -17,6 +17,9 @@ def main() -> None:
     parser.add_argument("--last-layers", type=int, help="adapt the last N layers only; all when not given")
     parser.add_argument("--alpha", type=float, default=32.0, help="LoRA's; the update is scaled by alpha / rank")
     parser.add_argument("--set", nargs="*", default=[], help="further settings of the `ppo` section, key=value")
+    parser.add_argument(
+        "--quantization", default="none", choices=("none", "8bit", "4bit"), help="of the base's weights"
+    )
     parser.add_argument("--endless", action="store_true", help="every answer has --response tokens: none may end")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -31,13 +34,16 @@ def main() -> None:
     from pipeline.ppo.trainer import PPO
     from reward.model import ScalarHead, score
 
-    model, tokenizer = load(ModelConfig(name=arguments.model, dtype=arguments.dtype))
+    quantized = {"quantization": arguments.quantization, "allow_cpu_quantization": True}
+    model, tokenizer = load(
+        ModelConfig(name=arguments.model, dtype=arguments.dtype, device=arguments.device, **quantized)
+    )
     if arguments.endless:
         model.register_forward_hook(never_ends(tokenizer.eos_token_id))
     base = SharedBase(model, tokenizer, LoraConfig(rank=16, alpha=arguments.alpha, last_layers=arguments.last_layers))
     for role in (POLICY, REFERENCE, REWARD, VALUE):
         base.add(role, trainable=role in (POLICY, VALUE))
-    value_head, reward_head = ScalarHead(base.hidden_size), ScalarHead(base.hidden_size)
+    value_head, reward_head = (ScalarHead(base.hidden_size).to(base.device) for _ in range(2))
     torch.nn.init.zeros_(value_head.weight)
     pays = torch.tensor(task.pays([tokenizer.decode([i]) for i in range(len(tokenizer))]))
     prompts = [

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--lr", type=float, default=2e-4)
     parser.add_argument("--kl-coef", type=float, default=0.05)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     return parser
 
 
@@ -70,14 +72,25 @@ class Clock:
         self._wall, self._cpu = time.monotonic(), time.process_time()
 
     def lap(self, **figures: float) -> None:
+        gpu = self._gpu()
         row = {
             "update": len(self.rows),
             "wall_s": time.monotonic() - self._wall,
             "cpu_s": time.process_time() - self._cpu,
             "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
+            **gpu,
             **{name: float(value) for name, value in figures.items()},
         }
         self.rows.append(row)
         print({name: round(value, 3) for name, value in row.items()}, flush=True)
         self.file.write_text(json.dumps(self.rows, indent=1), encoding="utf-8")
         self.start()
+
+    @staticmethod
+    def _gpu() -> dict[str, float]:
+        """The card's peak, once what was sent to it is done: without waiting, a lap would end before its work."""
+        torch = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_initialized():
+            return {}
+        torch.cuda.synchronize()
+        return {"gpu_peak_gb": torch.cuda.max_memory_allocated() / 1e9}

@@ -39,9 +39,9 @@ class ProgrammaticReward(torch.nn.Module):
 
     def score(self, states: torch.Tensor) -> torch.Tensor:
         self.head(states)
-        paid = self.pays[self.seen]
+        paid = self.pays.to(self.seen.device)[self.seen]
         paid[:, : self.prompt_width] = 0.0
-        tokens = torch.arange(1, paid.shape[1] + 1) - self.prompt_width
+        tokens = torch.arange(1, paid.shape[1] + 1, device=paid.device) - self.prompt_width
         return (task.SCALE * paid.cumsum(1) / tokens.clamp(min=1)).unsqueeze(-1)
 
 
@@ -100,7 +100,7 @@ def main() -> None:
         disable_tqdm=True,
         bf16=False,
         gradient_checkpointing=False,
-        use_cpu=True,
+        use_cpu=arguments.device == "cpu",
     )
     trainer = PPOTrainer(
         args=config,

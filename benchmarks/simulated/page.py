@@ -154,7 +154,9 @@ def plot(results: dict) -> str:
         out.append(
             f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{"#495057" if strong else "#dee2e6"}"/>'
         )
-        out.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#343a40">{"0" if strong else f"{tick:+.1f}"}</text>')
+        out.append(
+            f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill="#343a40">{"0" if strong else f"{tick:+.1f}"}</text>'
+        )
         tick += step
     for x in (0, 500, 1000, 1500, 2000, 2500):
         if x <= right:

@@ -78,15 +78,14 @@ def _sft(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
     settings, lora = config.sft, config.lora
     layers = _adapted(config, shape)
     tokens = settings.micro_batch_size * settings.max_tokens
-    # TRL keeps the logits of the whole pass, in the weights' format and in float32 with its softmax and gradient.
-    all_logits = tokens * shape.vocabulary * (numbers.weight + 3 * memory.FLOAT32)
     trained = memory.adapter_parameters(shape, lora.rank, layers)
     return StagePlan(
         "sft",
         _held(shape, numbers, trained, roles=1, trained_roles=1),
         {
-            # The trainer knows no trunk: gradients are taken through the adapted layers, but every layer's states pass.
-            "learning": memory.backward(shape, lora.rank, layers, tokens, numbers) + all_logits,
+            # TRL's head makes its logits chunk by chunk too.
+            "learning": memory.backward(shape, lora.rank, layers, tokens, numbers)
+            + memory.logits(shape, tokens, numbers, learning=True),
         },
         {"learnt": None},
     )
@@ -117,13 +116,14 @@ def _ppo(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
     length = prompt + answer
     trained = memory.adapter_parameters(shape, lora.rank, layers)
     rows, micro = settings.episodes, settings.micro_batch
+    at_once = min(settings.rollout.batch or rows, rows)
     kept = rows * length * shape.hidden * numbers.weight
     moments = {
-        "drawing": memory.cache(shape, rows * length, numbers)
-        + memory.sampling_logits(shape, rows, numbers)
-        + memory.forward(shape, rows, numbers),
-        "reading the prompts": memory.cache(shape, rows * prompt, numbers)
-        + memory.forward(shape, rows * prompt, numbers),
+        "drawing": memory.cache(shape, at_once * length, numbers)
+        + memory.sampling_logits(shape, at_once, numbers)
+        + memory.forward(shape, at_once, numbers),
+        "reading the prompts": memory.cache(shape, at_once * prompt, numbers)
+        + memory.forward(shape, at_once * prompt, numbers),
         "learning": kept
         + memory.backward(shape, lora.rank, layers, micro * length, numbers)
         + memory.logits(shape, micro * answer, numbers, learning=True),

@@ -78,6 +78,7 @@ KNOWN = {
     "smollm2-135m-instruct": _SMOL,
     "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOL,
     "tiny-random": Shape(4, 64, 128, 4, 2, 16, 260, tied=True),
+    "HuggingFaceTB/SmolLM2-1.7B-Instruct": Shape(24, 2048, 8192, 32, 32, 64, 49152, tied=True),
     "meta-llama/Llama-3.1-8B": _LLAMA_8B,
     "meta-llama/Llama-3.1-8B-Instruct": _LLAMA_8B,
     "meta-llama/Llama-3.2-1B": (_LLAMA_1B := Shape(16, 2048, 8192, 32, 8, 64, 128256, tied=True)),

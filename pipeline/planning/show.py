@@ -83,8 +83,8 @@ def _advice(plan: Plan, stage: StagePlan) -> str:
         return "model.quantization: 4bit stores the base in about a quarter"
     return {
         ("ppo", "learning"): "lower ppo.micro_batch, or set model.gradient_checkpointing",
-        ("ppo", "drawing"): "lower ppo.episodes or ppo.max_new_tokens",
-        ("ppo", "reading the prompts"): "lower ppo.episodes or data.max_prompt_tokens",
+        ("ppo", "drawing"): "set ppo.rollout.batch to fewer answers at a time, or lower ppo.max_new_tokens",
+        ("ppo", "reading the prompts"): "set ppo.rollout.batch to fewer answers at a time",
         ("reward", "learning"): "lower reward.micro_lists, or set model.gradient_checkpointing",
         ("sft", "learning"): "lower sft.micro_batch_size, or set model.gradient_checkpointing",
     }.get((stage.name, stage.fullest), "lower evaluation.batch_size")

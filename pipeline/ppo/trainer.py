@@ -63,7 +63,11 @@ class PPO:
         self.scorer, self.seed, self.demonstrations = scorer, seed, list(demonstrations)
         self.engine = engine or InProcess()
         self.micro_batch = micro_batch or MicroBatch(settings.micro_batch, "ppo.micro_batch", "ppo.max_new_tokens")
-        self.at_once = MicroBatch(settings.episodes, None, "ppo.max_new_tokens")
+        self.at_once = MicroBatch(
+            min(settings.rollout.batch or settings.episodes, settings.episodes),
+            "ppo.rollout.batch",
+            "ppo.max_new_tokens",
+        )
         self.policy = base.parameters(POLICY)
         self.value = [*base.parameters(VALUE), *value_head.parameters()]
         self.policy_optimizer, self.value_optimizer = (

@@ -15,6 +15,7 @@ from data.loading import load as load_records
 from data.records import Thumb
 from pipeline.adapters import SharedBase
 from pipeline.roles import ADAPTER, open_base
+from pipeline.stages.trl import as_before, on_one_device
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 
@@ -91,10 +92,11 @@ def _train(ctx, base: SharedBase, rows: list[dict], balance: tuple[float, float]
     settings = ctx.config.kto
     lines: list[dict[str, float]] = []
     steps = math.ceil(len(rows) / settings.batch_size) * settings.epochs
+    begun = base.state(_POLICY)
     with ctx.progress(steps, "KTO", unit="steps") as bar, steps_finish(), base.acting_as(_POLICY):
         trainer = Prepared(
             model=base.peft_model,
-            args=_arguments(ctx, base, balance),
+            args=on_one_device(_arguments(ctx, base, balance)),
             train_dataset=Dataset.from_list(rows),
             processing_class=base.tokenizer,
             callbacks=[_keeper(ctx, bar, lines)],
@@ -102,9 +104,9 @@ def _train(ctx, base: SharedBase, rows: list[dict], balance: tuple[float, float]
         for callback in list(trainer.callback_handler.callbacks):
             if type(callback).__name__ == "PrinterCallback":
                 trainer.remove_callback(callback)
-        for role, learns in ((_POLICY, True), (_REFERENCE, False)):
-            for parameter in base.parameters(role):
-                parameter.requires_grad_(learns)
+        as_before(base, _POLICY, begun)
+        for parameter in base.parameters(_REFERENCE):
+            parameter.requires_grad_(False)
         trainer.train()
     stop_if_asked()
     return lines
@@ -128,7 +130,8 @@ def _arguments(ctx, base: SharedBase, balance: tuple[float, float]):
         undesirable_weight=balance[1],
         # Nothing is cut: what is too long for the reward model was left out and counted.
         max_length=None,
-        gradient_checkpointing=False,
+        gradient_checkpointing=ctx.config.model.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if ctx.config.model.gradient_checkpointing else None,
         bf16=False,
         use_cpu=base.device.type == "cpu",
         seed=ctx.config.seed,

@@ -14,6 +14,7 @@ from pipeline.adapters import POLICY, SharedBase
 from pipeline.memory import MicroBatch
 from pipeline.roles import ADAPTER, open_base
 from pipeline.run import LOG
+from pipeline.stages.trl import as_before, on_one_device
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.optimizer import ADAMW
@@ -70,7 +71,7 @@ def _train(ctx, base: SharedBase, examples: list[dict], micro_batch: int, bar) -
     with base.acting_as(POLICY):
         trainer = SFTTrainer(
             model=base.peft_model,
-            args=_on_one_device(_arguments(ctx, base, micro_batch)),
+            args=on_one_device(_arguments(ctx, base, micro_batch)),
             train_dataset=Dataset.from_list(examples),
             processing_class=base.tokenizer,
             callbacks=[_keeper(ctx, bar, lines)],
@@ -79,11 +80,7 @@ def _train(ctx, base: SharedBase, examples: list[dict], micro_batch: int, bar) -
         for callback in list(trainer.callback_handler.callbacks):
             if type(callback).__name__ == "PrinterCallback":
                 trainer.remove_callback(callback)
-        for parameter in base.parameters(POLICY):
-            # Over a quantized base the trainer has made them bfloat16, in which most steps are too small to be a step.
-            parameter.data = parameter.data.float()
-            parameter.requires_grad_(True)
-        base.load_state(POLICY, begun)
+        as_before(base, POLICY, begun)
         trainer.train(resume_from_checkpoint=str(found) if found else None)
     stop_if_asked()
     return lines
@@ -123,13 +120,6 @@ def _arguments(ctx, base: SharedBase, micro_batch: int):
         train_sampling_strategy="random",
         dataloader_pin_memory=False,
     )
-
-
-def _on_one_device(arguments):
-    """The trainer would spread the model over every GPU that it sees (`nn.DataParallel`), past the adapters' roles."""
-    if arguments.n_gpu > 1:
-        arguments._n_gpu = 1
-    return arguments
 
 
 def _example(tokenizer, demonstration, config) -> dict[str, list[int]]:

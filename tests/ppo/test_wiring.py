@@ -285,7 +285,7 @@ def test_the_value_model_starts_as_the_scaled_reward(make_base):
 
 
 def test_out_of_memory_while_drawing_draws_the_same_prompts_fewer_at_a_time(make_ppo, monkeypatch):  # noqa: F811
-    import pipeline.ppo.rollout as module
+    import pipeline.rollouts.engine as module
 
     real, sizes = module.sample, []
 

@@ -1,0 +1,165 @@
+"""Everything that is said about a GPU, measured on one: a part at a time, each variant in a process of its own, kept as it falls.
+
+    python benchmarks/gpu.py --rows data/ultrafeedback --peer-python /tmp/peer/bin/python
+    python benchmarks/gpu.py --parts ceilings speed --again
+    python benchmarks/gpu.py --tiny --out /tmp/gpu.json        # a rehearsal without a GPU, in minutes; its figures mean nothing
+
+Parts: `ceilings` (what the card multiplies and copies, to hold the rest against), `memory` (one base with four roles and a model for each),
+`speed` (drawing and learning), `recipe` (the whole pipeline on the embedded model and real rows), `peer` (TRL's last PPO trainer on the same
+task, benchmarks/side_by_side.py says which and in what environment), `bits` (the reward that a 4-bit and a bfloat16 base reach). Variants that are in the
+results already are not measured again. `benchmarks/gpu_report.py` writes docs/gpu.md from `benchmarks/results/gpu.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(HERE)]
+RESULTS = HERE / "results" / "gpu.json"
+# Seconds that a variant may take.
+LIMIT = 470
+BITS = ("none", "4bit")
+PEER_SIDES = {
+    "TRL 1.12.0, bfloat16": ["--dtype", "bfloat16"],
+    "all layers, bfloat16": ["--dtype", "bfloat16", "--set", "adam_eps=1e-8", "max_grad_norm=1e9"],
+    "last 10 layers, bfloat16": [
+        "--dtype",
+        "bfloat16",
+        "--last-layers",
+        "10",
+        "--alpha",
+        "96",
+        "--set",
+        "adam_eps=1e-8",
+        "max_grad_norm=1e9",
+    ],
+}
+
+
+def variants(part: str, tiny: bool, seeds: list[int]) -> list[dict]:
+    models = ["tiny"] if tiny else ["135m", "8b"]
+    if part == "memory":
+        return [{"model": m, "bits": b, "way": w} for m in models for b in BITS for w in ("shared", "separate")]
+    if part == "speed":
+        return [{"model": m, "bits": b} for m in models for b in BITS]
+    if part == "peer":
+        return [
+            {"side": side, "seed": seed} for seed in seeds for side in (list(PEER_SIDES)[1:2] if tiny else PEER_SIDES)
+        ]
+    if part == "bits":
+        return [{"bits": b, "seed": seed} for seed in seeds for b in BITS]
+    return [{}]
+
+
+PARTS = ("ceilings", "memory", "speed", "recipe", "peer", "bits")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument(
+        "--rows", type=Path, help="folder that scripts/fetch_rows.py made; without it `recipe` takes the built-in rows"
+    )
+    parser.add_argument("--peer-python", default=sys.executable, help="Python that has TRL 1.12.0")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=1e9, help="no variant is begun after so many")
+    parser.add_argument("--again", action="store_true", help="also what is in the results already")
+    parser.add_argument("--tiny", action="store_true", help="the smallest sizes, for machines without a GPU")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--variant", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.variant is not None:
+        from gpu_parts import measure
+
+        print("FOUND " + json.dumps(measure(arguments.parts[0], json.loads(arguments.variant), arguments)), flush=True)
+        return
+    if arguments.tiny and arguments.out == RESULTS:
+        parser.error("--tiny measures nothing that may stand in the results; give --out")
+    started, failed = time.monotonic(), []
+    for part in arguments.parts:
+        for variant in variants(part, arguments.tiny, arguments.seeds):
+            if known(arguments.out, part, variant) and not arguments.again:
+                continue
+            if time.monotonic() - started > arguments.seconds:
+                print(f"-- {part} {variant}: no time left", flush=True)
+                continue
+            found = run(part, variant, arguments)
+            print(f"-- {part} {variant}: {json.dumps(found)[:600]}", flush=True)
+            if "failed" in found:
+                failed.append(f"{part} {variant}")
+            else:
+                keep(arguments.out, part, variant, found)
+    if failed:
+        sys.exit("failed: " + "; ".join(failed))
+
+
+def run(part: str, variant: dict, arguments) -> dict:
+    """One variant in a process of its own: what it leaves on the card goes with it."""
+    command = [
+        sys.executable,
+        __file__,
+        "--parts",
+        part,
+        "--variant",
+        json.dumps(variant),
+        "--peer-python",
+        str(arguments.peer_python),
+    ]
+    command += ["--tiny"] if arguments.tiny else []
+    command += ["--rows", str(arguments.rows)] if arguments.rows else []
+    began = time.monotonic()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"more than {LIMIT} s"}
+    line = next((x for x in done.stdout.split("\n") if x.startswith("FOUND ")), None)
+    if line is None:
+        return {"failed": (done.stderr or done.stdout)[-1500:]}
+    return {**json.loads(line.removeprefix("FOUND ")), "part_seconds": round(time.monotonic() - began, 1)}
+
+
+def known(out: Path, part: str, variant: dict) -> bool:
+    kept = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    return any(all(row.get(k) == v for k, v in variant.items()) for row in kept.get(part, []))
+
+
+def keep(out: Path, part: str, variant: dict, found: dict) -> None:
+    kept = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    rows = [row for row in kept.get(part, []) if any(row.get(k) != v for k, v in variant.items())]
+    kept[part] = [*rows, {**variant, **found}] if variant else [found]
+    kept["machine"] = machine()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=out.parent, delete=False, encoding="utf-8") as file:
+        file.write(json.dumps(kept, indent=1) + "\n")
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, out)
+
+
+def machine() -> dict:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    names = ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "trl")
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {"card": card, "python": platform.python_version(), "versions": found}
+
+
+if __name__ == "__main__":
+    main()
