@@ -162,7 +162,7 @@ def harmless(found: dict) -> list[str]:
     else:
         rows.append(("**reward model**, 135M", "not measured yet"))
     rows.append(
-        ("for context, other training and test rows: GPT-2 large, 774M, all of HH harmless (its model card)", "73.7 %")
+        ("for context, other training and test rows: GPT-2 large, 774M, all of HH harmless (model card of Ray2333/gpt2-large-harmless-reward_model)", "73.7 %")
     )
     lines = [
         "## HH harmless by cross-validation",
@@ -174,8 +174,8 @@ def harmless(found: dict) -> list[str]:
         "|---|---:|",
         *(f"| {name} | {cell} |" for name, cell in rows),
         "",
-        f"{len(pairs)} pairs about {len(set(questions(pairs)))} first turns, in {len(found['trained_on'])} folds; each model learns from "
-        f"{min(found['trained_on'].values())} to {max(found['trained_on'].values())} pairs. Intervals are 95 %, over first turns.",
+        f"{len(pairs)} pairs about {len(set(questions(pairs)))} first turns, in {len(found['trained_on'])} folds of equal size. "
+        "Intervals are 95 %, over first turns.",
         "",
     ]
     if trained:
