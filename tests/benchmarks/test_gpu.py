@@ -69,7 +69,7 @@ def test_four_models_do_what_one_base_does(bits):
         )
         ppo = gpu_work.trainer(base, rows=2, micro=1, prompt=5, answer=4, vocabulary=shape.vocabulary)
         with gpu_work.answers_without_end():
-            figures, rollout = ppo.update()
+            figures, _ = ppo.update()
         assert figures["response_tokens"] == 4.0 and figures["kl"] == pytest.approx(0.0, abs=0.2 if separate else 0.0)
     held = {b.causal_lm.get_input_embeddings().weight.data_ptr() for b in base.bases.values()}
     assert len(held) == 4
