@@ -69,7 +69,7 @@ def settings(**changes):
     base = {
         "epochs": 1.0, "learning_rate": 5e-3, "head_learning_rate": 1e-2, "lists_per_step": 4, "micro_lists": 4,
         "warmup_share": 0.1,
-        "weight_decay": 0.0, "center_coef": 0.01, "mismatched_negatives": False, "max_grad_norm": 1.0,
+        "weight_decay": 0.0, "center_coef": 0.01, "optimizer": "adamw", "mismatched_negatives": False, "max_grad_norm": 1.0,
     }  # fmt: skip
     return SimpleNamespace(**{**base, **changes})
 

@@ -169,7 +169,7 @@ def test_thumbs_alone_teach_the_order_that_pairs_would(make_base):
     head = ScalarHead(base.hidden_size)
     settings = SimpleNamespace(
         epochs=1.0, learning_rate=5e-3, head_learning_rate=1e-2, lists_per_step=4, micro_lists=4, warmup_share=0.1, weight_decay=0.0,
-        center_coef=0.01, mismatched_negatives=False, max_grad_norm=1.0, thumbs_weight=1.0, thumbs_prompt_spread=0.5,
+        center_coef=0.01, optimizer="adamw", mismatched_negatives=False, max_grad_norm=1.0, thumbs_weight=1.0, thumbs_prompt_spread=0.5,
     )  # fmt: skip
     held = [((rng.randrange(20, 90),) * 3, tuple(answer(k) for k in (3, 2, 1, 0))) for _ in range(40)]
 
