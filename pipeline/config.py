@@ -425,6 +425,9 @@ class ChatConfig(_Section):
     comparison_share: float = Field(
         0.2, ge=0, le=1, description="share of web turns answered twice, blind side by side"
     )
+    compare_with_candidate: bool = Field(
+        False, description="of these, the second answer is the newest round's that is not in service, if there is one"
+    )
     queue_limit: int = Field(64, ge=2, description="web requests that may wait; half of them of one client")
     other_rounds: int = Field(4, ge=0, description="assistants of other rounds in the web menu, the newest ones")
     batch_rows: int = Field(8, ge=1, le=256, description="web answers drawn side by side; 1 draws one after another")

@@ -89,6 +89,8 @@ def chat_router(context: ServeContext) -> APIRouter:
         who = identity(request)
         checkpoint = context.checkpoint(body.model)
         other = context.checkpoint(body.other_model) if body.other_model else checkpoint
+        if body.against is None and body.other_model is None and checkpoint == context.assistant.checkpoints[-1]:
+            other = context.settings.candidate or checkpoint
         drawn = [checkpoint]
         # Here too, so that what cannot be drawn is refused before the question is kept.
         _sampling(context, body)

@@ -31,6 +31,8 @@ class ServeSettings:
     answer_seconds: float = 300.0
     comparison_share: float = 0.2
     consent: str = "publish"
+    # Who answers beside the assistant in service where a turn is answered twice; None is that assistant once more.
+    candidate: str | None = None
 
     @property
     def open_to_others(self) -> bool:

@@ -81,6 +81,18 @@ def test_a_duel_names_the_models_only_after_the_vote(serve, store):
     assert client.post(f"/api/comparisons/{said['comparison']}/withdraw").status_code == 404
 
 
+def test_the_candidate_stands_beside_the_assistant_in_service_and_beside_no_other(serve, store):
+    def sides(*, model="ppo", candidate="sft", **body):
+        client = serve("one", comparison_share=1.0, candidate=candidate)
+        turn(client, model=model, text="q", compare="auto", **body)
+        return sorted(checkpoint for checkpoint, _, _ in client.assistant.asked)
+
+    assert sides() == ["ppo", "sft"]
+    assert sides(candidate=None) == ["ppo", "ppo"]
+    # Who asks somebody else, or names whom to compare with, gets that.
+    assert sides(model="base") == ["base", "base"] and sides(other_model="base") == ["base", "ppo"]
+
+
 def test_sides_are_shuffled_and_the_order_of_drawing_tells_nothing(serve):
     client = serve("a", comparison_share=1.0)
     drawn = []
