@@ -17,7 +17,9 @@ DOCS = ROOT / "docs"
 
 
 def main() -> None:
-    head, _, tail = (DOCS / "overoptimisation-notes.md").read_text(encoding="utf-8").partition("\n---\n")
+    notes = DOCS / "overoptimisation-notes.md"
+    text = notes.read_text(encoding="utf-8") if notes.exists() else "# Overoptimisation in small"
+    head, _, tail = text.partition("\n---\n")
     parts = [head.strip(), ""]
     if RESULTS.exists():
         found = json.loads(RESULTS.read_text(encoding="utf-8"))

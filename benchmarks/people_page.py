@@ -27,6 +27,7 @@ from pipeline.evaluation.statistics import (  # noqa: E402
 )
 
 RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+PUBLISHED = "GPT-2 large, 774M, all of HH harmless (model card of Ray2333/gpt2-large-harmless-reward_model)"
 ADVERSARIAL = ("Neighbor", "GPTInst", "GPTOut", "Manual")
 TRAINED_ON = ("HH harmless", "Open-Assistant", "Tulu votes", "UltraFeedback")
 
@@ -34,10 +35,8 @@ TRAINED_ON = ("HH harmless", "Open-Assistant", "Tulu votes", "UltraFeedback")
 def main() -> None:
     head, _, tail = (DOCS / "people-notes.md").read_text(encoding="utf-8").partition("\n---\n")
     parts = [head.strip(), ""]
-    if hh := read("people_hh.json"):
-        parts += harmless(hh)
-    if kinds := read("people_kinds.json"):
-        parts += several(kinds)
+    hh, kinds = read("hh"), read("kinds")
+    parts += [*harmless(hh), *several(kinds)]
     parts.append(tail.strip())
     (DOCS / "people.md").write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
     from benchmarks import people_plots
@@ -45,9 +44,19 @@ def main() -> None:
     people_plots.draw(hh, kinds, DOCS / "people")
 
 
-def read(name: str) -> dict | None:
-    file = RESULTS / name
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+def read(design: str) -> dict:
+    """The floors' pairs, each with the reward model's margin where it has been trained."""
+    found = json.loads((RESULTS / f"people_{design}_floors.json").read_text(encoding="utf-8"))
+    file = RESULTS / f"people_{design}.json"
+    found["model"] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    if found["model"]:
+        for pair, told in zip(found["pairs"], found["model"].pop("pairs"), strict=True):
+            if (pair["fit"], pair["list"]) != (told["fit"], told["list"]):
+                raise SystemExit(
+                    f"{file}: not of the same rows as its floors. Run `benchmarks/people.py floors` again."
+                )
+            pair["margin"] = told["margin"]
+    return found
 
 
 # -- figures ---------------------------------------------------------------------------------------------------------------
@@ -82,25 +91,29 @@ def against(values: np.ndarray, floor: np.ndarray, pairs: list[dict]) -> Estimat
     return paired_difference(values, floor, questions(pairs))
 
 
-def annotators(pairs: list[dict]) -> tuple[Estimate, Estimate, int] | None:
-    """How right the other annotators are about a vote, how right the model is about the same votes, and how many there are."""
-    people, model, clusters = [], [], []
+def annotators(pairs: list[dict]) -> dict[str, Estimate] | None:
+    """How right the other annotators are about a vote that is no tie, and how right the others in the table are about the same votes."""
+    found: dict[str, list[float]] = {}
+    clusters = []
     for pair in pairs:
+        sizes = pair["characters"]
+        said = {"margin": pair.get("margin"), "bag": pair["bag"], "longer": sizes[0] - sizes[1]}
         for index, agreed in others_agree(pair["votes"]):
-            people.append(agreed)
-            # The vote as seen from the better answer: the model is right where its margin has that sign.
-            margin = pair["margin"] * pair["votes"][index]
-            model.append((margin > 0) + 0.5 * (margin == 0))
+            # The vote as seen from the first answer: a rule is right where its margin has that sign.
+            signed = {name: value * pair["votes"][index] for name, value in said.items() if value is not None}
+            told = {name: (value > 0) + 0.5 * (value == 0) for name, value in signed.items()}
+            for name, value in {"people": agreed, **told}.items():
+                found.setdefault(name, []).append(value)
             clusters.append(pair["question"])
-    if not people:
-        return None
-    return cluster_bootstrap(people, clusters), cluster_bootstrap(model, clusters), len(people)
+    return {name: cluster_bootstrap(values, clusters) for name, values in found.items()} | (
+        {"votes": len(clusters)} if clusters else {}
+    )
 
 
 def calibrated(pairs: list[dict]) -> tuple[np.ndarray, list[float]]:
     """Margins of each fold divided by the temperature that fits the *other* folds best, and those temperatures."""
-    models = list(dict.fromkeys(pair["model"] for pair in pairs))
-    margins, of = np.array([p["margin"] for p in pairs]), np.array([models.index(p["model"]) for p in pairs])
+    models = list(dict.fromkeys(pair["fit"] for pair in pairs))
+    margins, of = np.array([p["margin"] for p in pairs]), np.array([models.index(p["fit"]) for p in pairs])
     temperatures = [fit_temperature(margins[of != k]) for k in range(len(models))]
     return margins / np.array(temperatures)[of], temperatures
 
@@ -133,75 +146,91 @@ def labelled(pairs: list[dict]) -> list[dict]:
 
 
 def harmless(found: dict) -> list[str]:
-    pairs = found["pairs"]
-    model, bag = right(pairs), right(pairs, "bag")
-    rule, outcome = length_rule(pairs)
-    scaled, temperatures = calibrated(pairs)
-    margins = [pair["margin"] for pair in pairs]
-    models = list(dict.fromkeys(pair["model"] for pair in pairs))
-    folds = [right([p for p in pairs if p["model"] == name]).mean() for name in models]
+    pairs, trained = found["pairs"], found["model"]
+    bag, (rule, outcome) = right(pairs, "bag"), length_rule(pairs)
     rows = [
-        ("**reward model**, 135M, about four fifths of these pairs", percent(share(model, pairs))),
         (f"rule “the {rule} answer”", percent(share(outcome, pairs))),
         ("bag of words, same folds", percent(share(bag, pairs))),
-        (f"reward model minus “the {rule} answer”", points(against(model, outcome, pairs))),
-        ("reward model minus bag of words", points(against(model, bag, pairs))),
-        ("GPT-2 large, 774M, the whole training set of HH harmless, on the whole test set (its model card)", "73.7 %"),
+        ("bag of words minus the rule", points(against(bag, outcome, pairs))),
     ]
+    if trained:
+        model = right(pairs)
+        rows += [
+            ("**reward model**, 135M", percent(share(model, pairs))),
+            (f"reward model minus “the {rule} answer”", points(against(model, outcome, pairs))),
+            ("reward model minus bag of words", points(against(model, bag, pairs))),
+        ]
+    else:
+        rows.append(("**reward model**, 135M", "not measured yet"))
+    rows.append((f"for context, other training and test rows: {PUBLISHED}", "73.7 %"))
     lines = [
         "## HH harmless by cross-validation",
         "",
         f"    {found['command']}",
+        *([f"    {trained['command']}"] if trained else []),
         "",
         "| | right about pairs |",
         "|---|---:|",
+        *(f"| {name} | {cell} |" for name, cell in rows),
+        "",
+        f"{len(pairs)} pairs about {len(set(questions(pairs)))} first turns, in {len(found['trained_on'])} folds of equal size. "
+        "Intervals are 95 %, over first turns.",
+        "",
     ]
-    lines += [f"| {name} | {cell} |" for name, cell in rows]
+    if trained:
+        lines += [*calibration(pairs, trained), "![calibration](people/calibration.svg)", ""]
+    fields = {"reward model": "margin", "bag of words": "bag"} if trained else {"bag of words": "bag"}
     lines += [
-        "",
-        f"{len(pairs)} pairs about {len(set(questions(pairs)))} first turns; the folds one by one: "
-        f"{', '.join(f'{100 * value:.1f} %' for value in folds)}. Intervals are 95 %, over first turns. {cuts(found, 'HH harmless')}",
-        "",
-        f"Calibration error in ten bins of equal mass: {pair_ece(margins):.3f}, and {pair_ece(scaled):.3f} after dividing each fold's margins by "
-        f"the temperature of the other four ({min(temperatures):.2f} to {max(temperatures):.2f}).",
-        "",
-        "![calibration](people/calibration.svg)",
-        "",
         "Right by the length of the better answer against the worse, in five parts of equal size:",
         "",
-        "| characters, better / worse | pairs | reward model | bag of words |",
-        "|---|---:|---:|---:|",
+        f"| characters, better / worse | pairs | {' | '.join(fields)} |",
+        "|---|---:|" + "---:|" * len(fields),
     ]
     for part in by_length(pairs):
         edges = [np.exp(length_ratio(part[i])) for i in (0, -1)]
-        cells = (percent(share(right(part, field), part)) for field in ("margin", "bag"))
+        cells = (percent(share(right(part, field), part)) for field in fields.values())
         lines.append(f"| {edges[0]:.2f} to {edges[1]:.2f} | {len(part)} | {' | '.join(cells)} |")
     return [*lines, "", "![by length](people/length.svg)", ""]
 
 
+def calibration(pairs: list[dict], trained: dict) -> list[str]:
+    scaled, temperatures = calibrated(pairs)
+    names = list(dict.fromkeys(pair["fit"] for pair in pairs))
+    folds = [right([p for p in pairs if p["fit"] == name]).mean() for name in names]
+    return [
+        f"The folds one by one: {', '.join(f'{100 * value:.1f} %' for value in folds)}. {cuts(trained)}",
+        "",
+        f"Calibration error in ten bins of equal mass: {pair_ece([p['margin'] for p in pairs]):.3f}, and {pair_ece(scaled):.3f} after dividing each "
+        f"fold's margins by the temperature of the others ({min(temperatures):.2f} to {max(temperatures):.2f}).",
+        "",
+    ]
+
+
 def several(found: dict) -> list[str]:
+    trained = found["model"]
     lines = [
         "## Several kinds of labels",
         "",
         f"    {found['command']}",
+        *([f"    {trained['command']}"] if trained else []),
         "",
-        f"One model from {found['models'][0]['trained_on']} lists ({found['models'][0]['trained_pairs']} pairs) of {', '.join(TRAINED_ON)}; tested "
-        "on other questions of these, and on PandaLM and LLMBar, of which it saw none. The length rule is the better of “longer” and “shorter”, "
-        "chosen with sight of the very labels it is tested on, so it is a generous floor.",
+        f"One model from {sum(found['trained_on'].values())} lists of {', '.join(TRAINED_ON)}; tested on other questions of these, and on PandaLM "
+        "and LLMBar, of which it saw none. The length rule is the better of “longer” and “shorter”, chosen with sight of the very labels it is "
+        "tested on, so it is a generous floor.",
         "",
-        "| tested on | pairs | questions | reward model | bag of words | length rule | model minus length rule |",
+        "| tested on | pairs | questions | length rule | bag of words | reward model | model minus length rule |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for name, all_pairs in groups(found).items():
         pairs = labelled(all_pairs)
-        model, (rule, outcome) = right(pairs), length_rule(pairs)
+        rule, outcome = length_rule(pairs)
         cells = [
             f"{len(pairs)}",
             f"{len(set(questions(pairs)))}",
-            percent(share(model, pairs)),
-            percent(share(right(pairs, "bag"), pairs)),
             f"{rule} {percent(share(outcome, pairs))}",
-            points(against(model, outcome, pairs)),
+            percent(share(right(pairs, "bag"), pairs)),
+            percent(share(right(pairs), pairs)) if trained else "not measured yet",
+            points(against(right(pairs), outcome, pairs)) if trained else "–",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
@@ -209,36 +238,33 @@ def several(found: dict) -> list[str]:
         "![accuracy by set](people/sets.svg)",
         "",
         "Where several people judged one pair, each vote that is no tie is held against what more of the others said; even others count a half. "
-        "The model is asked about the same votes.",
+        "The model and the rules are asked about the same votes.",
         "",
-        "| | votes | the other annotators | reward model |",
-        "|---|---:|---:|---:|",
+        "| | votes | the other annotators | longer | bag of words | reward model |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for name, pairs in groups(found).items():
         if said := annotators(pairs):
-            people, model, count = said
-            lines.append(f"| {name} | {count} | {percent(people)} | {percent(model)} |")
-    lines += [
-        "",
-        "What was read and what was not:",
-        "",
-        "| | lists | without a label | used | prompts cut | answers cut | left out |",
-        "|---|---:|---:|---:|---:|---:|---|",
-    ]
+            cells = [
+                percent(said[k]) if k in said else "not measured yet" for k in ("people", "longer", "bag", "margin")
+            ]
+            lines.append(f"| {name} | {said['votes']} | {' | '.join(cells)} |")
+    lines += ["", "What was read and what was not:", "", "| | lists used | left out |", "|---|---:|---|"]
     for name, n in found["sets"].items():
         left = "; ".join(f"{count}: {reason}" for reason, count in n["left_out"].items()) or "–"
-        lines.append(
-            f"| {name} | {n['lists']} | {n['without_a_label']} | {n['used']} | {n['prompts_cut']} | {n['answers_cut']} of {n['answers']} | {left} |"
-        )
+        lines.append(f"| {name} | {n['used']} | {left} |")
+    if trained:
+        lines += ["", cuts(trained)]
     return [*lines, ""]
 
 
-def cuts(found: dict, name: str) -> str:
-    n = found["sets"][name]
-    left = sum(n["left_out"].values())
+def cuts(trained: dict) -> str:
+    n = {
+        k: sum(fit[k] for fit in trained["fits"].values()) for k in ("tested", "prompts_cut", "answers", "answers_cut")
+    }
     return (
-        f"{n['prompts_cut']} dialogues lost their oldest tokens and {n['answers_cut']} of {n['answers']} answers their end; "
-        f"{left} rows that no format takes are left out."
+        f"Of {n['tested']} lists tested on, {n['prompts_cut']} lost their prompts' oldest tokens; of {n['answers']} answers, "
+        f"{n['answers_cut']} their end."
     )
 
 

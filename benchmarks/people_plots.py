@@ -22,13 +22,12 @@ from matplotlib import pyplot as plt  # noqa: E402
 MODEL, BAG, LENGTH, PEOPLE = "#1b6ca8", "#b5651d", "#6b7280", "#2e7d32"
 
 
-def draw(hh: dict | None, kinds: dict | None, folder: Path) -> None:
+def draw(hh: dict, kinds: dict, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    if hh:
+    if hh["model"]:
         _save(calibration(hh["pairs"]), folder / "calibration.svg")
-        _save(lengths(hh["pairs"]), folder / "length.svg")
-    if kinds:
-        _save(sets(kinds, hh), folder / "sets.svg")
+    _save(lengths(hh["pairs"]), folder / "length.svg")
+    _save(sets(kinds, hh), folder / "sets.svg")
 
 
 def calibration(pairs: list[dict], bins: int = 10):
@@ -57,6 +56,8 @@ def lengths(pairs: list[dict]):
     parts = page.by_length(pairs)
     xs = [np.mean([page.length_ratio(pair) for pair in part]) for part in parts]
     for field, colour, name in (("margin", MODEL, "reward model"), ("bag", BAG, "bag of words")):
+        if field not in pairs[0]:
+            continue
         found = [page.share(page.right(part, field), part) for part in parts]
         _line(axes, xs, found, colour, name)
     axes.axhline(0.5, color="#bbbbbb", lw=1)
@@ -67,24 +68,21 @@ def lengths(pairs: list[dict]):
     return figure
 
 
-def sets(kinds: dict, hh: dict | None):
-    found = page.groups(kinds)
-    if hh:
-        found = {"HH harmless, all, cross-validated": hh["pairs"]} | found
+def sets(kinds: dict, hh: dict):
+    found = {"HH harmless, all, cross-validated": hh["pairs"]} | page.groups(kinds)
     figure, axes = plt.subplots(figsize=(7, 0.42 * len(found) + 1.2))
     places = np.arange(len(found))[::-1]
     for place, pairs in zip(places, found.values(), strict=True):
         kept = page.labelled(pairs)
-        for shift, values, colour, mark in (
-            (0.18, page.right(kept), MODEL, "o"),
-            (0, page.right(kept, "bag"), BAG, "s"),
-            (-0.18, page.length_rule(kept)[1], LENGTH, "|"),
-        ):
+        shown = [(0, page.right(kept, "bag"), BAG, "s"), (-0.18, page.length_rule(kept)[1], LENGTH, "|")]
+        if "margin" in kept[0]:
+            shown.append((0.18, page.right(kept), MODEL, "o"))
+        for shift, values, colour, mark in shown:
             e = page.share(values, kept)
             spread = [[e.value - e.low], [e.high - e.value]]
             axes.errorbar(e.value, place + shift, xerr=spread, fmt=mark, ms=5, lw=1.2, color=colour)
         if said := page.annotators(pairs):
-            axes.plot(said[0].value, place, "D", ms=6, mfc="none", color=PEOPLE)
+            axes.plot(said["people"].value, place, "D", ms=6, mfc="none", color=PEOPLE)
     for colour, mark, name in (
         (MODEL, "o", "reward model"),
         (BAG, "s", "bag of words"),

@@ -415,6 +415,9 @@ class ChatConfig(_Section):
     temperature: float = Field(0.7, ge=0, description="of sampling; 0 is greedy")
     feedback_db: str = Field("runs/feedback.sqlite", description="where votes are kept")
     rater: str = Field("local", min_length=1, description="pseudonym of whoever votes")
+    consent: Literal["local", "train", "publish"] = Field(
+        "publish", description="what raters allow whom nobody asks: stays in the chat, rounds learn, exports too"
+    )
     max_prompt_tokens: int = Field(
         2048, ge=16, description="tokens of a conversation that are read; older turns are left out"
     )

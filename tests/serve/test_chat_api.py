@@ -210,3 +210,21 @@ def test_stop_before_the_turn_ends_the_stream_with_nothing_kept(serve, store):
     assistant.release.set()
     first.join(10)
     assert got[-2]["finish"] == "stopped" and got[-2]["tokens"] == 0 and store.stats()["answers"] == 1
+
+
+def test_consent_is_asked_of_each_of_several_and_not_at_home(serve, store):
+    home = serve("a")
+    assert home.get("/api/state").json()["consent"] == {"level": "publish", "ask": False}
+    assert home.post("/api/consent", json={"level": "local"}).json() == {"level": "local"}
+    assert home.get("/api/state").json()["consent"] == {"level": "local", "ask": False}
+    several = serve("a", token=TOKEN, consent="train")
+    several.post("/api/login", json={"token": TOKEN})
+    assert several.get("/api/state").json()["consent"] == {"level": "local", "ask": True}
+    assert several.post("/api/consent", json={"level": "publish"}).status_code == 200
+    assert several.get("/api/state").json()["consent"] == {"level": "publish", "ask": False}
+    assert several.post("/api/consent", json={"level": "everything"}).status_code == 422
+    bearer = {"authorization": f"Bearer {TOKEN}"}
+    several.cookies.clear()
+    # The person at the server's own machine said local above.
+    assert several.get("/api/state", headers=bearer).json()["consent"] == {"level": "local", "ask": False}
+    assert [level for (level,) in store.rows("SELECT level FROM consent ORDER BY id")] == ["local", "publish"]
