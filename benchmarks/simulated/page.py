@@ -10,10 +10,10 @@ BEGIN, END = "<!-- loop -->", "<!-- end of loop -->"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 380, 56, 20, 16, 74
 # Told apart by shape as well as by colour, which both light and dark pages show.
 SERIES = (
-    ("online", "20 updates; votes on the newest candidate too", "#0b7285", "circle"),
-    ("offline", "20 updates; votes on the first assistant only", "#d9480f", "square"),
+    ("online", "20 updates, votes on candidates too", "#0b7285", "circle"),
+    ("offline", "20 updates, votes on the start alone", "#d9480f", "square"),
     ("short", "10 updates", "#495057", "ring"),
-    ("thumbs-offset", "20 updates; lone thumbs, reward model", "#7048e8", "triangle"),
+    ("thumbs-offset", "20 updates, lone thumbs, reward model", "#7048e8", "triangle"),
     ("thumbs-kto", "lone thumbs, KTO", "#868e96", "diamond"),
 )
 # The same procedure as the arm that they are drawn with.
@@ -36,17 +36,24 @@ def section(results: dict) -> str:
         f"Gold score of the start: {cell(start['ppo'].get('gold'))} (its SFT policy {cell(start['sft'].get('gold'))}, the base model "
         f"{cell(start['base'].get('gold'))}). Everything below is over the start, in points.",
         "",
+        f"![Gold score over the start against the number of votes]({PLOT.name})",
+        "",
         "| round | PPO updates | votes in all | new pairs | old reward model right on the new votes | clean accuracy of the new one | "
         "candidate − start | candidate − in service | promoted | in service − start | KL | minutes |",
         "|---:|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|---:|",
     ]
     lines += [_row(found["number"], found) for found in _of(results, "online")]
-    lines += ["", "| what one round learned from | votes | pairs or thumbs | clean accuracy | candidate − start | promoted | KL | minutes |",
-              "|---|---:|---:|---:|---:|---|---:|---:|"]  # fmt: skip
-    for name, found in results.items():
-        if name != "start" and not name.startswith(("online", "again")):
-            lines.append(_other(name, found))
-    again = [(name, found) for name, found in results.items() if name.startswith("again")]
+    others = [
+        _other(name, found) for name, found in results.items() if not name.startswith(("start", "online", "again"))
+    ]
+    if others:
+        lines += [
+            "",
+            "| what one round of 20 updates learned from | votes | pairs or thumbs | clean accuracy | candidate − start | promoted | KL | minutes |",
+            "|---|---:|---:|---:|---:|---|---:|---:|",
+            *others,
+        ]
+    again = sorted((name, found) for name, found in results.items() if name.startswith("again"))
     if again:
         lines += [
             "",
@@ -182,7 +189,7 @@ def plot(results: dict) -> str:
     cards = results["start"]["cards"]
     sft = cards["sft"]["gold"]["value"] - cards["ppo"]["gold"]["value"]
     low, high = min([0.0, sft, *(a for *_, a, _ in rows)]) - 0.05, max([0.2, *(b for *_, b in rows)]) + 0.05
-    x_at = lambda x: LEFT + x / right * (WIDTH - LEFT - RIGHT)  # noqa: E731
+    x_at = lambda x: LEFT + 16 + x / right * (WIDTH - LEFT - RIGHT - 16)  # noqa: E731
     y_at = lambda y: HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM)  # noqa: E731
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img" '
@@ -233,7 +240,7 @@ def plot(results: dict) -> str:
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{a:.1f}" y2="{b:.1f}" stroke="{colour}" stroke-width="1.5"/>'
             )
             out.append(_mark(shape, x, y, colour))
-        place = LEFT + (legend % 2) * 330, HEIGHT - 22 + (legend // 2) * 16
+        place = LEFT + (legend % 2) * 340, HEIGHT - 22 + (legend // 2) * 16
         out.append(_mark(shape, place[0] + 6, place[1] - 4, colour))
         out.append(f'<text x="{place[0] + 18}" y="{place[1]}" fill="#343a40">{words}</text>')
         legend += 1
