@@ -105,10 +105,10 @@ class Variation:
 # again-0-20-updates is what twenty do without a vote.
 SHORT, UPDATES = "ppo.updates=10", 20
 VARIATIONS = (
+    # What of a gain is the votes', and what the updates' alone.
+    Variation("again-0-20-updates", 0, ("ppo.updates=20",)),
     Variation("again-2-20-updates", 2, ("ppo.updates=20",)),
     Variation("again-2-from-service", 2, ("ppo.start_from={service}",)),
-    # What of it is the votes', and what the updates' alone.
-    Variation("again-0-20-updates", 0, ("ppo.updates=20",)),
     Variation("again-1-20-updates", 1, ("ppo.updates=20",)),
 )
 
@@ -266,6 +266,7 @@ class Bench:
             "candidate_minus_start": self._gain(run, "start"),
             "minus_the_round": self._gain(run, of.name),
             "minus_service": self._gain(run, against),
+            "minus_without_votes": self._gain(run, VARIATIONS[0].name) if variation.number else None,
             "minutes_round": minutes(started),
         }
         self._keep(variation.name, {**found, "commit": commit()})

@@ -57,7 +57,7 @@ def section(results: dict) -> str:
     if again:
         lines += [
             "",
-            "| PPO made anew | votes | candidate − start | − the round's own | − in service | KL | minutes |",
+            "| PPO made anew | votes | candidate − start | − the round's own | − twenty updates without a vote | KL | minutes |",
             "|---|---:|---:|---:|---:|---:|---:|",
             *(_again(name, found) for name, found in again),
         ]
@@ -67,7 +67,9 @@ def section(results: dict) -> str:
 def _again(name: str, found: dict) -> str:
     number = name.split("-")[1]
     of = f"round {number}" if int(number) else "the start"
-    gains = [cell(found[over], sign=True) for over in ("candidate_minus_start", "minus_the_round", "minus_service")]
+    gains = [
+        cell(found.get(over), sign=True) for over in ("candidate_minus_start", "minus_the_round", "minus_without_votes")
+    ]
     kl = _value(found["candidate"]["ppo"].get("kl_to_reference"))
     return f"| {of}, {_words(name)} | {found['votes']} | {' | '.join(gains)} | {kl} | {found['minutes_round']:.0f} |"
 
