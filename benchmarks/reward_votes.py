@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/loop/start"))
     parser.add_argument("--answers", type=Path, default=Path("runs/loop/votes-offline-0500.sqlite"))
     parser.add_argument("--tests", type=Path, default=Path("runs/loop/votes-online.sqlite"))
-    parser.add_argument("--test-pairs", type=int, default=250)
+    parser.add_argument("--test-pairs", type=int, default=150)
     arguments = parser.parse_args()
     import torch
 
@@ -69,16 +69,17 @@ def kinds(asked: list[dict]) -> dict:
     """What is learned from, by name: a function that gives rankings and thumbs."""
     half = len(asked) // 2
     both = [d | {"left": d["right"]} for d in asked]
+    # The most telling first.
     return {
         "none": lambda: ([], []),
-        "pairs-60": lambda: (choices(asked[:60]), []),
-        "pairs-125": lambda: (choices(asked[:125]), []),
-        "pairs-250": lambda: (choices(asked[:half]), []),
         "pairs-500": lambda: (choices(asked), []),
         "thumbs-500": lambda: ([], pressed(asked)),
-        "thumbs-1000": lambda: ([], pressed([*asked, *both])),
+        "pairs-250": lambda: (choices(asked[:half]), []),
         "lazy-thumbs-500": lambda: ([], pressed(asked, lazy=True)),
         "lazy-thumbs-500-one-threshold": lambda: ([], pressed(asked, lazy=True, known=False)),
+        "pairs-125": lambda: (choices(asked[:125]), []),
+        "pairs-60": lambda: (choices(asked[:60]), []),
+        "thumbs-1000": lambda: ([], pressed([*asked, *both])),
         "pairs-250-thumbs-250": lambda: (choices(asked[:half]), pressed(asked[half:])),
     }
 
