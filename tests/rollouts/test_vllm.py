@@ -1,5 +1,7 @@
 """Rollouts from a server: the same policy, the same tokens, and a plain sentence for everything that can go wrong on the way."""
 
+import math
+
 import pytest
 import torch
 from fake_vllm import FakeVllm
@@ -243,3 +245,31 @@ def test_a_sampler_that_is_off_is_measured_and_weighed_in_the_update(server, set
     apart = (rollout.generated - rollout.logprobs)[rollout.mask]
     assert figures["sampler_kl"] == pytest.approx(float(apart.mean()), abs=1e-5) and figures["sampler_kl"] < -1
     assert figures["importance_capped"] == 1.0
+
+
+def test_the_weights_reach_the_advantages_that_are_learnt_from(server, settings, make_ppo):
+    """The same rollout with and without them; the server takes every token for likelier than it is."""
+
+    def off(reply):
+        choice = reply["choices"][0]
+        choice["logprobs"]["token_logprobs"] = [0.9 * x for x in choice["logprobs"]["token_logprobs"]]
+        return reply
+
+    learnt, rollouts = [], []
+    for cap in (None, 0.6):
+        server.faults["/v1/completions"] = [off] * 8
+        ppo = make_ppo(settings(importance_cap=cap), opened(settings()))
+        plain = ppo._learn
+
+        def note(rollout, advantages, returns, plain=plain):
+            learnt.append(advantages.clone())
+            return plain(rollout, advantages, returns)
+
+        ppo._learn = note
+        rollouts.append(ppo.update()[1])
+    r = rollouts[1]
+    by_hand = torch.tensor([[min(math.exp(0.1 * x), 0.6) for x in row] for row in r.logprobs.tolist()])
+    assert (
+        torch.equal(rollouts[0].tokens, r.tokens) and (by_hand[r.mask] < 0.6).any() and (by_hand[r.mask] == 0.6).any()
+    )
+    assert torch.allclose(learnt[1][r.mask], (learnt[0] * by_hand)[r.mask], atol=1e-3)
