@@ -255,8 +255,8 @@ def test_the_weights_reach_the_advantages_that_are_learnt_from(server, settings,
         choice["logprobs"]["token_logprobs"] = [0.9 * x for x in choice["logprobs"]["token_logprobs"]]
         return reply
 
-    # Near the middle of what a random model's tokens get: some weights are held by it, and some are not.
-    cap, learnt, rollouts = math.exp(0.1 * -5.0), [], []
+    # A random model is near the uniform distribution over 260 tokens: some weights are held by this cap, and some are not.
+    cap, learnt, rollouts = 260**-0.1, [], []
     for chosen in (None, cap):
         server.faults["/v1/completions"] = [off] * 8
         ppo = make_ppo(settings(importance_cap=chosen), opened(settings()))
