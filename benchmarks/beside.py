@@ -82,7 +82,7 @@ TABLES = (
         ("reward.probe_empty", "empty", "0.9, warns"),
         ("reward.probe_gibberish", "gibberish", "0.9, warns"),
         ("reward.probe_shuffled", "shuffled words", "0.7"),
-        ("reward.probe_repeated", "repeated sentence", "0.7"),
+        ("reward.probe_repeated", "repeated sentence", "0.7, warns"),
         ("reward.probe_suffix", "polite suffix", "0.7"),
         ("reward.probe_whitespace", "whitespace", "0.7, warns"),
         ("reward.wrong_prompt_accuracy", "wrong prompt", "0.7, warns"),

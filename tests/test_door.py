@@ -72,6 +72,7 @@ def test_the_cards_hold_what_training_did_beside_its_task(smoke):
         for name in ("base", "sft", "reward", "ppo")
     }
     for name in ("base", "sft", "ppo"):
+        assert (smoke[0] / "evaluation" / name / "yardsticks.json").exists()
         assert {"general_perplexity", "general_bits_per_byte", "wrong_suggested"} <= cards[name].keys()
         assert ("general_perplexity_ratio" in cards[name]) == (name != "base")
     ppo = cards["ppo"]
