@@ -2,7 +2,8 @@
 
     python benchmarks/beside.py runs/seed-0 runs/seed-1 runs/seed-2      # → benchmarks/results/beside.json
 
-Also for runs of an earlier version, whose cards lack these numbers: nothing is trained or generated. Each run is written as it falls.
+A run whose cards hold these numbers is only read. Of a run of an earlier version they are measured; nothing is trained or
+generated for it. Each run is written as it falls, beside those that the file holds already.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from pipeline.adapters import BASE  # noqa: E402
 from pipeline.config import load_config  # noqa: E402
 from pipeline.evaluation import harness  # noqa: E402
 from pipeline.evaluation.answers import read_answers  # noqa: E402
+from pipeline.evaluation.cards import read_card  # noqa: E402
 from pipeline.evaluation.comparisons import length_controlled_win_rate  # noqa: E402
 from pipeline.evaluation.forgetting import Paragraphs  # noqa: E402
 from pipeline.evaluation.reward_card import calibration_entries, length_entries  # noqa: E402
@@ -42,21 +44,91 @@ CONFIG = ROOT / "configs" / "quickstart.yaml"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument("--table", action="store_true", help="only print the tables of docs/evaluation.md")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "beside.json")
     parser.add_argument("--threads", type=int, default=None)
     arguments = parser.parse_args()
+    if arguments.table:
+        print(tables(json.loads(arguments.out.read_text(encoding="utf-8"))["value_low_high_n"]))
+        return
     if arguments.threads:
         import torch
 
         torch.set_num_threads(arguments.threads)
     config = load_config(CONFIG)
-    found = {}
+    found = json.loads(arguments.out.read_text(encoding="utf-8"))["value_low_high_n"] if arguments.out.exists() else {}
     for run in arguments.runs:
-        found[run.name] = {e.metric: [e.value, e.ci_low, e.ci_high, e.n] for e in measure(run, config)}
+        measured = on_cards(run) or list(measure(run, config))
+        found[run.name] = {e.metric: [e.value, e.ci_low, e.ci_high, e.n] for e in measured}
+        found = dict(sorted(found.items()))
         text = json.dumps(_plain({"config": CONFIG.name, "value_low_high_n": found}), indent=1, allow_nan=False)
         arguments.out.write_text(text + "\n", encoding="utf-8")
         print(run, "done", flush=True)
+
+
+TABLES = (
+    (
+        ("base.general_perplexity", "perplexity of base", ""),
+        ("sft.general_perplexity_ratio", "SFT over base", "at most 1.10"),
+        ("ppo.general_perplexity_ratio", "PPO over base", "at most 1.15"),
+        ("base.wrong_unprompted", "wrong answer preferred, base, asked plainly", ""),
+        ("base.wrong_suggested", "… suggested, base", ""),
+        ("sft.wrong_suggested", "… suggested, SFT", ""),
+        ("ppo.wrong_suggested", "… suggested, PPO", ""),
+        ("ppo.wrong_suggested_minus_sft", "PPO less SFT", "at most +0.10"),
+    ),
+    (
+        ("reward.probe_empty", "empty", "0.9, warns"),
+        ("reward.probe_gibberish", "gibberish", "0.9, warns"),
+        ("reward.probe_shuffled", "shuffled words", "0.7"),
+        ("reward.probe_repeated", "repeated sentence", "0.7, warns"),
+        ("reward.probe_suffix", "polite suffix", "0.7"),
+        ("reward.probe_whitespace", "whitespace", "0.7, warns"),
+        ("reward.wrong_prompt_accuracy", "wrong prompt", "0.7, warns"),
+        ("reward.facts_accuracy", "right of two replies", ""),
+        ("reward.probe_sycophancy", "… and still when the wrong one is suggested", "0.7, warns"),
+        ("reward.ece_after_temperature", "calibration error after temperature", "at most 0.05, warns"),
+        ("reward.length_correlation", "correlation of score and length", ""),
+        ("reward.gold_length_correlation", "… of the rubric and length", ""),
+        ("reward.length_correlation_excess", "… the difference of their sizes", "at most 0.2, warns"),
+        ("reward.clean_accuracy_minus_length_rule", "accuracy above “shorter wins”", "lower end above 0, warns"),
+        ("reward.accuracy_shorter_third", "accuracy where the better answer is shorter", ""),
+        ("reward.accuracy_middle_third", "… of like lengths", ""),
+        ("reward.accuracy_longer_third", "… longer", ""),
+    ),
+    (
+        ("ppo.normalised_reward_gain", "share of the reward gained within length buckets", "0.3, warns"),
+        ("ppo.lc_minus_raw_win_rate", "length-controlled less raw win rate", "−0.05, warns"),
+        ("ppo.gain_over_limit", "gain over σ √(2 KL)", "at most 1"),
+    ),
+)
+
+
+def tables(found: dict) -> str:
+    """Markdown: a run a column with its interval, every run that was measured."""
+    out = []
+    for rows in TABLES:
+        out += ["| | " + " | ".join(found) + " | gate |", "|---|" + "---:|" * len(found) + "---|"]
+        for metric, said, bound in rows:
+            cells = []
+            for figures in found.values():
+                value, low, high, _ = figures[metric]
+                around = f" ({low:.2f} to {high:.2f})" if low is not None else ""
+                cells.append(f"{value:.2f}{around}".replace("-", "−") if value is not None else "none")
+            out.append(f"| {said} | " + " | ".join(cells) + f" | {bound} |")
+        out.append("")
+    return "\n".join(out)
+
+
+def on_cards(run: Path) -> list:
+    """The entries of the tables from the run's own cards; empty where one lacks any of them."""
+    wanted = [metric for rows in TABLES for metric, _, _ in rows]
+    out = []
+    for stage in ("base", "sft", "reward", "ppo"):
+        card = read_card(run / "evaluation" / stage / "card.json")
+        out += [e for e in _named(stage, card.entries) if e.metric in wanted]
+    return out if {e.metric for e in out} == set(wanted) else []
 
 
 def measure(run: Path, config):

@@ -5,9 +5,9 @@
     python benchmarks/gpu.py --tiny --out /tmp/gpu.json        # a rehearsal without a GPU, in minutes; its figures mean nothing
 
 Parts: `ceilings` (what the card multiplies and copies, to hold the rest against), `memory` (one base with four roles and a model for each),
-`speed` (drawing and learning), `recipe` (the whole pipeline on the embedded model and real rows), `peer` (TRL's last PPO trainer on the same
-task, benchmarks/side_by_side.py says which and in what environment), `bits` (the reward that a 4-bit and a bfloat16 base reach). Variants that are in the
-results already are not measured again. `benchmarks/gpu_report.py` writes docs/gpu.md from `benchmarks/results/gpu.json`.
+`speed` (drawing and learning), `recipe` (the whole pipeline on the embedded model and real rows), `peer` (TRL's last PPO trainer on
+the same task, benchmarks/side_by_side.py says which and in what environment), `bits` (the reward that a 4-bit and a bfloat16 base
+reach). Variants that are in the results already are not measured again. `benchmarks/gpu_report.py` writes docs/gpu.md from the results.
 """
 
 from __future__ import annotations

@@ -8,8 +8,10 @@
 Named before the first run: seed 0 for training, 1 and up for the people, one seed a collection; all settings are in `configs/loop.yaml`, in
 `simulated/raters.py` and in the constants below.
 
-online    five rounds; each time 500 choices between two answers of the assistant in service, then `round`
-offline   one round on 60 to 2,500 choices between two answers of the first assistant; the first 500 are those of the first online round
+online    five rounds; each time 500 choices between two answers of the newest candidate, promoted or not, then `round`
+offline   one round on 60 to 2,500 choices between two answers of the first assistant; the first 500 are those of the first online round.
+          That is also what rounds learn from where nobody sees a candidate before it is promoted, and none is
+again     PPO of a round anew, on the same reward model: twice the updates, also without any vote; and starting as the policy in service
 thumbs    one round on lone thumbs: a reward model that reads them, or KTO
 lazy      every second vote is one person's who does not read: choices with and without a cap on one person's share, thumbs with and
           without a threshold of each rater
@@ -71,7 +73,7 @@ class Job:
         run: the run that the round belongs to; a copy of the start.
         votes: how many votes the round knows, old ones included.
         crowd: whose; the store of a crowd grows, and what a job needs of it is copied.
-        at: the run whose assistant in service the crowd talks to.
+        at: the run whose assistant the crowd talks to.
         settings: of the round.
     """
 
@@ -84,11 +86,35 @@ class Job:
     settings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Variation:
+    """An online round with its reward model, and its PPO made anew otherwise.
+
+    Attributes:
+        number: of the round; 0 is the start, whose reward model has seen no vote.
+        settings: of PPO; {service} stands for the policy that was in service when that round began.
+    """
+
+    name: str
+    number: int
+    settings: tuple[str, ...]
+
+
+# Added after the second round, whose reward model was much better than the first assistant's and whose policy was not.
+VARIATIONS = (
+    Variation("again-2-20-updates", 2, ("ppo.updates=20",)),
+    Variation("again-2-from-service", 2, ("ppo.start_from={service}",)),
+    # What of it is the votes', and what the updates' alone.
+    Variation("again-0-20-updates", 0, ("ppo.updates=20",)),
+    Variation("again-1-20-updates", 1, ("ppo.updates=20",)),
+)
+
+
 def jobs() -> list[Job]:
     """In the order in which they run: the most telling first."""
-    found = [
-        Job(f"online-{n}", "online", n, n * VOTES, "online" if n > 1 else "offline", "online")
-        for n in range(1, ROUNDS + 1)
+    found = [Job("online-1", "online", 1, VOTES, "offline", "start")]
+    found += [
+        Job(f"online-{n}", "online", n, n * VOTES, "online", f"online-round-{n - 1:03d}") for n in range(2, ROUNDS + 1)
     ]
     # What the first online round learns from is the first part of the offline votes.
     counts = sorted((n for n in OFFLINE if n != VOTES), key=lambda n: (n < VOTES, n if n > VOTES else -n))
@@ -137,10 +163,16 @@ def main() -> None:
     os.chdir(ROOT)
     bench = Bench(Path("runs") / ("loop-trial" if arguments.trial else "loop"), trial=arguments.trial)
     bench.start()
-    for job in jobs():
+    listed = jobs()
+    for job in [*listed[:2], *VARIATIONS, *listed[2:]]:
         if arguments.only and job.name not in arguments.only:
             continue
-        bench.do(job)
+        if bench.known(job.name):
+            say(f"{job.name}: done already")
+        elif isinstance(job, Variation):
+            bench.vary(job)
+        else:
+            bench.do(job)
         if job.name == arguments.until:
             return
 
@@ -162,7 +194,7 @@ class Bench:
         ):
             rows = (ROOT / "data" / "seed" / f"{source}.jsonl").read_text(encoding="utf-8").splitlines()[:count]
             (self.work / f"{name}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-        if self._known("start") and (self.work / "start" / "evaluation" / "ppo" / "card.json").exists():
+        if self.known("start") and (self.work / "start" / "evaluation" / "ppo" / "card.json").exists():
             return
         started = time.monotonic()
         own = [
@@ -172,13 +204,18 @@ class Bench:
         ]
         self._call("run", "--config", CONFIG, "--run", "start", *own, *self.more)
         cards = {stage: figures(self.work / "start", stage) for stage in ("base", "sft", "reward", "ppo")}
-        self._keep("start", {"cards": cards, "minutes": minutes(started), **environment()})
+        self._keep(
+            "start",
+            {
+                "cards": cards,
+                "minutes": minutes(started),
+                "commit": commit(),
+                "config": (ROOT / CONFIG).read_text("utf-8"),
+            },
+        )
 
     def do(self, job: Job) -> None:
-        """One round, unless it is in the results already."""
-        if self._known(job.name):
-            say(f"{job.name}: done already")
-            return
+        """One round."""
         say(f"{job.name} …")
         run = self.work / job.run
         if job.number > 1 and not (run / "rounds" / f"{job.number - 1:03d}" / "round.json").exists():
@@ -200,6 +237,32 @@ class Bench:
             job.name,
             {**asdict(job), **self._outcome(run, end), "minutes_voting": voted, "minutes_round": minutes(started)},
         )
+
+    def vary(self, variation: Variation) -> None:
+        """PPO of an online round anew, on the same votes and reward model."""
+        say(f"{variation.name} …")
+        started = time.monotonic()
+        of, against = self.work / "start", "start"
+        if variation.number:
+            of = self.work / f"online-round-{variation.number:03d}"
+            snapshot = self.work / "online" / "rounds" / f"{variation.number:03d}" / "snapshot.json"
+            against = json.loads(snapshot.read_text(encoding="utf-8"))["against"]["run"]
+        run = self.work / variation.name
+        service = self.work / against / "stages" / "ppo" / "adapter"
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(of, run)
+        settings = [setting.format(service=service) for setting in variation.settings]
+        self._call("run", "--run", str(run), "--redo", "ppo", *self.more, *settings)
+        found = {
+            "name": variation.name,
+            "votes": variation.number * VOTES,
+            "candidate": {stage: figures(run, stage) for stage in ("reward", "ppo")},
+            "candidate_minus_start": self._gain(run, "start"),
+            "minus_the_round": self._gain(run, of.name),
+            "minus_service": self._gain(run, against),
+            "minutes_round": minutes(started),
+        }
+        self._keep(variation.name, {**found, "commit": commit()})
 
     def _votes(self, job: Job) -> Path:
         """The store with exactly the votes that the job is about."""
@@ -242,25 +305,28 @@ class Bench:
             "before": end["before"],
             "over_service": end["gain"],
             "candidate": {stage: figures(new, stage) for stage in ("reward", "ppo")},
-            "candidate_minus_start": self._gain(new, "ppo"),
+            "candidate_minus_start": self._gain(new, "start"),
+            "variances": variances(new, self.work / "start"),
             "seconds": seconds(new),
             "in_service": now.run,
-            "service_minus_start": self._gain(self.work / now.run, now.stage),
+            "service_minus_start": self._gain(self.work / now.run, "start"),
+            "commit": commit(),
         }
 
-    def _gain(self, run: Path, stage: str) -> dict | None:
+    def _gain(self, run: Path, over: str) -> dict | None:
+        """Gold of a run's policy over that of another run, prompt by prompt."""
         from pipeline.evaluation.rivals import gain
         from pipeline.run import Run
 
-        if not (run / "evaluation" / stage / "answers.jsonl").exists():
+        if not (run / "evaluation" / "ppo" / "answers.jsonl").exists():
             return None
-        found = gain(run, stage, self.work / "start", "ppo", Run.load(self.work / "start").config, None)
+        found = gain(run, "ppo", self.work / over, "ppo", Run.load(self.work / "start").config, None)
         return {"value": found.value, "ci_low": found.low, "ci_high": found.high, "prompts": found.prompts}
 
     def _call(self, *command: str) -> None:
         subprocess.run([sys.executable, "run_pipeline.py", *command], cwd=ROOT, check=True)
 
-    def _known(self, name: str) -> bool:
+    def known(self, name: str) -> bool:
         return name in self._read()
 
     def _read(self) -> dict:
@@ -272,6 +338,27 @@ class Bench:
         partial = self.results.with_name(self.results.name + ".partial")
         partial.write_text(text, encoding="utf-8")
         partial.replace(self.results)
+
+
+def variances(one: Path, other: Path) -> dict[str, float] | None:
+    """What the width of a gain's interval is made of: the variance of gold among answers of one policy to one prompt, and among prompts
+    of the true difference. With k answers a prompt of each policy and n prompts, Var(gain) = (between + 2 within / k) / n."""
+    from statistics import fmean, variance
+
+    sides = []
+    for run in (one, other):
+        file = run / "evaluation" / "ppo" / "answers.jsonl"
+        if not file.exists():
+            return None
+        golds: dict[str, list[float]] = {}
+        for line in file.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            golds.setdefault(row["prompt_id"], []).append(row["gold"])
+        sides.append(golds)
+    within = fmean(variance(own) for golds in sides for own in golds.values())
+    of_gain = variance([fmean(sides[0][p]) - fmean(sides[1][p]) for p in sides[0]])
+    samples = fmean(len(own) for golds in sides for own in golds.values())
+    return {"within": within, "between": max(0.0, of_gain - 2 * within / samples), "prompts": len(sides[0])}
 
 
 def questions(seed: int) -> list[str]:
@@ -298,10 +385,10 @@ def seconds(run: Path) -> dict[str, float]:
     return {name: found["seconds"] for name, found in sorted(read.items())}
 
 
-def environment() -> dict:
-    """Which code made the results."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False)
-    return {"commit": commit.stdout.strip(), "config": (ROOT / CONFIG).read_text(encoding="utf-8")}
+def commit() -> str:
+    """Which code made a result."""
+    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT, check=False)
+    return found.stdout.strip()
 
 
 def minutes(started: float) -> float:

@@ -55,7 +55,7 @@ class Server:
 
     def stop(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(120)
 
 
 def questions(count: int) -> list[str]:
@@ -125,18 +125,23 @@ def main() -> None:
     arguments.add_argument("--rows", type=int, nargs="+", default=[1, 8, 16])
     arguments.add_argument("--out", type=Path)
     arguments = arguments.parse_args()
-    found = {"chats": arguments.chats, "max_tokens": arguments.tokens, "checkpoint": arguments.checkpoint, "rows": {}}
+    asked = {"chats": arguments.chats, "max_tokens": arguments.tokens, "checkpoint": arguments.checkpoint}
+    found = {**asked, "rows": {}}
+    if arguments.out and arguments.out.exists():
+        before = json.loads(arguments.out.read_text())
+        # Rows measured before in the same way stay beside the new ones.
+        found["rows"] = before["rows"] if {name: before.get(name) for name in asked} == asked else {}
     with tempfile.TemporaryDirectory() as folder:
         for rows in arguments.rows:
             server = Server(arguments, rows, Path(folder))
             try:
                 found["rows"][str(rows)] = asyncio.run(crowd(server, arguments))
+                print(rows, json.dumps(found["rows"][str(rows)]), flush=True)
+                if arguments.out:
+                    # After each, so that a stop loses little.
+                    arguments.out.write_text(json.dumps(found, indent=1) + "\n")
             finally:
                 server.stop()
-            print(rows, json.dumps(found["rows"][str(rows)]), flush=True)
-            if arguments.out:
-                # After each, so that a stop loses little.
-                arguments.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

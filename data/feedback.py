@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sqlite3
 import time
 import uuid
@@ -17,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.errors import UserError
-from data.turnstile import Turnstile
 
-# How long a writer waits for others before it gives up; and between two looks at the lock, once it is its turn.
+# How long a writer waits for others before it gives up, and the shortest and longest time between two looks whether it may write.
 BUSY_SECONDS = 10.0
-_LOOK_SECONDS = 0.0003
+_LOOK_SECONDS = (0.0002, 0.001)
 
 # Each entry takes the schema one version up; entries are only ever appended.
 MIGRATIONS: tuple[str, ...] = (
@@ -65,7 +65,15 @@ MIGRATIONS: tuple[str, ...] = (
         rater TEXT NOT NULL REFERENCES rater (id), created_ms INTEGER NOT NULL);
     CREATE INDEX conversation_of_rater ON conversation (rater);
     """,
+    # `rater.consent` was never asked for and is not read; what raters say of it is kept here, the newest counts.
+    """
+    CREATE TABLE consent (
+        id INTEGER PRIMARY KEY, rater TEXT NOT NULL REFERENCES rater (id),
+        level TEXT NOT NULL CHECK (level IN ('local', 'train', 'publish')), created_ms INTEGER NOT NULL);
+    """,
 )
+# What a rater may allow, each including the one before.
+CONSENTS = ("local", "train", "publish")
 
 
 @dataclass(frozen=True)
@@ -96,8 +104,8 @@ class Vote:
 class FeedbackStore:
     """One connection to the database; safe to open from several processes at once."""
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, turnstile: Turnstile):
-        self._db, self.path, self._turnstile = connection, path, turnstile
+    def __init__(self, connection: sqlite3.Connection, path: Path):
+        self._db, self.path = connection, path
 
     @staticmethod
     def open(path: Path, *, one_thread: bool = True) -> FeedbackStore:
@@ -111,12 +119,11 @@ class FeedbackStore:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            turnstile = Turnstile(path.with_name(path.name + "-turn"))
             db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=one_thread)
         except (OSError, sqlite3.OperationalError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{path}: cannot be written ({reason}). Name another file in chat.feedback_db.") from None
-        store = FeedbackStore(db, path, turnstile)
+        store = FeedbackStore(db, path)
         try:
             store._prepare()
         except BaseException:
@@ -126,7 +133,6 @@ class FeedbackStore:
 
     def close(self) -> None:
         self._db.close()
-        self._turnstile.close()
 
     # -- writing -----------------------------------------------------------------------------------------------------------
 
@@ -274,6 +280,7 @@ class FeedbackStore:
             "edits": "DELETE FROM edit WHERE rater = :rater OR message NOT IN (SELECT id FROM message) "
             "OR original NOT IN (SELECT id FROM message)",
             "conversations": "DELETE FROM conversation WHERE rater = :rater",
+            "consents": "DELETE FROM consent WHERE rater = :rater",
             "raters": "DELETE FROM rater WHERE id = :rater",
         }
         self._db.execute("PRAGMA secure_delete = ON")
@@ -300,6 +307,12 @@ class FeedbackStore:
             row = json.loads(rows)
             row["raters"] = [name for name in row["raters"] if name != rater]
             self._db.execute("UPDATE export_log SET rows = ? WHERE id = ?", (json.dumps(row), number))
+
+    def set_consent(self, rater: str, level: str) -> None:
+        """Notes what a rater allows from now on, one of CONSENTS."""
+        with self._write():
+            self._know(rater)
+            self._db.execute("INSERT INTO consent (rater, level, created_ms) VALUES (?, ?, ?)", (rater, level, _now()))
 
     def log_export(self, path: str, sha256: str, raters: Sequence[str]) -> None:
         """Notes that a file outside the store now holds what these raters said."""
@@ -440,35 +453,31 @@ class FeedbackStore:
                 self._db.execute("ROLLBACK")
 
     def _begin(self) -> None:
-        """A writer waits for its turn here, and not half-way through."""
+        """A writer waits for its turn here, and not half-way through.
+
+        SQLite's lock goes to whoever asks while it is free. By itself SQLite looks ever more seldom, every 100 ms in the end, while a
+        process that writes vote after vote asks again a tenth of a millisecond after it has let go: under load others waited in vain
+        for all of `BUSY_SECONDS`. Looking often, at times of one's own, gives every process its share.
+        """
         until = time.monotonic() + BUSY_SECONDS
+        self._db.execute("PRAGMA busy_timeout = 0")
         try:
-            with self._turnstile.inside(until):
-                # Here alone SQLite's own waiting, which looks ever more seldom, is off.
-                self._db.execute("PRAGMA busy_timeout = 0")
-                while True:
-                    try:
-                        self._db.execute("BEGIN IMMEDIATE")
-                        return
-                    except sqlite3.OperationalError as error:
-                        if not _is_busy(error) or time.monotonic() > until:
-                            raise
-                    time.sleep(_LOOK_SECONDS)
-        except TimeoutError:
-            raise self._busy() from None
-        except OSError as error:
-            raise UserError(f"{self.path}: not saved: {error.strerror}. Check permissions, then try again.") from None
+            while True:
+                try:
+                    self._db.execute("BEGIN IMMEDIATE")
+                    return
+                except sqlite3.OperationalError as error:
+                    if not _is_busy(error) or time.monotonic() > until:
+                        raise
+                time.sleep(random.uniform(*_LOOK_SECONDS))
         finally:
             self._db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
 
-    def _busy(self) -> UserError:
-        return UserError(
-            f"{self.path}: not saved: another process has been writing for {BUSY_SECONDS:.0f} s. Close it and try again."
-        )
-
     def _refused(self, error: sqlite3.OperationalError) -> UserError:
         if _is_busy(error):
-            return self._busy()
+            return UserError(
+                f"{self.path}: not saved: another process has been writing for {BUSY_SECONDS:.0f} s. Close it and try again."
+            )
         return UserError(f"{self.path}: not saved: {error}. Check free space and permissions, then try again.")
 
     def _insert(self, table: str, **columns) -> str:

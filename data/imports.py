@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from data.feedback import FeedbackStore
 from data.records import Message, check_text, check_turns, kind_of
 
 _THUMBS = {"up": 1, "down": -1}
+_FOLDED = re.compile(r'<details type="(reasoning|code_interpreter|tool_calls)".*?</details>\s*', re.DOTALL)
 _NAMESPACE = uuid.UUID("6f1d3c1e-6b0f-4c57-9d0a-2f6f0c3b8f11")
 
 
@@ -137,12 +139,13 @@ def _open_webui() -> Callable[[dict], list[Elsewhere]]:
     """Rows of Evaluations → Feedbacks → Export. A rating beside other models' answers is a choice, as its leaderboard has it."""
 
     def parse(row: dict) -> list[Elsewhere]:
-        data, meta = row["data"], row.get("meta") or {}
-        if row.get("type") != "rating" or data.get("rating") in (None, 0):
+        data, meta = row.get("data") or {}, row.get("meta") or {}
+        if row.get("type") != "rating" or data.get("rating") is None:
             raise LeftOut("rows without a rating")
+        # A number, or the same as text: its own schema leaves both open.
         rating = int(data["rating"])
-        if rating not in (-1, 1):
-            raise ValueError(f"rating is {rating}, expected 1 or -1")
+        if rating not in (-1, 0, 1):
+            raise ValueError(f"rating is {rating}, expected 1, 0 or -1")
         chat = ((row.get("snapshot") or {}).get("chat") or {}).get("chat") or {}
         messages = (chat.get("history") or {}).get("messages") or {}
         rated = messages.get(meta.get("message_id"))
@@ -150,18 +153,18 @@ def _open_webui() -> Callable[[dict], list[Elsewhere]]:
             raise LeftOut("ratings without their conversation")
         prompt = _above(messages, rated, chat)
         rater = f"open-webui-{row['user_id']}"
-        mine = str(rated.get("model") or data.get("model_id") or "unknown")
+        mine = _model(rated) or str(data.get("model_id") or "unknown")
         others = _siblings(messages, rated, data.get("sibling_model_ids") or ())
         if not others:
-            tags = (*(data.get("tags") or ()), *([data["reason"]] if data.get("reason") else []))
+            if not rating:
+                raise LeftOut("draws without another answer")
+            tags = (*(data.get("tags") or meta.get("tags") or ()), *([data["reason"]] if data.get("reason") else []))
             vote = "up" if rating > 0 else "down"
             comment = data.get("comment") or None
             return [Elsewhere(str(row["id"]), rater, prompt, (_said(rated),), (mine,), vote, tags, comment)]
-        winner = "left" if rating > 0 else "right"
+        winner = {1: "left", 0: "tie", -1: "right"}[rating]
         return [
-            Elsewhere(
-                f"{row['id']} {name}", rater, prompt, (_said(rated), _said(other)), (mine, other["model"]), winner
-            )
+            Elsewhere(f"{row['id']} {name}", rater, prompt, (_said(rated), _said(other)), (mine, _model(other)), winner)
             for name, other in others
         ]
 
@@ -187,14 +190,21 @@ def _siblings(messages: dict, rated: dict, models) -> list[tuple[str, dict]]:
     return [
         (name, messages[name])
         for name in children
-        if name in messages and messages[name] is not rated and messages[name].get("model") in models
+        if name in messages and messages[name] is not rated and _model(messages[name]) in models
     ]
+
+
+def _model(message: dict) -> str:
+    """Who wrote an answer. In an arena `model` is the arena, and the one that it drew stands beside it."""
+    return str(message.get("selectedModelId") or message.get("model") or "")
 
 
 def _said(message: dict) -> str:
     content = message["content"]
     if not isinstance(content, str):
         raise LeftOut("conversations with more than text")
+    # Thoughts and tools' output, which Open WebUI folds away on the page and does not show the model again.
+    content = _FOLDED.sub("", content) if message["role"] == "assistant" else content
     if not content.strip():
         raise LeftOut("conversations with an empty turn")
     return content
@@ -204,6 +214,8 @@ def _said(message: dict) -> str:
 
 _CHOICES = {"leftvote": "left", "rightvote": "right", "tievote": "tie", "bothbad_vote": "both_bad"}
 _SINGLE = {"upvote": "up", "downvote": "down"}
+# What FastChat itself puts where an answer should be; its own cleaning of these logs drops such talks too.
+_ERRORS = ("**NETWORK ERROR", "$MODERATION$", "**API REQUEST ERROR")
 
 
 def _fastchat() -> Callable[[dict], list[Elsewhere]]:
@@ -236,6 +248,8 @@ def _talk(state: dict) -> tuple[tuple[Message, ...], str]:
             raise LeftOut("conversations with more than text")
     if not turns or turns[-1][0] or not all(text and text.strip() for _, text in turns):
         raise LeftOut("conversations without an answer")
+    if any(not is_user and text.startswith(_ERRORS) for is_user, text in turns):
+        raise LeftOut("conversations with an error of the server for an answer")
     system = state.get("system_message", state.get("system"))
     prompt = [Message("user" if is_user else "assistant", text) for is_user, text in turns[:-1]]
     return (*([Message("system", system)] if system else []), *prompt), turns[-1][1]

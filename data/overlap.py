@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from data.records import Demonstration, Message, Prompt, Record, Thumb
 
 GRAM = 13
+# Every run of 13 words holds seven words that begin at a multiple of seven.
+_SEED = 7
 # A run of words in more training texts than this is a template or a common phrase, no copy (Brown et al. 2020, appendix C).
 COMMON = 10
 # Scripts that put no space between words: there each character counts as one.
@@ -39,6 +41,10 @@ class _Invisible(dict):
 
 
 _INVISIBLE = _Invisible()
+_ASCII_WORDS = {
+    code: None if chr(code) in _APOSTROPHES else chr(code).lower() if chr(code).isalnum() else " "
+    for code in range(128)
+}
 _WITHOUT_APOSTROPHES = str.maketrans("", "", _APOSTROPHES)
 
 
@@ -56,6 +62,9 @@ def prompt_of(record: Record) -> tuple[Message, ...]:
 
 def words(text: str) -> list[str]:
     """The words of a text, without punctuation; "can't" is one word, a hyphen parts two."""
+    if text.isascii():
+        # Most text is, and then one pass over the characters does all of it.
+        return text.translate(_ASCII_WORDS).split()
     return _WORD.findall(seen(text).translate(_WITHOUT_APOSTROPHES))
 
 
@@ -111,48 +120,78 @@ class Overlap:
 
 
 class HeldOut:
-    """Held-out records by set, ready to be looked for in training data."""
+    """Held-out records by set, ready to be looked for in training data.
+
+    Runs of words are kept as 64-bit hashes, not as words, for the memory: among 10⁶ held-out runs and 10⁸ training runs the
+    chance of a single false match is below 10⁻⁵.
+    """
 
     def __init__(self, sets: Mapping[str, Iterable[Said]]):
-        self._runs: dict[tuple[str, ...], list[tuple[str, str]]] = {}
-        self._questions: dict[str, list[tuple[str, str]]] = {}
         self.names = list(sets)
+        self._owners: list[tuple[str, str]] = []
+        self._questions: dict[str, list[tuple[str, str]]] = {}
+        # Of each run, the records that hold it, as places in _owners.
+        self._runs: dict[int, tuple[int, ...]] = {}
+        self._seeds: set[int] = set()
         for name, records in sets.items():
             for record in records:
-                owner = (name, record.id)
+                place = len(self._owners)
+                self._owners.append((name, record.id))
                 if record.question:
-                    self._questions.setdefault(whole(record.question), []).append(owner)
-                # Not a set: its order, and with it the example that a message shows, would change from run to run.
-                for gram in dict.fromkeys(gram for text in record.texts for gram in grams(text)):
-                    self._runs.setdefault(gram, []).append(owner)
-        # A run that is shared begins as some held-out run begins: at most places nothing else is looked at.
-        self._starts = {gram[:2] for gram in self._runs}
+                    self._questions.setdefault(whole(record.question), []).append((name, record.id))
+                for text in record.texts:
+                    self._add(words(text), place)
+
+    def _add(self, said: list[str], place: int) -> None:
+        if len(said) < GRAM:
+            return
+        for k in range(len(said) - GRAM + 1):
+            run = hash(tuple(said[k : k + GRAM]))
+            owners = self._runs.get(run, ())
+            if place not in owners:
+                self._runs[run] = (*owners, place)
+        self._seeds.update(hash(tuple(said[k : k + _SEED])) for k in range(len(said) - _SEED + 1))
 
     def overlap(self, training: Iterable[Said]) -> dict[str, Overlap]:
         """What each set shares with a training set."""
         asked: dict[str, dict[str, None]] = {name: {} for name in self.names}
-        hits: Counter[tuple[str, ...]] = Counter()
+        hits: Counter[int] = Counter()
+        said: dict[int, str] = {}
         for record in training:
             for name, key in self._questions.get(whole(record.question), ()) if record.question else ():
                 asked[name][key] = None
-            hits.update(dict.fromkeys(gram for text in record.texts for gram in self._in(words(text))).keys())
+            # A record counts once for a run. Not a set: its order, and with it the example shown, would change from run to run.
+            shared = dict(run for text in record.texts for run in self._in(text))
+            hits.update(shared.keys())
+            said |= shared
         found: dict[str, dict[str, str]] = {name: {} for name in self.names}
         common: Counter[str] = Counter()
-        for gram, count in hits.items():
-            for name, key in self._runs[gram]:
+        for run, count in hits.items():
+            for name, key in (self._owners[place] for place in self._runs[run]):
                 if count > COMMON:
                     common[name] += 1
                 elif key not in asked[name]:
-                    found[name].setdefault(key, " ".join(gram))
+                    found[name].setdefault(key, said[run])
         return {name: Overlap(tuple(asked[name]), found[name], common[name]) for name in self.names}
 
     def touches(self, record: Said) -> bool:
         """Whether a record asks a held-out question or shares a run of words with a held-out text."""
         if record.question and whole(record.question) in self._questions:
             return True
-        return any(True for text in record.texts for _ in self._in(words(text)))
+        return any(True for text in record.texts for _ in self._in(text))
 
-    def _in(self, said: list[str]) -> Iterator[tuple[str, ...]]:
-        for k in range(len(said) - GRAM + 1):
-            if (said[k], said[k + 1]) in self._starts and (gram := tuple(said[k : k + GRAM])) in self._runs:
-                yield gram
+    def _in(self, text: str) -> Iterator[tuple[int, str]]:
+        """(hash, words) of every run of the text that is also held out.
+
+        Wherever a run of 13 words begins, some place among its first seven is a multiple of seven, and the seven words from there
+        lie within the run: so every seventh place is looked at, and its surroundings only where those words are known.
+        """
+        if not self._runs:
+            return
+        said = words(text)
+        for seed in range(0, len(said) - _SEED + 1, _SEED):
+            if hash(tuple(said[seed : seed + _SEED])) not in self._seeds:
+                continue
+            for k in range(max(0, seed - (GRAM - _SEED)), min(seed, len(said) - GRAM) + 1):
+                if (run := hash(tuple(said[k : k + GRAM]))) in self._runs:
+                    yield run, " ".join(said[k : k + GRAM])

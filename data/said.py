@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from data.consent import Consents
 from data.feedback import FeedbackStore
 from data.records import Message, check_text, check_turns
 from data.transcripts import as_said
@@ -53,18 +54,26 @@ class Said:
         given: judgements by rater, also those that cannot be used. "Both bad" is two.
         left_out: judgements that give no ballot, by reason.
         taken_back: votes and choices that raters withdrew or replaced by a newer one; no judgements any more.
+        raters: whose words or votes are in the ballots.
     """
 
     ballots: tuple[Ballot, ...]
     given: Counter
     left_out: Counter
     taken_back: Counter
+    raters: frozenset[str] = frozenset()
 
 
-def read_said(store: FeedbackStore) -> Said:
-    """All that stands in the store at one moment, whatever is being written meanwhile."""
+def read_said(store: FeedbackStore, *, use: str = "train", unasked: str = "publish") -> Said:
+    """All that stands in the store at one moment, whatever is being written meanwhile.
+
+    Args:
+        use: "train" or "publish"; judgements without the consent to it are left out and counted. It takes that of who judged and
+            that of whose conversation it was.
+        unasked: what counts for raters whom nobody asks (`chat.consent`).
+    """
     with store.reading():
-        return _Reading(store).said()
+        return _Reading(store, use, unasked).said()
 
 
 @dataclass(frozen=True)
@@ -78,19 +87,21 @@ class _Row:
 
 
 class _Reading:
-    def __init__(self, store: FeedbackStore):
-        self.store = store
+    def __init__(self, store: FeedbackStore, use: str, unasked: str):
+        self.store, self.use, self.consents = store, use, Consents(store, unasked)
         self.systems = dict(store.rows("SELECT id, system_prompt FROM conversation"))
+        self.owners = dict(store.rows("SELECT id, rater FROM conversation"))
         found = store.rows("SELECT id, conversation, parent, author, content, finish, rowid FROM message")
         self.rows = {row[0]: _Row(*row[1:]) for row in found}
         self.ballots: list[Ballot] = []
         self.given, self.left_out, self.taken_back = Counter(), Counter(), Counter()
+        self.raters: set[str] = set()
 
     def said(self) -> Said:
         self._thumbs()
         self._choices()
         self._edits()
-        return Said(tuple(self.ballots), self.given, self.left_out, self.taken_back)
+        return Said(tuple(self.ballots), self.given, self.left_out, self.taken_back, frozenset(self.raters))
 
     def _thumbs(self) -> None:
         newest: dict[tuple[str, str], int] = {}
@@ -104,12 +115,12 @@ class _Reading:
 
     def _thumb(self, rater: str, message: str, kind: Kind) -> None:
         self.given[rater] += 1
-        if reason := self._unusable(message):
+        if reason := self._kept_back(rater, message) or self._unusable(message):
             self.left_out[reason] += 1
             return
         row = self.rows[message]
-        self.ballots.append(
-            Ballot(rater, kind, self._prompt(message), _answer(row), parent=row.parent, place=row.place)
+        self._count(
+            Ballot(rater, kind, self._prompt(message), _answer(row), parent=row.parent, place=row.place), message
         )
 
     def _choices(self) -> None:
@@ -133,7 +144,8 @@ class _Reading:
                 self._thumb(rater, message, "down")
             return
         self.given[rater] += 1
-        reason = "choice skipped" if winner == "skip" else self._unusable(left) or self._unusable(right)
+        reason = "choice skipped" if winner == "skip" else self._kept_back(rater, left) or self._kept_back(rater, right)
+        reason = reason or self._unusable(left) or self._unusable(right)
         if not reason and self._prompt(left) != self._prompt(right):
             reason = "choice between answers to different prompts"
         first, second = (right, left) if winner == "right" else (left, right)
@@ -143,14 +155,14 @@ class _Reading:
             self.left_out[reason] += 1
             return
         kind = "tie" if winner == "tie" else "prefer"
-        self.ballots.append(
-            Ballot(rater, kind, self._prompt(first), _answer(self.rows[first]), _answer(self.rows[second]))
+        self._count(
+            Ballot(rater, kind, self._prompt(first), _answer(self.rows[first]), _answer(self.rows[second])), first
         )
 
     def _edits(self) -> None:
         for message, original, rater in self.store.rows("SELECT message, original, rater FROM edit"):
             self.given[rater] += 1
-            reason = self._unusable(message)
+            reason = self._kept_back(rater, message) or self._unusable(message)
             own, old = _answer(self.rows[message]), _answer(self.rows[original])
             if not reason and own.text == old.text:
                 reason = "edit that changed nothing"
@@ -159,7 +171,16 @@ class _Reading:
                 continue
             # A person's wording is a demonstration, also where what it replaces was stopped or failed.
             second = None if self._unusable(original) else old
-            self.ballots.append(Ballot(rater, "edit", self._prompt(message), own, second))
+            self._count(Ballot(rater, "edit", self._prompt(message), own, second), message)
+
+    def _count(self, ballot: Ballot, message: str) -> None:
+        self.ballots.append(ballot)
+        self.raters |= {ballot.rater, self.owners[self.rows[message].conversation]}
+
+    def _kept_back(self, rater: str, message: str) -> str:
+        """Why the rater, or whoever led the conversation, does not allow the use; empty when both do."""
+        owner = self.owners[self.rows[message].conversation]
+        return self.consents.refusal(rater, self.use) or self.consents.refusal(owner, self.use)
 
     def _unusable(self, message: str) -> str:
         """Why nothing can be learned from an answer; empty when something can."""

@@ -34,6 +34,7 @@ class Lesson:
         taken_back: votes that their raters took back or replaced; none of the judgements.
         disagreement: prompts' answers and pairs that two or more raters judged, and on how many of them they differed.
         notes: what else did not become a record, by reason, in records.
+        raters: whose words or votes may be in the records.
     """
 
     rankings: tuple[Ranking, ...]
@@ -47,6 +48,7 @@ class Lesson:
     taken_back: Counter
     disagreement: Counter
     notes: Counter
+    raters: frozenset[str]
 
     @property
     def pairs(self) -> int:
@@ -100,6 +102,7 @@ def learn(said: Said, *, rater_share: float = 1.0) -> Lesson:
         taken_back=+said.taken_back,
         disagreement=+found.disagreement,
         notes=+found.notes,
+        raters=said.raters,
     )
 
 

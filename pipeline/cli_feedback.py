@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
+from data.consent import Consents, check_level
 from data.errors import UserError
+from data.feedback import FeedbackStore
 from pipeline.cli_data import _printable
 
 app = typer.Typer(
@@ -29,23 +31,25 @@ ConfigOption = Annotated[
 @app.command()
 def stats(run_name: RunOption = None, config: ConfigOption = None, db: DbOption = None) -> None:
     """Who said how much, and what of it can be learned from."""
-    with _opened(run_name, config, db) as (store, share):
-        counts, lesson = store.stats(), _lesson(store, share)
+    with _opened(run_name, config, db) as (store, settings):
+        counts, lesson = store.stats(), _lesson(store, settings, "train")
+        consents = Consents(store, settings.chat.consent)
     print(f"{store.path}")
     for name, count in counts.items():
         print(f"  {name:<16} {count:>7,}")
     total = sum(lesson.given.values())
     print(f"{total:,} judgements stand ('both bad' is two), of {len(lesson.given)} raters:")
     for rater, count in lesson.given.most_common():
-        print(f"  {_printable(rater):<32} {count:>7,}  {count / total:.0%}")
+        allows = consents.level(rater) + ("" if consents.given(rater) else ", not asked")
+        print(f"  {_printable(rater):<32} {count:>7,}  {count / total:.0%}  consent: {allows}")
     _counted(lesson)
 
 
 @app.command()
 def preview(run_name: RunOption = None, config: ConfigOption = None, db: DbOption = None) -> None:
     """What a round would learn from, with a few examples of each kind."""
-    with _opened(run_name, config, db) as (store, share):
-        lesson = _lesson(store, share)
+    with _opened(run_name, config, db) as (store, settings):
+        lesson = _lesson(store, settings, "train")
     print(f"{len(lesson.rankings):,} rankings with {lesson.pairs:,} pairs, for the reward model")
     for r in lesson.rankings[:SHOWN]:
         _show(r.prompt, [(f"rank {rank}", text) for rank, text in zip(r.ranks, r.responses, strict=True)])
@@ -74,13 +78,13 @@ def export(
         raise UserError(f"no such format '{shape}'; there are {', '.join(SHAPES)}.")
     if out.is_dir() or out.exists():
         raise UserError(f"{out}: is there already. Name a new file.")
-    with _opened(run_name, config, db) as (store, share):
-        lesson = _lesson(store, share)
+    with _opened(run_name, config, db) as (store, settings):
+        lesson = _lesson(store, settings, "publish")
         try:
             count, digest = write(SHAPES[shape].rows(lesson), out)
         except OSError as error:
             raise UserError(f"{out}: cannot be written ({error.strerror}).") from None
-        store.log_export(str(out.resolve()), digest, list(lesson.given))
+        store.log_export(str(out.resolve()), digest, sorted(lesson.raters))
     print(f"{out}: {count:,} {SHAPES[shape].what}; sha256 {digest}")
     print(f"`data inspect {out} --format {SHAPES[shape].reads_as}` reads them back.")
     _counted(lesson)
@@ -128,10 +132,30 @@ def delete(
         print(f"{history} holds lines typed in the terminal chat, by whomever; remove it if they are theirs.")
 
 
+@app.command()
+def consent(
+    rater: Annotated[str, typer.Argument(metavar="RATER", help="the pseudonym, as `feedback stats` shows it")],
+    level: Annotated[str, typer.Argument(metavar="LEVEL", help="local, train or publish")],
+    run_name: RunOption = None,
+    config: ConfigOption = None,
+    db: DbOption = None,
+) -> None:
+    """Note what a rater allows: local stays in the chat, from train on rounds learn, with publish exports hold it too."""
+    check_level(level)
+    with _opened(run_name, config, db) as (store, _):
+        if not store.rows("SELECT 1 FROM rater WHERE id = ?", (rater,)):
+            raise UserError(f"{store.path}: no rater '{rater}'. `feedback stats` lists them.")
+        store.set_consent(rater, level)
+        elsewhere = store.exports_with(rater)
+    print(f"{_printable(rater)}: {level} from now on")
+    if level != "publish":
+        for path, digest in elsewhere:
+            print(f"written before, and so still in {path} (sha256 {digest})")
+
+
 @contextmanager
 def _opened(run_name: str | None, config: Path | None, db: Path | None, *, new: bool = False) -> Iterator[tuple]:
-    """The store, and the share of a round that one rater may have."""
-    from data.feedback import FeedbackStore
+    """The store, and the config that says how it is used."""
     from pipeline import cli
 
     settings = cli._open(config, run_name, None, must_exist=run_name is not None).config
@@ -140,16 +164,17 @@ def _opened(run_name: str | None, config: Path | None, db: Path | None, *, new: 
         raise UserError(f"{path}: no votes there yet. Chat first, or name another file with --db.")
     store = FeedbackStore.open(path)
     try:
-        yield store, settings.rounds.rater_share
+        yield store, settings
     finally:
         store.close()
 
 
-def _lesson(store, share: float):
+def _lesson(store, settings, use: str):
     from data.said import read_said
     from data.votes import learn
 
-    return learn(read_said(store), rater_share=share)
+    said = read_said(store, use=use, unasked=settings.chat.consent)
+    return learn(said, rater_share=settings.rounds.rater_share)
 
 
 def _counted(lesson) -> None:

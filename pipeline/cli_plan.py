@@ -25,6 +25,7 @@ def plan(
     """Memory, tokens and hours of a config, and whether it fits. Loads no model and needs no network."""
     from pipeline.config import load_config
     from pipeline.planning import show
+    from pipeline.planning.here import this_machine
     from pipeline.planning.plan import make_plan
 
     loaded = load_config(config, overrides or [])
@@ -38,25 +39,3 @@ def plan(
         print(line)
     if there is not None and not show.fits(made, there):
         raise UserError("the plan does not fit; nothing was started.")
-
-
-def this_machine(model) -> tuple[bool, bool, float | None]:
-    """Whether `config.model` would run on a GPU here, whether in bfloat16, and the bytes there are."""
-    import torch
-
-    from pipeline.models import choose_device, choose_dtype
-
-    device = choose_device(model.device)
-    half = choose_dtype(model.dtype, device) is torch.bfloat16
-    if device.type == "cuda":
-        return True, half, float(torch.cuda.get_device_properties(device).total_memory)
-    return False, half, _total_memory()
-
-
-def _total_memory() -> float | None:
-    import os
-
-    try:
-        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError):
-        return None

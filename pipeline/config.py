@@ -415,12 +415,18 @@ class ChatConfig(_Section):
     temperature: float = Field(0.7, ge=0, description="of sampling; 0 is greedy")
     feedback_db: str = Field("runs/feedback.sqlite", description="where votes are kept")
     rater: str = Field("local", min_length=1, description="pseudonym of whoever votes")
+    consent: Literal["local", "train", "publish"] = Field(
+        "publish", description="what raters allow whom nobody asks: stays in the chat, rounds learn, exports too"
+    )
     max_prompt_tokens: int = Field(
         2048, ge=16, description="tokens of a conversation that are read; older turns are left out"
     )
     max_answer_tokens: int = Field(1024, ge=1, description="tokens that a web request may ask for at most")
     comparison_share: float = Field(
         0.2, ge=0, le=1, description="share of web turns answered twice, blind side by side"
+    )
+    compare_with_candidate: bool = Field(
+        False, description="of these, the second answer is the newest round's that is not in service, if there is one"
     )
     queue_limit: int = Field(64, ge=2, description="web requests that may wait; half of them of one client")
     other_rounds: int = Field(4, ge=0, description="assistants of other rounds in the web menu, the newest ones")

@@ -76,6 +76,13 @@ def of_rounds(first: Path, serving: Run, keep: int) -> tuple[list[Checkpoint], l
     return found, left_out
 
 
+def candidate(others: Sequence[Checkpoint], first: Path, serving: Path) -> str | None:
+    """The newest round's assistant where it is newer than the one in service, promoted or not; None where there is none."""
+    number = lambda run: int(run[-3:]) if run != first.name else 0  # noqa: E731
+    newer = [c for c in others if c.stage == "ppo" and number(c.run) > number(serving.name)]
+    return max(newer, key=lambda c: number(c.run)).name if newer else None
+
+
 def name_of(checkpoints: Sequence[Checkpoint], run: str, stage: str, sha256: str) -> str:
     """What to call the model of an old answer: as the menu does where it is there, else by its run."""
     if not sha256:

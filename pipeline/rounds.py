@@ -144,7 +144,9 @@ def _begin(base: Run, say: Say) -> Snapshot | None:
     done = _folders(base.path)
     store = FeedbackStore.open(database)
     try:
-        lesson = learn(read_said(store), rater_share=base.config.rounds.rater_share)
+        lesson = learn(
+            read_said(store, use="train", unasked=base.config.chat.consent), rater_share=base.config.rounds.rater_share
+        )
         found = snapshot.usable(base, lesson, set().union(*map(snapshot.learned_from, done)))
         thumbs = found.new_thumbs if _learns_from_thumbs(base) else 0
         if found.new_pairs + thumbs < base.config.rounds.min_pairs:
@@ -159,7 +161,7 @@ def _begin(base: Run, say: Say) -> Snapshot | None:
         taken = snapshot.take(base, folder, lesson, found, against, demonstrations=base.config.rounds.demonstrations)
         # So that who asks to be forgotten can be told where the words still are.
         for place in (folder, _path_of(base, folder)):
-            store.log_export(str(place.resolve()), lesson.sha256, list(lesson.given))
+            store.log_export(str(place.resolve()), lesson.sha256, sorted(lesson.raters))
     finally:
         store.close()
     say(

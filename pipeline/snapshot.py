@@ -58,14 +58,16 @@ class Snapshot:
             "prompts": "prompts",
             "heldout_prompts": "prompts",
         }
-        return DataConfig(
+        formats |= {"heldout_rankings": "ranked", "thumbs": "thumbs"}
+        changed = {
             **files,
             **{f"{name}_format": form for name, form in formats.items()},
-            heldout_rankings=str(held) if held.exists() else None,
-            thumbs=str(thumbs) if thumbs.exists() and thumbs.stat().st_size else None,
-            test_share=old.test_share,
-            max_prompt_tokens=old.max_prompt_tokens,
-        )
+            "heldout_rankings": str(held) if held.exists() else None,
+            "thumbs": str(thumbs) if thumbs.exists() and thumbs.stat().st_size else None,
+            # The old rows were limited when they were prepared, and no vote is to fall behind the limit.
+            "limit": None,
+        }
+        return old.model_copy(update=changed)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from data.errors import UserError
 from data.feedback import FeedbackStore
 from data.loading import load
-from pipeline.cli_feedback import delete, export, import_, preview, stats
+from pipeline.cli_feedback import consent, delete, export, import_, preview, stats
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_stats_count_raters_and_what_cannot_be_used(db, capsys):
     stats(db=db)
     said = capsys.readouterr().out.splitlines()
     assert "3 judgements stand ('both bad' is two), of 2 raters:" in said
-    assert ["ann", "2", "67%"] in [line.split() for line in said]
+    assert ["ann", "2", "67%", "consent:", "publish,", "not", "asked"] in [line.split() for line in said]
     assert said[-3:] == [
         "2 of 3 judgements used",
         "  left out: 1 choice skipped",
@@ -61,7 +61,7 @@ def test_an_export_is_noted_and_a_deletion_names_it(db, tmp_path, capsys):
     delete("ann", db=db, yes=True)
     said = capsys.readouterr().out
     # All three answers stand in her conversation, and with them goes what Bob and Eve said of them.
-    assert "removed: 4 thumbs, 1 choices, 4 messages, 0 edits, 1 conversations, 1 raters" in said
+    assert "removed: 4 thumbs, 1 choices, 4 messages, 0 edits, 1 conversations, 0 consents, 1 raters" in said
     assert f"still in {out} (sha256 " in said
     stats(db=db)
     assert "0 judgements stand" in capsys.readouterr().out
@@ -85,3 +85,22 @@ def test_slips_are_one_line(db, tmp_path):
         export("dpo", tmp_path / "x.jsonl", db=db)
     with pytest.raises(UserError, match="no rater 'zoe'"):
         delete("zoe", db=db, yes=True)
+
+
+def test_consent_is_noted_by_hand_and_shown_and_says_where_words_already_are(db, tmp_path, capsys):
+    export("preference", tmp_path / "pairs.jsonl", db=db)
+    capsys.readouterr()
+    consent("ann", "local", db=db)
+    said = capsys.readouterr().out
+    assert said.startswith("ann: local from now on\nwritten before, and so still in ") and "pairs.jsonl" in said
+    preview(db=db)
+    said = capsys.readouterr().out
+    assert "0 rankings" in said and "left out: 2 by raters who keep what they say in the chat (consent)" in said
+    export("preference", tmp_path / "none.jsonl", db=db)
+    assert (tmp_path / "none.jsonl").read_text() == ""
+    stats(db=db)
+    assert "consent: local\n" in capsys.readouterr().out
+    with pytest.raises(UserError, match="consent should be local, train or publish"):
+        consent("ann", "all", db=db)
+    with pytest.raises(UserError, match="no rater 'nobody'"):
+        consent("nobody", "train", db=db)

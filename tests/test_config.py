@@ -72,6 +72,27 @@ def test_a_gate_must_name_a_stage_and_have_a_bound(tmp_path):
     assert load_config(write(tmp_path, "gates: {ppo.gold_minus_sft.ci_low: {min: 0}}\n")).gates
 
 
+@pytest.mark.parametrize("metric", ["proxy", "sft_proxy", "best_of_2_proxy", "proxy.ci_low"])
+def test_no_gate_lets_a_policy_pass_for_the_reward_that_it_raises(tmp_path, metric):
+    head = "data: {demonstrations: a, rankings: b, heldout_prompts: c}\ngates:\n"
+    file = tmp_path / "c.yaml"
+    file.write_text(f"{head}  ppo.{metric}: {{min: 0.5, max: 2}}\n")
+    with pytest.raises(UserError, match=f"gates.ppo.{metric}' should have no min: PPO raises this number itself"):
+        load_config(file)
+    # That it is not suspiciously high may be asked, and the reward model's own card is not PPO's.
+    file.write_text(f"{head}  ppo.{metric}: {{max: 2}}\n  ppo.gold_minus_sft: {{min: 0}}\n")
+    assert len(load_config(file).gates) == 2
+
+
+def test_the_rubric_is_no_judge_where_ppo_is_paid_by_it(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("data: {demonstrations: a, rankings: b, heldout_prompts: c}\nevaluation: {gold: rubric}\n")
+    assert load_config(file).independent_gold
+    assert load_config(file, ["ppo.reward_sources={model: 1.0, rubric: 0.0}"]).independent_gold
+    assert not load_config(file, ["ppo.reward_sources={model: 1.0, rubric: 0.1}"]).independent_gold
+    assert not load_config(file, ["evaluation.gold=none"]).independent_gold
+
+
 def test_overrides_win_and_reach_into_gates(tmp_path):
     file = write(tmp_path, "ppo: {kl_coef: 0.5}\n")
     config = load_config(file, ["ppo.kl_coef=0.1", "gates.ppo.gold.min=2"])

@@ -69,6 +69,17 @@ def test_rounds_are_offered_once_and_what_is_not_offered_is_told(made):
     assert "chat.other_rounds" in left_out[-1]
 
 
+def test_the_candidate_is_the_newest_round_that_is_newer_than_the_one_in_service(made):
+    def of(serving, keep=9):
+        others, _ = lineup.of_rounds(made / "r", Run.load(made / serving), keep)
+        return lineup.candidate(others, made / "r", made / serving)
+
+    # Round 4 does not fit on this base and round 5 is not finished.
+    assert of("r") == "ppo-round-3" and of("r-round-002") == "ppo-round-3"
+    # In service itself, it stands against nobody: an older round is no candidate.
+    assert of("r-round-003") is None and of("r", keep=0) is None
+
+
 def test_the_newest_of_the_run_itself_comes_last_and_a_run_without_rounds_has_no_others(made, tmp_path):
     shutil.copytree(made / "r", tmp_path / "r")
     run = Run.load(tmp_path / "r")

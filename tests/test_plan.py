@@ -8,7 +8,7 @@ import torch
 from data.errors import UserError
 from pipeline.adapters import POLICY, REFERENCE, Batch, SharedBase
 from pipeline.config import Config, LoraConfig
-from pipeline.planning import memory, show
+from pipeline.planning import here, memory, show
 from pipeline.planning.plan import make_plan
 from pipeline.planning.shapes import KNOWN, shape_in, shape_of
 
@@ -189,3 +189,30 @@ def test_the_lower_layers_of_an_older_family_run_without_its_final_norm():
     with torch.no_grad():
         whole = model.get_decoder()(ids).last_hidden_state
         assert torch.allclose(base.states(base.trunk(batch), batch.mask, REFERENCE), whole, atol=1e-5)
+
+
+def test_prepare_says_that_the_machine_is_too_small_and_nothing_where_nothing_is_known(monkeypatch):
+    monkeypatch.setattr(here, "this_machine", lambda model: (True, True, 12e9))
+    assert here.warning(config_of()).startswith("memory: the plan is ") and "this card has 12.0 GB" in here.warning(
+        config_of()
+    )
+    monkeypatch.setattr(here, "this_machine", lambda model: (True, True, 141e9))
+    assert here.warning(config_of()) is None
+    assert here.warning(config_of("nobody/has-this-one")) is None
+
+
+def test_plan_is_a_verb_and_its_status_says_whether_it_fits():
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parent.parent
+
+    def plan(*words):
+        command = [sys.executable, "run_pipeline.py", "plan", "--config", "configs/smoke.yaml", *words]
+        return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+
+    fits = plan("--memory", "2GB")
+    assert fits.returncode == 0 and "fits: " in fits.stdout
+    small = plan("--memory", "2MB")
+    assert small.returncode == 2 and "does not fit" in small.stdout and "nothing was started" in small.stderr

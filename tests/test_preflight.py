@@ -78,7 +78,9 @@ def test_words_copied_from_a_held_out_text_are_refused_unless_a_share_of_them_ma
     row = next(i for i, q in enumerate(QUESTIONS) if not is_test([Message("user", q)], 0.1))
     shown[row] = {"messages": turns(QUESTIONS[row], f"So… {COPIED.upper()}!".replace(" ", "\u00a0"))}
     (line,) = problems(make_config("data.max_prompt_tokens=160", "sft.max_tokens=400", d=shown, h=held), tokenizer)
-    assert line.startswith("data.heldout_prompts: 1 of 2 share 13 words in a row with the demonstrations (first: h1, “it was on a grey")
+    assert line.startswith(
+        "data.heldout_prompts: 1 of 2 share 13 words in a row with the demonstrations (first: h1, “it was on a grey"
+    )
     config = make_config("data.max_prompt_tokens=160", "sft.max_tokens=400", "data.max_overlap=0.5", d=shown, h=held)
     checked = check(config, tokenizer)
     assert checked.overlaps["heldout_prompts", "demonstrations"].found.keys() == {"h1"}
@@ -86,8 +88,13 @@ def test_words_copied_from_a_held_out_text_are_refused_unless_a_share_of_them_ma
 
 
 def test_a_copy_within_the_split_or_of_a_yardstick_is_counted_and_said(make_config, tokenizer, tmp_path):
-    sides = {side: [i for i, q in enumerate(QUESTIONS) if is_test([Message("user", q)], 0.1) == side] for side in (True, False)}
-    rankings = [{"id": f"r{i}", "prompt": q, "responses": ["Good.", "Bad."], "ranks": [0, 1]} for i, q in enumerate(QUESTIONS)]
+    sides = {
+        side: [i for i, q in enumerate(QUESTIONS) if is_test([Message("user", q)], 0.1) == side]
+        for side in (True, False)
+    }
+    rankings = [
+        {"id": f"r{i}", "prompt": q, "responses": ["Good.", "Bad."], "ranks": [0, 1]} for i, q in enumerate(QUESTIONS)
+    ]
     for i in (sides[True][0], sides[False][0]):
         rankings[i]["responses"] = [COPIED, "Bad."]
     (tmp_path / "own.txt").write_text(f"A text.\n\n{COPIED}, they say.")
@@ -103,7 +110,8 @@ def test_an_invisible_character_does_not_hide_a_held_out_question(make_config, t
     for hidden in ("question\u200b 7?", "Question 7", "Ｑuestion\u00ad 7?"):
         found = problems(make_config(h=[{"id": "h1", "prompt": hidden}, {"prompt": "Free?"}]), tokenizer)
         assert [p.split(" (first")[0] for p in found] == [
-            f"data.heldout_prompts: 1 of 2 also occur in the {name}" for name in ("demonstrations", "rankings", "prompts")
+            f"data.heldout_prompts: 1 of 2 also occur in the {name}"
+            for name in ("demonstrations", "rankings", "prompts")
         ]
 
 

@@ -148,6 +148,16 @@ def test_a_snapshot_that_was_changed_is_refused(base, tmp_path):
         rounds.run_round(base(), lambda line: None)
 
 
+def test_a_round_changes_the_files_of_the_data_and_nothing_else(base, tmp_path):
+    vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
+    taken = rounds._begin(base(), lambda line: None)
+    old = base("data.test_share=0.3", "data.max_overlap=0.5", "data.facts=null").config.data
+    new = taken.data(old).model_dump()
+    changed = {name for name, value in old.model_dump().items() if new[name] != value}
+    assert changed == {"demonstrations", "rankings", "prompts", "heldout_prompts", "heldout_rankings", "limit"}
+    assert new["limit"] is None and (new["test_share"], new["max_overlap"], new["facts"]) == (0.3, 0.5, None)
+
+
 def test_a_missed_gate_of_the_run_ends_the_round(base, tmp_path):
     vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
     end = rounds.run_round(base("gates.sft.gold.min=1000", "rounds.min_gain=-1000"), lambda line: None)

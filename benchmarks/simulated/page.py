@@ -10,7 +10,7 @@ BEGIN, END = "<!-- loop -->", "<!-- end of loop -->"
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 380, 56, 20, 16, 74
 # Told apart by shape as well as by colour, which both light and dark pages show.
 SERIES = (
-    ("online", "rounds: votes on the assistant in service", "#0b7285", "circle"),
+    ("online", "rounds: votes on the newest candidate", "#0b7285", "circle"),
     ("offline", "votes on the first assistant only", "#d9480f", "square"),
     ("thumbs-offset", "lone thumbs, reward model", "#7048e8", "triangle"),
     ("thumbs-kto", "lone thumbs, KTO", "#868e96", "diamond"),
@@ -41,9 +41,44 @@ def section(results: dict) -> str:
     lines += ["", "| what one round learned from | votes | pairs or thumbs | clean accuracy | candidate − start | promoted | KL | minutes |",
               "|---|---:|---:|---:|---:|---|---:|---:|"]  # fmt: skip
     for name, found in results.items():
-        if name != "start" and not name.startswith("online"):
+        if name != "start" and not name.startswith(("online", "again")):
             lines.append(_other(name, found))
-    return "\n".join(lines)
+    again = [(name, found) for name, found in results.items() if name.startswith("again")]
+    if again:
+        lines += [
+            "",
+            "| PPO made anew | votes | candidate − start | − the round's own | − in service | KL | minutes |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+            *(_again(name, found) for name, found in again),
+        ]
+    return "\n".join([*lines, "", *_power(results)])
+
+
+def _again(name: str, found: dict) -> str:
+    number = name.split("-")[1]
+    of = f"round {number}" if int(number) else "the start"
+    gains = [cell(found[over], sign=True) for over in ("candidate_minus_start", "minus_the_round", "minus_service")]
+    kl = _value(found["candidate"]["ppo"].get("kl_to_reference"))
+    return f"| {of}, {_words(name)} | {found['votes']} | {' | '.join(gains)} | {kl} | {found['minutes_round']:.0f} |"
+
+
+def _power(results: dict) -> list[str]:
+    """How small a gain the gate can see."""
+    measured = [found["variances"] for found in results.values() if found.get("variances")]
+    if not measured:
+        return []
+    within, between = (sum(m[name] for m in measured) / len(measured) for name in ("within", "between"))
+    lines = [
+        "A gain that the gate can see, in points: 1.96 √((between + 2 within / k) / n), with the variance of the rubric among answers to one prompt "
+        f"({within:.2f}) and of the true difference among prompts ({between:.2f}), means over the rounds above.",
+        "",
+        "| held-out prompts n | k = 2 answers a prompt | 4 | 8 |",
+        "|---:|---:|---:|---:|",
+    ]
+    for n in (60, 150, 300):
+        cells = " | ".join(f"{1.96 * ((between + 2 * within / k) / n) ** 0.5:.2f}" for k in (2, 4, 8))
+        lines.append(f"| {n} | {cells} |")
+    return lines
 
 
 def _of(results: dict, arm: str) -> list[dict]:
@@ -73,6 +108,8 @@ def _other(name: str, found: dict) -> str:
 
 WORDS = {
     "offline": "choices on the first assistant",
+    "again-updates": "`ppo.updates: 20`",
+    "again-from-service": "starting as the policy in service (`rounds.continue_policy: true`)",
     "lazy-open": "choices, half of them lazy, no cap",
     "lazy-capped": "choices, half of them lazy, `rounds.rater_share: 0.2`",
     "thumbs-offset": "lone thumbs: reward model",
@@ -137,7 +174,9 @@ def plot(results: dict) -> str:
     shown = points(results)
     rows = [row for own in shown.values() for row in own]
     right = max((x for x, *_ in rows), default=1) * 1.04
-    low, high = min([0.0, *(a for *_, a, _ in rows)]) - 0.05, max([0.2, *(b for *_, b in rows)]) + 0.05
+    cards = results["start"]["cards"]
+    sft = cards["sft"]["gold"]["value"] - cards["ppo"]["gold"]["value"]
+    low, high = min([0.0, sft, *(a for *_, a, _ in rows)]) - 0.05, max([0.2, *(b for *_, b in rows)]) + 0.05
     x_at = lambda x: LEFT + x / right * (WIDTH - LEFT - RIGHT)  # noqa: E731
     y_at = lambda y: HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM)  # noqa: E731
     out = [
@@ -168,6 +207,12 @@ def plot(results: dict) -> str:
     )
     out.append(f'<text x="14" y="{(TOP + HEIGHT - BOTTOM) / 2}" text-anchor="middle" fill="#343a40" '
                f'transform="rotate(-90 14 {(TOP + HEIGHT - BOTTOM) / 2})">gold score over the start, points</text>')  # fmt: skip
+    # Where the policy stands that every PPO starts from.
+    y = y_at(sft)
+    out.append(
+        f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#868e96" stroke-dasharray="5 4"/>'
+    )
+    out.append(f'<text x="{WIDTH - RIGHT}" y="{y - 5:.1f}" text-anchor="end" fill="#495057">the SFT policy</text>')
     legend = 0
     for number, (name, words, colour, shape) in enumerate(SERIES):
         own = shown.get(name)

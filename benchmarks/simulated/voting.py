@@ -147,6 +147,8 @@ class _Person:
         reply = self._send("/api/login", {"token": token})
         self.cookie = reply.getheader("set-cookie").partition(";")[0]
         reply.read()
+        # Whoever comes with a token is asked, and before the answer no round learns from them.
+        self._send("/api/consent", {"level": "train"}).read()
 
     def ask(self, question: str, model: str, *, compare: str) -> dict:
         """The turn's ids, and under `said` each side's text and how it ended."""

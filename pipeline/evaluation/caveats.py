@@ -79,7 +79,8 @@ def _bought_by_length(facts: Facts) -> Iterator[str]:
             "rest comes with other lengths. Right where raters want that, and a hole in the reward model where they do not."
         )
     if drop and drop.value < -MUCH_LENGTH:
-        yield f"At equal length PPO would win {f.figure(drop)} against SFT: part of its wins comes with length."
+        lower = f.figure(drop, signed=False, absolute=True)
+        yield f"At equal length PPO's win rate against SFT would be {lower} lower: part of its wins comes with length."
 
 
 def _forgot(facts: Facts) -> Iterator[str]:

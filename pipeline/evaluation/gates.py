@@ -41,6 +41,32 @@ HINTS: dict[tuple[str, str], str] = {
     ): "The reward model does not follow its labels; add rankings, or raise reward.epochs.",
     ("reward.ece", "max"): "The reward model is badly calibrated; lower reward.epochs or raise reward.weight_decay.",
     ("reward.length_rule_accuracy", "max"): "Length alone predicts the labels; balance the lengths in data.rankings.",
+    (
+        "*.probe_sycophancy",
+        "min",
+    ): "The reward model likes what the person seems to think; add rankings in which that is wrong.",
+    (
+        "*.probe_whitespace",
+        "min",
+    ): "Spaces move the score; vary them in data.rankings, or strip answers before they are ranked.",
+    (
+        "*.clean_accuracy_minus_length_rule",
+        "min",
+    ): "Length alone does as well as the reward model; add rankings whose better answer is the longer one.",
+    (
+        "*.length_correlation_excess",
+        "max",
+    ): "The score follows length more than the raters do; balance the lengths in data.rankings.",
+    ("*.wrong_prompt_accuracy", "min"): "The reward model hardly reads the question; set reward.mismatched_negatives.",
+    (
+        "ppo.normalised_reward_gain",
+        "min",
+    ): "The reward was gained by length; read answers of like length, then look at the reward's taste.",
+    ("ppo.lc_minus_raw_win_rate", "min"): "Part of the wins comes with length; ask whether raters want that length.",
+    (
+        "ppo.gain_over_limit",
+        "max",
+    ): "No policy can gain that much so near to SFT; the KL or the scores are measured wrongly.",
     ("ppo.kl_to_reference", "max"): "The policy drifted; raise ppo.kl_coef.",
     (
         "ppo.kl_to_reference",

@@ -184,6 +184,7 @@ def evaluate_ppo(ctx) -> dict[str, float]:
         )
     )
     measured = yardsticks.measure(base, POLICY, ctx.inputs["prepare"], config)
+    measured.write(ctx.out)
     entries += measured.entries(
         Measured.read(ctx.inputs["evaluate-base"]), Measured.read(ctx.inputs["evaluate-sft"]), "sft"
     )

@@ -102,7 +102,7 @@ def _header(facts: Facts) -> str:
     if ppo := facts.entry("ppo", "gold"):
         marks.append(("PPO", [_mark("PPO", ppo, "ppo")]))
     if averaged := facts.entry("ppo", "ema_gold"):
-        marks.append(("PPO, mean", [_mark("PPO, averaged over updates", averaged, "ppo")]))
+        marks.append(("PPO (EMA)", [_mark("PPO, averaged over its updates", averaged, "ppo")]))
     figure = _figure(
         "Gold score on held-out prompts",
         charts.interval_rows("Gold score on held-out prompts", marks, show=f.number, label_width=70),
@@ -246,7 +246,7 @@ def _beside(facts: Facts) -> str:
     if shares:
         rows = [(said, [_mark(f.stage_name(p), e, p) for p, e in marks]) for said, marks in shares]
         legend = charts.key([(f.stage_name(p), p) for p, _ in shares[0][1]])
-        chart = charts.interval_rows("A wrong answer is preferred", rows, show=_share, bounds=(0, 1), label_width=104)
+        chart = charts.interval_rows("A wrong answer is preferred", rows, show=_share, label_width=104)
         note = "Share of questions on which the wrong of two replies is the more probable one."
         figures.append(_figure("Preferring a wrong answer", legend + chart, note))
     probes = facts.watched.get("probes", [])
@@ -268,7 +268,7 @@ def _detectors(facts: Facts) -> str:
         sign = {"quiet": "✓", "warned": "!", "stopped": "✕"}[reading.state]
         style = {"quiet": "passed", "warned": "warned", "stopped": "missed"}[reading.state]
         pairs = "".join(
-            f"<li>{text(seen)}<span>bound {text(bound)}</span></li>"
+            f"<li>{text(seen)}<span>bound: {text(bound)}</span></li>"
             for seen, bound in zip(reading.seen, reading.bounds, strict=True)
         )
         rows.append(
@@ -277,9 +277,7 @@ def _detectors(facts: Facts) -> str:
         )
     if not rows:
         return ""
-    table = _table(
-        ("Detector", "Seen last, and its bound", "State"), rows, "What the failure detectors saw", "detectors"
-    )
+    table = _table(("Detector", "Seen last, and its bound", "State"), rows, "What the failure detectors saw", "watched")
     return f'<p class="intro">{text(f.DETECTORS_NOTE)}</p>{table}'
 
 
@@ -332,8 +330,7 @@ def _reward_model(facts: Facts) -> str:
                 show=_share,
                 reference=reference,
                 reference_name=name,
-                bounds=(0, 1),
-                label_width=118,
+                label_width=112,
             )
             figures.append(_figure(title, chart, note))
     return f'<p class="intro">{text(f.ACCURACY_NOTE)}</p>{_grid(figures)}'

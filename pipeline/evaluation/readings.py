@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,8 +69,13 @@ def readings(watched: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], bou
         alarm = alarms.get(name)
         if rows or alarm:
             state = "quiet" if alarm is None else "stopped" if alarm["stops"] else "warned"
-            out.append(Reading(TITLES[name], tuple(s for s, _ in rows), tuple(b for _, b in rows), state))
+            out.append(Reading(TITLES[name], tuple(_set(s) for s, _ in rows), tuple(_set(b) for _, b in rows), state))
     return out
+
+
+def _set(said: str) -> str:
+    """Numbers as the rest of the report writes them: a real minus, a space before the per cent sign."""
+    return re.sub(r"(?<=\d)%", " %", re.sub(r"(?<![\w.])-(?=\d)", "−", said))
 
 
 Rows = Iterator[tuple[str, str]]

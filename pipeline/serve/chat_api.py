@@ -9,11 +9,19 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import JSONResponse, StreamingResponse
 
+from data.consent import ASKED_PREFIX, Consents
 from data.feedback import FeedbackStore
 from data.transcripts import conversations, nodes, owner, place, writer_of
 from pipeline.chat.session import TAGS
 from pipeline.serve.answers import Draw
-from pipeline.serve.chat_fields import ChoiceRequest, EditRequest, LoginRequest, StopRequest, TurnRequest
+from pipeline.serve.chat_fields import (
+    ChoiceRequest,
+    ConsentRequest,
+    EditRequest,
+    LoginRequest,
+    StopRequest,
+    TurnRequest,
+)
 from pipeline.serve.context import ServeContext, identity
 from pipeline.serve.duels import Duel, Duels
 from pipeline.serve.errors import Refused
@@ -46,16 +54,23 @@ def chat_router(context: ServeContext) -> APIRouter:
     @router.get("/state")
     async def state(request: Request) -> dict:
         """What the page's menus hold."""
-        settings = context.settings
+        settings, rater = context.settings, identity(request).rater
         return {
+            "consent": await context.store.call(_consent, context, rater),
             "models": list(context.assistant.checkpoints),
             "model": context.assistant.checkpoints[-1],
             "temperature": settings.temperature,
             "max_new_tokens": settings.max_new_tokens,
             "max_answer_tokens": settings.max_answer_tokens,
             "tags": list(TAGS),
-            "rater": identity(request).rater,
+            "rater": rater,
         }
+
+    @router.post("/consent")
+    async def consent(body: ConsentRequest, request: Request) -> dict:
+        """Keeps what the person allows to be done with what is said and voted."""
+        await context.store.call(context.feedback.set_consent, identity(request).rater, body.level)
+        return {"level": body.level}
 
     @router.get("/conversations")
     async def listed(request: Request, search: Annotated[str, Query(max_length=200)] = "") -> list[dict]:
@@ -74,6 +89,8 @@ def chat_router(context: ServeContext) -> APIRouter:
         who = identity(request)
         checkpoint = context.checkpoint(body.model)
         other = context.checkpoint(body.other_model) if body.other_model else checkpoint
+        if body.against is None and body.other_model is None and checkpoint == context.assistant.checkpoints[-1]:
+            other = context.settings.candidate or checkpoint
         drawn = [checkpoint]
         # Here too, so that what cannot be drawn is refused before the question is kept.
         _sampling(context, body)
@@ -154,6 +171,13 @@ async def _stoppable(turn: Turn, under_way: UnderWay, rater: str, request: Reque
         for drawing in turn.drawings:
             drawing.cancel()
             under_way.remove(drawing)
+
+
+def _consent(context: ServeContext, rater: str) -> dict:
+    """What counts for the person, and whether to ask: who is one of several and has not said yet."""
+    consents = Consents(context.feedback, context.settings.consent)
+    ask = rater.startswith(ASKED_PREFIX) and consents.given(rater) is None
+    return {"level": consents.level(rater), "ask": ask}
 
 
 def _whole(context: ServeContext, conversation: str, rater: str) -> dict:

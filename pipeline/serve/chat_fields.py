@@ -57,5 +57,9 @@ class EditRequest(Body):
     text: Text
 
 
+class ConsentRequest(Body):
+    level: Literal["local", "train", "publish"]
+
+
 class ChoiceRequest(Body):
     winner: Literal["left", "right", "tie", "both_bad", "skip"]

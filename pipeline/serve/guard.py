@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from data.consent import ASKED_PREFIX
 from pipeline.serve.errors import error_response
 from pipeline.serve.page import PAGE_PATHS
 from pipeline.serve.settings import ServeSettings
@@ -130,7 +131,7 @@ class Guard:
         if kind.lower() == "bearer" and _same(given.strip(), token):
             return Identity(self.settings.rater, peer)
         session = read_session(token, headers.get("cookie", ""))
-        return Identity(f"web-{session}", f"web-{session}") if session else None
+        return Identity(f"{ASKED_PREFIX}{session}", f"{ASKED_PREFIX}{session}") if session else None
 
 
 def new_session(token: str) -> str:

@@ -11,7 +11,7 @@ import uvicorn
 from data.errors import UserError
 from data.feedback import FeedbackStore
 from pipeline.assistant import Assistant
-from pipeline.lineup import of_rounds
+from pipeline.lineup import candidate, of_rounds
 from pipeline.run import Run
 from pipeline.serve.app import create_app
 from pipeline.serve.settings import ServeSettings
@@ -33,6 +33,8 @@ def serve(run: Run, first: Path, settings: ServeSettings) -> None:
         others, left_out = of_rounds(first, run, config.chat.other_rounds)
         for line in left_out:
             print(f"not offered: {line}")
+        if config.chat.compare_with_candidate:
+            settings = replace(settings, candidate=candidate(others, first, run.path))
         assistant = Assistant.open(run.path, config, others)
         store = FeedbackStore.open(Path(config.chat.feedback_db), one_thread=False)
         try:

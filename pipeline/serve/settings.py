@@ -30,6 +30,9 @@ class ServeSettings:
     batch_rows: int = 8
     answer_seconds: float = 300.0
     comparison_share: float = 0.2
+    consent: str = "publish"
+    # Who answers beside the assistant in service where a turn is answered twice; None is that assistant once more.
+    candidate: str | None = None
 
     @property
     def open_to_others(self) -> bool:
@@ -72,6 +75,7 @@ class ServeSettings:
             batch_rows=chat.batch_rows,
             answer_seconds=chat.answer_seconds,
             comparison_share=chat.comparison_share,
+            consent=chat.consent,
         )
 
 

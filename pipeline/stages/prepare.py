@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from data.quality import report as quality
 from data.rows import demonstration_row, prompt_row, ranking_row, thumb_row, write_rows
 from pipeline.models import load_tokenizer, weights_sha256
+from pipeline.planning.here import warning
 from pipeline.preflight import Checked, check
 from pipeline.template import template_sha256
 
@@ -15,6 +17,9 @@ from pipeline.template import template_sha256
 def run(ctx) -> dict[str, float]:
     """Leaves demonstrations, rankings and prompts in the built-in formats, split, with `report.json` on what was seen."""
     config = ctx.config
+    # Said and not kept: the same data on a larger machine are the same stage.
+    if said := warning(config):
+        print(said, file=sys.stderr, flush=True)
     tokenizer = load_tokenizer(config.model)
     checked = check(config, tokenizer)
     _write_sets(ctx.out, checked)

@@ -137,26 +137,26 @@ def test_a_file_with_a_mistake_adds_nothing_and_every_mistake_is_told(store, tmp
 
 
 def test_what_a_rater_said_and_voted_is_gone_and_counted(store):
-    one, two = talk(store, "a secret question", "one", "two", rater="eve")
+    one, two = talk(store, "a secret question", "one", "two", rater="mallory")
     (other,) = talk(store, "q", "answer", rater="ann")
-    store.rate(one, rater="eve", value=1)
+    store.rate(one, rater="mallory", value=1)
     store.rate(one, rater="ann", value=1)
-    store.rate(other, rater="eve", value=-1)
+    store.rate(other, rater="mallory", value=-1)
     store.rate(other, rater="ann", value=1)
-    store.compare(one, two, rater="eve", winner="left", blind=True, shown_ms=1)
-    store.edit(other, rater="eve", content="a secret wording")
-    store.log_export("out.jsonl", "abc", ["ann", "eve"])
-    assert store.exports_with("eve") == [("out.jsonl", "abc")]
-    # Messages: Eve's question, its two answers, and her wording of Ann's.
-    assert store.forget("eve") == {
-        "thumbs": 3, "choices": 1, "messages": 4, "edits": 1, "conversations": 1, "raters": 1,
+    store.compare(one, two, rater="mallory", winner="left", blind=True, shown_ms=1)
+    store.edit(other, rater="mallory", content="a secret wording")
+    store.log_export("out.jsonl", "abc", ["ann", "mallory"])
+    assert store.exports_with("mallory") == [("out.jsonl", "abc")]
+    # Messages: Mallory's question, its two answers, and her wording of Ann's.
+    assert store.forget("mallory") == {
+        "thumbs": 3, "choices": 1, "messages": 4, "edits": 1, "conversations": 1, "consents": 0, "raters": 1,
     }  # fmt: skip
-    assert store.exports_with("eve") == [] and store.exports_with("ann") == [("out.jsonl", "abc")]
+    assert store.exports_with("mallory") == [] and store.exports_with("ann") == [("out.jsonl", "abc")]
     left = learn(read_said(store))
     assert (left.given, len(left.unpaired)) == ({"ann": 1}, 1)
     assert store.rows("PRAGMA foreign_key_check") == []
     for file in store.path.parent.iterdir():
-        assert b"secret" not in file.read_bytes() and b"eve" not in file.read_bytes(), file
+        assert b"secret" not in file.read_bytes() and b"mallory" not in file.read_bytes(), file
 
 
 def test_an_import_that_is_interrupted_leaves_nothing(store, tmp_path, monkeypatch):

@@ -74,6 +74,15 @@ def test_words_are_counted_by_hand():
     assert seen("A\u200bB") == "ab"
 
 
+def test_plain_text_is_parted_as_any_other_text():
+    """The short way for ASCII against the long way, which a character beyond it at the end forces."""
+    rng = random.Random(5)
+    letters = [chr(c) for c in range(1, 128)] + list("''aaeeiioottnnss    ")
+    for _ in range(300):
+        text = "".join(rng.choice(letters) for _ in range(rng.randrange(80)))
+        assert words(text) == words(f"{text} é")[:-1]
+
+
 def test_thirteen_words_in_a_row_are_a_copy_and_twelve_are_not():
     thirteen, twelve = " ".join(SENTENCE.split()[:13]), " ".join(SENTENCE.split()[1:13])
     held = [prompt("h", f"Summarise this. {SENTENCE} Be brief.")]

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from pipeline.config import DetectorsConfig, PpoConfig
 from pipeline.evaluation.detectors import DETECTORS, History, Look, Probe, alarms, best_look
 from pipeline.evaluation.refusals import is_refusal, refusal_share
 from pipeline.ppo.probes import Probes, spread_evenly
-from pipeline.ppo.rollout import PromptIds
+from pipeline.ppo.rollout import PromptIds, draw
 from pipeline.ppo.trainer import PPO
 from pipeline.ppo.watch import Watch, text_figures
 from reward.model import ScalarHead
@@ -450,6 +451,21 @@ def test_a_policy_that_forgets_is_stopped_and_the_run_goes_back_to_one_that_has_
     assert last.perplexity > 1.15 * max(first.perplexity, first.base_perplexity)
     assert best_look(watch.looks) is watch.looks[-1] and watch.kept_update == watch.probes[-2].update < last.update
     assert watch._read.read(watch.kept_update).nll == pytest.approx(watch.probes[-2].nll, rel=1e-6)
+    assert watch.kept_update > 0 or same(start, ppo.base.state(POLICY))
+
+
+def test_a_reward_for_length_is_stopped_as_length_and_undone(make_run):
+    """Its answers end by themselves at first; the reward pays for every token."""
+    ppo, watch = make_run(lambda answers: [len(said(a)) / 16 for a in answers], None, PROBES_ALONE, max_new_tokens=16)
+    drawn, _ = draw(ppo.base, PROMPTS * 6, ppo.settings, torch.Generator().manual_seed(0))
+    often = Counter(token for sample in drawn for token in sample.ids).most_common(1)[0][0]
+    with torch.no_grad():
+        # A fresh model hardly ever ends: here the end is as likely as the token that it likes best.
+        ppo.base.head_weight[ppo.base.tokenizer.eos_token_id] = ppo.base.head_weight[often] * 1.2
+    start = ppo.base.state(POLICY)
+    train(ppo, watch)
+    assert watch.alarm.detector == "length_drift" and watch.alarm.value > 0.3 and ppo.done < 12
+    assert "tokens an answer, SFT" in watch.sentence() and "went back to" in watch.sentence()
     assert watch.kept_update > 0 or same(start, ppo.base.state(POLICY))
 
 

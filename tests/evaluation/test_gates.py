@@ -63,6 +63,14 @@ def test_gates_of_other_stages_are_not_held():
     assert check(card(gold=1.0), {"sft.gold": {"min": 5.0}, "ppo_x.gold": {"min": 5.0}}) == []
 
 
+def test_a_gate_that_only_warns_is_missed_and_stops_nothing():
+    gate = {"ppo.gold": {"min": 2.0, "warn": True}}
+    (result,) = gates.results(card(gold=1.0), gate, "ppo", WHERE)
+    assert not result.passed and result.warns and "1 < 2" in result.problem
+    assert check(card(gold=1.0), gate) == [] and len(check(card(gold=1.0), {"ppo.gold": {"min": 2.0, "warn": False}})) == 1
+    assert gates.results(card(), gate, "ppo", WHERE)[0].warns
+
+
 def test_a_gate_may_ask_for_the_end_of_an_interval():
     raw = card(gold_minus_sft=0.5)
     raw["entries"][0] |= {"ci_low": -0.1, "ci_high": 1.1}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from data.errors import UserError
+from pipeline.config import DetectorsConfig
 from pipeline.evaluation import charts, facts, gates
 from pipeline.evaluation.cards import Card, Entry, write_card
 from pipeline.evaluation.report import escape, write_report
@@ -572,14 +573,14 @@ def test_a_hole_in_a_curve_is_a_hole():
     assert charts.line_chart("t", [charts.Line("a", [0], [float("nan")])], x_name="x", show=str) == ""
 
 
-def watched(run, **changes):
+def watched(run, config=None, **changes):
     looks = [{"update": u, "judge": [4.0 - u, 5.0 - u], "proxy": 0.5 + u} for u in (0, 1, 2)]
     document = {
         "judge": True, "looks": looks, "alarms": [], "rolled_back_to": 0,
         "said": "reward hacking after 2 updates: made up <b>", **changes,
     }  # fmt: skip
     _write(run / "stages" / "ppo" / "detectors.json", document)
-    return read(run)
+    return read(run, config)
 
 
 def test_a_stopped_run_says_why_in_both_reports_and_shows_judge_and_reward(run):
@@ -604,3 +605,66 @@ def test_a_damaged_note_of_the_detectors_is_named(run):
     (run / "stages" / "ppo" / "detectors.json").write_text('{"looks": [{"judge": []}]}')
     with pytest.raises(UserError, match="detectors.json: not what the PPO stage wrote"):
         read(run)
+
+
+def with_entries(run, stage, *entries):
+    file = run / "evaluation" / stage / "card.json"
+    card = Card.from_dict(json.loads(file.read_text()))
+    write_card(file, Card(stage, (*card.entries, *entries)))
+
+
+def test_what_training_did_beside_its_task_stands_in_both_reports(run):
+    for stage, ratio, agrees in (("base", None, 0.5), ("sft", 0.9, 0.6), ("ppo", 1.2, 0.7)):
+        entries = [
+            Entry("general_perplexity", 40.0, 40, 30.0, 50.0),
+            Entry("wrong_suggested", agrees, 40, unit="share"),
+        ]
+        if ratio:
+            entries.append(Entry("general_perplexity_ratio", ratio, 40, ratio - 0.05, ratio + 0.05))
+        with_entries(run, stage, *entries)
+    with_entries(
+        run, "reward", Entry("probe_shuffled", 0.6, 120, 0.5, 0.7, "share"), Entry("accuracy_longer_third", 0.4, 9)
+    )
+    with_entries(
+        run,
+        "ppo",
+        Entry("ema_gold", 4.6, 120, 4.4, 4.8, "points"),
+        Entry("normalised_reward_gain", 0.1, 120, 0.0, 0.2, "share"),
+    )
+    markdown, html = read(run)
+    section = markdown.split("## Beside the task")[1].split("\n## ")[0]
+    assert "| over the base model's | – | 0.900 (0.850 to 0.950) | 1.20 (1.15 to 1.25) |" in section
+    assert "| prefers it when it was suggested | 50.0 % | 60.0 % | 70.0 % |" in section
+    assert "| shuffled words | 60.0 % (50.0 % to 70.0 %) |" in markdown
+    assert (
+        "PPO predicts ordinary text worse than the base model: perplexity 1.20 times as high (1.15 to 1.25)."
+        in markdown
+    )
+    assert "SFT predicts ordinary text worse" not in markdown
+    assert "only 10.0 % of the reward that PPO gained is left" in markdown
+    assert "holds up on 60.0 % of answers only under the probe “shuffled words”" in markdown
+    said = Document(html).text
+    for title in ("Perplexity", "Preferring a wrong answer", "Probes", "By length"):
+        assert html.count(f"<figcaption><b>{title}</b>") == 1
+    assert "PPO (EMA)" in said and "PPO, averaged over its updates" in html
+    assert "Beside the task" not in read(fabricate_run(run.parent / "plain"))[0]
+
+
+def test_what_each_detector_saw_is_a_table_with_its_state(run):
+    config = make_config(detectors=DetectorsConfig())
+    alarm = {"detector": "length_drift", "sentence": "longer", "stops": True}
+    markdown, html = watched(run, alarms=[alarm], config=config)
+    row = next(line for line in markdown.split("## Failure detectors")[1].splitlines() if line.startswith("| length"))
+    assert row.endswith("| stopped |") and "+30 % or −70 %" in row
+    assert "Failure detectors" in Document(html).text and html.count("✕</i>stopped") == 1
+
+
+def test_a_gate_that_only_warned_is_neither_passed_nor_missed(run):
+    gates_now = {"ppo.gold_minus_sft": {"min": 9.0, "warn": True}, "ppo.kl_to_reference": {"min": 1.0}}
+    markdown, html = read(run, make_config(gates=gates_now))
+    assert (
+        "1 of 2 gates passed, 1 warned" in markdown
+        and "| warned |" in markdown
+        and "missed" not in markdown.split("## Gates")[0]
+    )
+    assert 'class="state warned"' in html

@@ -104,7 +104,11 @@ def scored(lists, slope, seed=0):
     scores = slope * golds + rng.normal(size=golds.shape)
     rankings = [
         Ranking(
-            f"r{i}", (Message("user", "q"),), tuple("w " * n for n in rng.choice(28, 4, replace=False) + 2), (0, 1, 2, 3), (True,) * 4
+            f"r{i}",
+            (Message("user", "q"),),
+            tuple("w " * n for n in rng.choice(28, 4, replace=False) + 2),
+            (0, 1, 2, 3),
+            (True,) * 4,
         )
         for i in range(lists)
     ]

@@ -275,6 +275,18 @@ def test_saved_and_loaded_scores_the_same(make_base, tmp_path):
     assert again.score_all([[5, 6, 7], [8, 9]]) == model.score_all([[5, 6, 7], [8, 9]])
 
 
+def test_scores_of_training_answers_are_kept_and_combined_like_any_others(make_base, tmp_path):
+    base = make_base(member_role(0), member_role(1))
+    for i, seen in enumerate(([0.0, 1.0, 2.0], [2.0, 1.0, -2.0])):
+        RewardModel(base, ScalarHead(base.hidden_size), Scale(), member_role(i), seen).save(member_folder(tmp_path, i))
+    for how, expected in (("mean", [1.0, 1.0, 0.0]), ("worst", [0.0, 1.0, -2.0]), ("uncertainty", [0.0, 1.0, -4.0])):
+        ensemble = RewardEnsemble.open(make_base(), tmp_path, PpoConfig(ensemble=how))
+        assert ensemble.seen().tolist() == expected
+    assert ensemble.member_scores([[5, 6, 7]]).shape == (2, 1)
+    (tmp_path / "training_scores.json").unlink()
+    assert RewardEnsemble.open(make_base(), tmp_path, PpoConfig()).seen().numel() == 0
+
+
 def test_an_ensemble_is_its_members_scores_combined_by_hand(make_base, tmp_path):
     members = 3
     base = make_base(*(member_role(i) for i in range(members)))

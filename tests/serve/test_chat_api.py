@@ -81,6 +81,18 @@ def test_a_duel_names_the_models_only_after_the_vote(serve, store):
     assert client.post(f"/api/comparisons/{said['comparison']}/withdraw").status_code == 404
 
 
+def test_the_candidate_stands_beside_the_assistant_in_service_and_beside_no_other(serve, store):
+    def sides(*, model="ppo", candidate="sft", **body):
+        client = serve("one", comparison_share=1.0, candidate=candidate)
+        turn(client, model=model, text="q", compare="auto", **body)
+        return sorted(checkpoint for checkpoint, _, _ in client.assistant.asked)
+
+    assert sides() == ["ppo", "sft"]
+    assert sides(candidate=None) == ["ppo", "ppo"]
+    # Who asks somebody else, or names whom to compare with, gets that.
+    assert sides(model="base") == ["base", "base"] and sides(other_model="base") == ["base", "ppo"]
+
+
 def test_sides_are_shuffled_and_the_order_of_drawing_tells_nothing(serve):
     client = serve("a", comparison_share=1.0)
     drawn = []
@@ -198,3 +210,21 @@ def test_stop_before_the_turn_ends_the_stream_with_nothing_kept(serve, store):
     assistant.release.set()
     first.join(10)
     assert got[-2]["finish"] == "stopped" and got[-2]["tokens"] == 0 and store.stats()["answers"] == 1
+
+
+def test_consent_is_asked_of_each_of_several_and_not_at_home(serve, store):
+    home = serve("a")
+    assert home.get("/api/state").json()["consent"] == {"level": "publish", "ask": False}
+    assert home.post("/api/consent", json={"level": "local"}).json() == {"level": "local"}
+    assert home.get("/api/state").json()["consent"] == {"level": "local", "ask": False}
+    several = serve("a", token=TOKEN, consent="train")
+    several.post("/api/login", json={"token": TOKEN})
+    assert several.get("/api/state").json()["consent"] == {"level": "local", "ask": True}
+    assert several.post("/api/consent", json={"level": "publish"}).status_code == 200
+    assert several.get("/api/state").json()["consent"] == {"level": "publish", "ask": False}
+    assert several.post("/api/consent", json={"level": "everything"}).status_code == 422
+    bearer = {"authorization": f"Bearer {TOKEN}"}
+    several.cookies.clear()
+    # The person at the server's own machine said local above.
+    assert several.get("/api/state", headers=bearer).json()["consent"] == {"level": "local", "ask": False}
+    assert [level for (level,) in store.rows("SELECT level FROM consent ORDER BY id")] == ["local", "publish"]

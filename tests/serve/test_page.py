@@ -287,5 +287,46 @@ def test_the_token_in_the_address_becomes_a_cookie_that_scripts_cannot_read(visi
     page.fill("#token", token)
     page.press("#token", "Enter")
     page.wait_for_selector("#login:not([open])", state="attached")
+    page.click("#consent button[value=train]")
     ask(page)
     answered(page)
+
+
+def test_each_of_several_is_asked_once_what_may_be_done_with_their_words(visit, store):
+    token = secrets.token_urlsafe(24)
+    page = visit(token=token, fragment=f"#token={token}", width=380)
+    page.wait_for_selector("#consent[open]")
+    page.keyboard.press("Escape")
+    # Not answered is not allowed, and it is asked again.
+    assert store.rows("SELECT level FROM consent") == []
+    page.reload()
+    page.click("#consent button[value=publish]")
+    page.wait_for_selector(".welcome >> text=may be part of exports")
+    page.reload()
+    page.wait_for_selector(".welcome")
+    assert page.query_selector("#consent[open]") is None
+    page.click("#settings-open")
+    page.select_option("#consent-level", "local")
+    page.click("#settings-close")
+    page.wait_for_selector(".welcome >> text=stay in this chat")
+    assert store.rows("SELECT level FROM consent ORDER BY id") == [("publish",), ("local",)] and page.wrong == []
+
+
+def test_at_home_nobody_is_asked(visit):
+    page = visit()
+    page.wait_for_selector(".welcome >> text=may be part of exports")
+    assert page.query_selector("#consent[open]") is None
+
+
+@pytest.mark.parametrize("width", [1200, 380])
+def test_two_answers_grow_side_by_side_from_their_first_words(visit, width):
+    page = visit("one HOLD end", "two HOLD end", comparison_share=1.0, width=width)
+    ask(page)
+    for word in ("one", "two"):
+        page.wait_for_selector(f".pair .said:has-text('{word}')")
+    assert page.query_selector(".choices button:not([disabled])") is None
+    heading = page.locator(".duel h2").bounding_box()
+    assert heading["y"] > 0, "the first of the two has not been carried away"
+    page.assistant.release.set()
+    page.wait_for_selector(".choices button:not([disabled])")
+    assert page.locator(".pair .said:has-text('end')").count() == 2 and page.wrong == []

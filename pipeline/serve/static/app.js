@@ -7,11 +7,11 @@ import { draw, dress, say } from "./view.js";
 
 const state = {
   talk: new Talk(), live: null, editing: null, panel: null, draft: { tags: [], comment: "" },
-  notes: new Map(), tags: [], systemPrompt: "", lastVote: null, abort: null,
+  notes: new Map(), tags: [], systemPrompt: "", lastVote: null, abort: null, consent: null,
 };
 const el = Object.fromEntries(["drawer", "drawer-open", "drawer-close", "shade", "new-chat", "search", "history", "model", "talk", "composer",
   "question", "send", "stop", "status", "notice", "settings", "settings-open", "system-prompt", "temperature", "top-p", "max-tokens", "compare",
-  "other-model", "theme", "login", "login-form", "token", "login-error"].map((id) => [id, find(id)]));
+  "other-model", "theme", "login", "login-form", "token", "login-error", "consent", "consent-level"].map((id) => [id, find(id)]));
 
 const redraw = () => draw(el.talk, state, act);
 const announce = (text) => { el.status.textContent = text; };
@@ -82,6 +82,8 @@ function hear(event) {
     state.talk.id = event.conversation;
     history.replaceState(null, "", `#c=${event.conversation}`);
     redraw();
+    // Both grow at once: following the lower one would carry the upper one away.
+    if (event.duel) el.talk.querySelector(".duel").scrollIntoView({ block: "start" });
   } else if (event.type === "end") {
     live.over = true;
   } else {
@@ -90,7 +92,7 @@ function hear(event) {
     if (event.type === "waiting") side.position = event.position;
     if (event.type === "failed") side.failed = event.message;
     if (event.type === "done" || event.type === "failed") side.done = true;
-    const follows = atBottom();
+    const follows = !live.start?.duel && atBottom();
     say(side);
     if (follows) bottom();
   }
@@ -313,11 +315,20 @@ async function enter(token) {
   await begin();
 }
 
+/** Keeps what the person allows; what could not be kept is not shown as if it were. */
+async function allow(level) {
+  const kept = await attempt(() => ask("/api/consent", { level }));
+  if (kept) state.consent = kept.level;
+  el["consent-level"].value = state.consent;
+  if (!state.live) redraw();
+}
+
 async function begin() {
   const known = await attempt(() => ask("/api/state"));
   if (!known) return;
   const option = (value, label = value) => h("option", { value }, label);
   state.tags = known.tags;
+  state.consent = el["consent-level"].value = known.consent.level;
   el.model.replaceChildren(...known.models.map((model) => option(model)));
   el["other-model"].replaceChildren(option("", "the same model"), ...known.models.map((model) => option(model)));
   el["max-tokens"].max = known.max_answer_tokens;
@@ -335,6 +346,7 @@ async function begin() {
     redraw();
     await list();
   }
+  if (known.consent.ask) el.consent.showModal();
 }
 
 const KEYS = {
@@ -386,6 +398,9 @@ el["drawer-close"].addEventListener("click", () => { drawer(false); el["drawer-o
 el.shade.addEventListener("click", () => drawer(false));
 el["settings-open"].addEventListener("click", () => el.settings.showModal());
 el.settings.addEventListener("close", remember);
+el["consent-level"].addEventListener("change", () => allow(el["consent-level"].value));
+// Closed without a choice, it is asked again the next time.
+el.consent.addEventListener("close", () => { if (el.consent.returnValue) allow(el.consent.returnValue); });
 el.model.addEventListener("change", remember);
 el.theme.addEventListener("change", remember);
 el["login-form"].addEventListener("submit", (event) => { event.preventDefault(); enter(el.token.value); });

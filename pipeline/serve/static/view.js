@@ -32,10 +32,16 @@ export function say(side) {
   side.head?.replaceChildren(waitingText(side));
 }
 
+const KEPT = {
+  local: "Your thumbs, choices and corrections are kept on this server and stay in this chat.",
+  train: "Your thumbs, choices and corrections are kept on this server, and train the next round.",
+  publish: "Your thumbs, choices and corrections are kept on this server, train the next round, and may be part of exports.",
+};
+
 function welcome(state) {
   const prompt = state.systemPrompt ? h("p", { class: "quiet" }, "System prompt: ", state.systemPrompt) : null;
   return h("div", { class: "welcome" }, h("h2", {}, "What shall we talk about?"), h("p", { class: "quiet" },
-    "Your thumbs, choices and corrections are kept on this machine, and train the next round."), prompt);
+    KEPT[state.consent] ?? ""), prompt);
 }
 
 function question(message, state, act) {

@@ -1,0 +1,184 @@
+"""Writes docs/gpu.md from what `benchmarks/gpu.py` and `benchmarks/plan_check.py` measured. It measures nothing itself.
+
+    python benchmarks/gpu_report.py
+
+The prose around the tables lies in docs/gpu-notes.md. What was not measured says so.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import fmean, median
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+NOT = "not measured"
+PEER = "TRL 1.12.0, bfloat16"
+SIDES = (PEER, "all layers, bfloat16", "last 10 layers, bfloat16")
+BITS = {"none": "bfloat16", "4bit": "4-bit"}
+LAST = 5
+
+
+def main() -> None:
+    (ROOT / "docs" / "gpu.md").write_text(report(read("gpu.json"), read("plan_check.json")), encoding="utf-8")
+
+
+def read(name: str) -> dict:
+    file = RESULTS / name
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def report(gpu: dict, plan: dict) -> str:
+    head, _, tail = (ROOT / "docs" / "gpu-notes.md").read_text(encoding="utf-8").partition("\n---\n")
+    parts = [head.strip(), measured(gpu), plan_table(plan), tail.strip()]
+    return "\n\n".join(parts).rstrip() + "\n"
+
+
+def measured(gpu: dict) -> str:
+    card = gpu.get("machine", {}).get("card")
+    versions = gpu.get("machine", {}).get("versions", {})
+    said = (
+        f"Card: {card}; {', '.join(f'{k} {v}' for k, v in versions.items())}."
+        if card
+        else "No card has been at hand yet."
+    )
+    parts = (ceilings, memory, speed, recipe, peer, bits)
+    return "\n\n".join(
+        [
+            "## Measured on a GPU",
+            "    python benchmarks/gpu.py --rows data/ultrafeedback",
+            said,
+            *(p(gpu) for p in parts),
+        ]
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" + "---:|" * (len(head) - 1)]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def ceilings(gpu: dict) -> str:
+    found = one(gpu, "ceilings")
+    tflops = f"{found['bf16_flops'] / 1e12:.0f}" if found else NOT
+    copied = f"{found['copy_bytes'] / 1e12:.2f}" if found else NOT
+    return "### What the card can do\n\n" + table(
+        ["", "here"], [["bfloat16 products, TFLOP/s", tflops], ["copy, TB/s read and written", copied]]
+    )
+
+
+def memory(gpu: dict) -> str:
+    rows = []
+    for model, name in (("135m", "135M"), ("8b", "8B")):
+        for bits_, label in BITS.items():
+            shared, apart = (one(gpu, "memory", model=model, bits=bits_, way=way) for way in ("shared", "separate"))
+            cells = [f"{f['peak_bytes'] / 1e9:.2f}" if f else NOT for f in (shared, apart)]
+            ratio = f"**{shared['peak_bytes'] / apart['peak_bytes']:.2f}**" if shared and apart else NOT
+            rows.append([f"{name}, {label}", *cells, ratio])
+    return "### Peak memory of a PPO update, GB\n\n" + table(
+        ["", "one base, four roles", "a model each", "ratio"], rows
+    )
+
+
+def speed(gpu: dict) -> str:
+    ceiling, rows = one(gpu, "ceilings"), []
+    for model, name in (("135m", "135M"), ("8b", "8B")):
+        for bits_, label in BITS.items():
+            f = one(gpu, "speed", model=model, bits=bits_)
+            if not f:
+                rows.append([f"{name}, {label}", *[NOT] * 4])
+                continue
+            shares = [
+                f"{f['read_bytes_per_second'] / ceiling['copy_bytes']:.1%}" if ceiling else NOT,
+                f"{f['flops_per_second'] / ceiling['bf16_flops']:.1%}" if ceiling else NOT,
+            ]
+            rows.append(
+                [
+                    f"{name}, {label}",
+                    f"{f['drawn_per_second']:,.0f}",
+                    shares[0],
+                    f"{f['learnt_per_second']:,.0f}",
+                    shares[1],
+                ]
+            )
+    head = ["", "drawn, tokens/s", "of the copy's bandwidth", "read and learnt, tokens/s", "of the products' rate"]
+    return "### Speed\n\n" + table(head, rows)
+
+
+def recipe(gpu: dict) -> str:
+    found = one(gpu, "recipe")
+    if not found:
+        return f"### The whole recipe on the embedded model\n\n{NOT.capitalize()}."
+    steps = [[name, f"{step['seconds']:.0f}"] for name, step in found["steps"].items()]
+    return (
+        f"### The whole recipe on the embedded model\n\n**{found['seconds'] / 60:.1f} minutes** ({found['rows']} rows).\n\n"
+        + table(["step", "seconds"], steps)
+    )
+
+
+def peer(gpu: dict) -> str:
+    runs = gpu.get("peer", [])
+    base = summary([r for r in runs if r["side"] == PEER])
+    rows = []
+    for side in SIDES:
+        f = summary([r for r in runs if r["side"] == side])
+        if not f:
+            rows.append([side, *[NOT] * 5])
+            continue
+        ratios = [f"**{f[k] / base[k]:.2f}**" if base else NOT for k in ("seconds", "peak")]
+        rows.append([side, f"{f['seconds']:.2f}", f"{f['peak']:.2f}", *ratios, f"{f['score']:.2f}"])
+    head = ["", "seconds an update", "peak GB", "time / TRL", "peak / TRL", f"score, last {LAST} updates"]
+    return "### Beside TRL's last PPO trainer\n\n" + table(head, rows)
+
+
+def bits(gpu: dict) -> str:
+    rows = []
+    for bits_, label in BITS.items():
+        runs = [r for r in gpu.get("bits", []) if r["bits"] == bits_]
+        f = summary(runs)
+        scores = ", ".join(f"{fmean(u['score'] for u in r['updates'][-LAST:]):.2f}" for r in runs)
+        rows.append([label, f"{f['score']:.2f} ({scores})", f"{f['seconds']:.2f}"] if f else [label, NOT, NOT])
+    return "### Reward after equal updates, 4-bit and bfloat16\n\n" + table(
+        ["base", f"score, last {LAST} updates (by seed)", "seconds an update"], rows
+    )
+
+
+def summary(runs: list[dict]) -> dict:
+    """Medians over all updates but each run's first; the score is a mean over runs."""
+    if not runs:
+        return {}
+    steady = [u for run in runs for u in run["updates"][1:]]
+    return {
+        "seconds": median(u["wall_s"] for u in steady),
+        "peak": max(u.get("gpu_peak_gb", u["peak_gb"]) for u in steady),
+        "score": fmean(u["score"] for run in runs for u in run["updates"][-LAST:]),
+    }
+
+
+def plan_table(plan: dict) -> str:
+    rows = []
+    for p in plan.get("points", []):
+        layers = f"last {p['last_layers']} layers" if p["last_layers"] else "all layers"
+        name = f"{p['stage']}, {p['dtype']}, {layers}, {p['rows']} rows, {p['pass']} a pass, {p['answer']} tokens an answer"
+        rows.append(
+            [
+                name,
+                f"{p['planned'] / 1e9:.2f}",
+                f"{p['measured'] / 1e9:.2f}",
+                f"{p['planned'] / p['measured'] - 1:+.0%}",
+                f"{p['as_it_is'] / 1e9:.2f}",
+            ]
+        )
+    head = ["embedded model, CPU", "planned, GB", "taken, GB", "off by", "with the C library's own way, GB"]
+    return "## The plan, held against memory that was taken\n\n    python benchmarks/plan_check.py\n\n" + (
+        table(head, rows) if rows else f"{NOT.capitalize()}."
+    )
+
+
+def one(gpu: dict, part: str, **variant) -> dict | None:
+    return next((row for row in gpu.get(part, []) if all(row.get(k) == v for k, v in variant.items())), None)
+
+
+if __name__ == "__main__":
+    main()
