@@ -28,6 +28,7 @@ from benchmarks.floors import BagOfWords, folds  # noqa: E402
 from benchmarks.labelled import TRAINED_ON, Labelled, LabelledSet, read_all, tests_on  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+PARTS = ROOT / "runs" / "people"
 LAST_LAYERS, FOLDS, FOLD_SEED = 2, 5, 0
 SEEDS = {"hh": (0,), "kinds": (0,)}
 # UltraFeedback is labelled by GPT-4 and its texts are long: the first 120 lists with a label, for the comparison.
@@ -65,8 +66,9 @@ def main() -> None:
     arguments = parser.parse_args()
     sets = {name: used(name, found) for name, found in read_all(arguments.rows).items()}
     if arguments.part == "floors":
-        for design in ("hh", "kinds"):
+        for design, fits in DESIGNS.items():
             floors(design, sets)
+            join(design, fits(sets), command(design))
         return
     if arguments.cache is None:
         parser.error("--cache is needed: a folder for the trunk's states")
@@ -138,6 +140,16 @@ def floors(design: str, sets: dict[str, LabelledSet]) -> None:
         "trained_on": {fit.name: len(fit.train) for fit in fits},
     }
     save(RESULTS / f"people_{design}_floors.json", found, lines)
+
+
+def join(design: str, fits: list[Fit], said: str) -> None:
+    """What is trained so far as one file of results; nothing where no model is done."""
+    files = {fit.name: PARTS / f"{fit.name}.json" for fit in fits}
+    parts = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
+    lines = [line for part in parts.values() for line in part.pop("pairs")]
+    if parts:
+        found = {"command": said, "last_layers": LAST_LAYERS, "settings": SETTINGS, "fits": parts}
+        save(RESULTS / f"people_{design}.json", found, lines)
 
 
 def pair_lines(item: Labelled, bag: BagOfWords) -> list[dict]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 import torch
 
 from benchmarks.labelled import Labelled, encode
-from benchmarks.people import LAST_LAYERS, RESULTS, ROOT, SETTINGS, Fit, compared, save
+from benchmarks.people import LAST_LAYERS, PARTS, SETTINGS, Fit, compared, join, save
 from benchmarks.trunk_cache import TrunkCache
 from pipeline.adapters import SharedBase
 from pipeline.config import LoraConfig, ModelConfig, RewardConfig
 from pipeline.models import load
 from reward.model import ScalarHead
 from reward.train import train
-
-PARTS = ROOT / "runs" / "people"
 
 
 class Models:
@@ -43,15 +40,12 @@ class Models:
             print(f"{name}: {len(items)} lists; so far {tokens} tokens, {cpu:.0f} CPU-s", flush=True)
 
     def train(self, design: str, fits: list[Fit], command: str) -> None:
-        """Trains what is not done yet; `benchmarks/results/people_<design>.json` joins all of them."""
+        """Trains what is not done yet; `benchmarks/results/people_<design>.json` joins what is."""
         for fit in fits:
-            file = PARTS / f"{fit.name}.json"
-            if not file.exists():
-                self._fit(fit, file)
-        parts = {fit.name: json.loads((PARTS / f"{fit.name}.json").read_text(encoding="utf-8")) for fit in fits}
-        lines = [line for part in parts.values() for line in part.pop("pairs")]
-        found = {"command": command, "last_layers": LAST_LAYERS, "settings": SETTINGS, "fits": parts}
-        save(RESULTS / f"people_{design}.json", found, lines)
+            if not (PARTS / f"{fit.name}.json").exists():
+                self._fit(fit, PARTS / f"{fit.name}.json")
+                join(design, fits, command)
+        join(design, fits, command)
 
     def _fit(self, fit: Fit, file: Path) -> None:
         started, steps, role = time.process_time(), [], fit.name

@@ -50,12 +50,14 @@ def read(design: str) -> dict:
     file = RESULTS / f"people_{design}.json"
     found["model"] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     if found["model"]:
-        for pair, told in zip(found["pairs"], found["model"].pop("pairs"), strict=True):
-            if (pair["fit"], pair["list"]) != (told["fit"], told["list"]):
+        told = found["model"].pop("pairs")
+        of_trained = [pair for pair in found["pairs"] if pair["fit"] in found["model"]["fits"]]
+        for pair, line in zip(of_trained, told, strict=True):
+            if (pair["fit"], pair["list"]) != (line["fit"], line["list"]):
                 raise SystemExit(
                     f"{file}: not of the same rows as its floors. Run `benchmarks/people.py floors` again."
                 )
-            pair["margin"] = told["margin"]
+            pair["margin"] = line["margin"]
     return found
 
 
@@ -77,10 +79,11 @@ def longer(pairs: list[dict]) -> np.ndarray:
     return wins(sizes[:, 0], sizes[:, 1])
 
 
-def length_rule(pairs: list[dict]) -> tuple[str, np.ndarray]:
+def length_rule(pairs: list[dict], rule: str | None = None) -> tuple[str, np.ndarray]:
     """The better of "longer" and "shorter", chosen with sight of these very labels: the most that length alone can do."""
     outcome = longer(pairs)
-    return ("longer", outcome) if outcome.mean() >= 0.5 else ("shorter", 1 - outcome)
+    rule = rule or ("longer" if outcome.mean() >= 0.5 else "shorter")
+    return rule, outcome if rule == "longer" else 1 - outcome
 
 
 def share(values: np.ndarray, pairs: list[dict]) -> Estimate:
@@ -154,11 +157,15 @@ def harmless(found: dict) -> list[str]:
         ("bag of words minus the rule", points(against(bag, outcome, pairs))),
     ]
     if trained:
-        model = right(pairs)
+        scored = [pair for pair in pairs if "margin" in pair]
+        model, bag, outcome = right(scored), right(scored, "bag"), length_rule(scored, rule)[1]
+        some = (
+            "" if len(scored) == len(pairs) else f", {len(trained['fits'])} of {len(found['trained_on'])} folds so far"
+        )
         rows += [
-            ("**reward model**, 135M", percent(share(model, pairs))),
-            (f"reward model minus “the {rule} answer”", points(against(model, outcome, pairs))),
-            ("reward model minus bag of words", points(against(model, bag, pairs))),
+            (f"**reward model**, 135M{some}", percent(share(model, scored))),
+            (f"reward model minus “the {rule} answer”{some}", points(against(model, outcome, scored))),
+            (f"reward model minus bag of words{some}", points(against(model, bag, scored))),
         ]
     else:
         rows.append(("**reward model**, 135M", "not measured yet"))
@@ -178,7 +185,9 @@ def harmless(found: dict) -> list[str]:
         "",
     ]
     if trained:
-        lines += [*calibration(pairs, trained), "![calibration](people/calibration.svg)", ""]
+        lines += [*folds_and_cuts(scored, trained)]
+        if len(trained["fits"]) > 1:
+            lines += [*calibration(scored), "![calibration](people/calibration.svg)", ""]
     fields = {"reward model": "margin", "bag of words": "bag"} if trained else {"bag of words": "bag"}
     lines += [
         "Right by the length of the better answer against the worse, in five parts of equal size:",
@@ -186,20 +195,21 @@ def harmless(found: dict) -> list[str]:
         f"| characters, better / worse | pairs | {' | '.join(fields)} |",
         "|---|---:|" + "---:|" * len(fields),
     ]
-    for part in by_length(pairs):
+    for part in by_length(scored if trained else pairs):
         edges = [np.exp(length_ratio(part[i])) for i in (0, -1)]
         cells = (percent(share(right(part, field), part)) for field in fields.values())
         lines.append(f"| {edges[0]:.2f} to {edges[1]:.2f} | {len(part)} | {' | '.join(cells)} |")
     return [*lines, "", "![by length](people/length.svg)", ""]
 
 
-def calibration(pairs: list[dict], trained: dict) -> list[str]:
+def folds_and_cuts(pairs: list[dict], trained: dict) -> list[str]:
+    folds = [right([p for p in pairs if p["fit"] == name]).mean() for name in trained["fits"]]
+    return [f"The folds one by one: {', '.join(f'{100 * value:.1f} %' for value in folds)}. {cuts(trained)}", ""]
+
+
+def calibration(pairs: list[dict]) -> list[str]:
     scaled, temperatures = calibrated(pairs)
-    names = list(dict.fromkeys(pair["fit"] for pair in pairs))
-    folds = [right([p for p in pairs if p["fit"] == name]).mean() for name in names]
     return [
-        f"The folds one by one: {', '.join(f'{100 * value:.1f} %' for value in folds)}. {cuts(trained)}",
-        "",
         f"Calibration error in ten bins of equal mass: {pair_ece([p['margin'] for p in pairs]):.3f}, and {pair_ece(scaled):.3f} after dividing each "
         f"fold's margins by the temperature of the others ({min(temperatures):.2f} to {max(temperatures):.2f}).",
         "",

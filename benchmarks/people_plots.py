@@ -24,10 +24,11 @@ MODEL, BAG, LENGTH, PEOPLE = "#1b6ca8", "#b5651d", "#6b7280", "#2e7d32"
 
 def draw(hh: dict, kinds: dict, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    if hh["model"]:
-        _save(calibration(hh["pairs"]), folder / "calibration.svg")
-    _save(lengths(hh["pairs"]), folder / "length.svg")
-    _save(sets(kinds, hh), folder / "sets.svg")
+    scored = [pair for pair in hh["pairs"] if "margin" in pair]
+    if scored and len(hh["model"]["fits"]) > 1:
+        _save(calibration(scored), folder / "calibration.svg")
+    _save(lengths(scored or hh["pairs"]), folder / "length.svg")
+    _save(sets(kinds, scored or hh["pairs"]), folder / "sets.svg")
 
 
 def calibration(pairs: list[dict], bins: int = 10):
@@ -68,8 +69,8 @@ def lengths(pairs: list[dict]):
     return figure
 
 
-def sets(kinds: dict, hh: dict):
-    found = {"HH harmless, all, cross-validated": hh["pairs"]} | page.groups(kinds)
+def sets(kinds: dict, hh: list[dict]):
+    found = {"HH harmless, cross-validated": hh} | page.groups(kinds)
     figure, axes = plt.subplots(figsize=(7, 0.42 * len(found) + 1.2))
     places = np.arange(len(found))[::-1]
     for place, pairs in zip(places, found.values(), strict=True):

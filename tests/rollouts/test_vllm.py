@@ -1,5 +1,7 @@
 """Rollouts from a server: the same policy, the same tokens, and a plain sentence for everything that can go wrong on the way."""
 
+import math
+
 import pytest
 import torch
 from fake_vllm import FakeVllm
@@ -243,3 +245,34 @@ def test_a_sampler_that_is_off_is_measured_and_weighed_in_the_update(server, set
     apart = (rollout.generated - rollout.logprobs)[rollout.mask]
     assert figures["sampler_kl"] == pytest.approx(float(apart.mean()), abs=1e-5) and figures["sampler_kl"] < -1
     assert figures["importance_capped"] == 1.0
+
+
+def test_the_weights_reach_the_advantages_that_are_learnt_from(server, settings, make_ppo):
+    """The same rollout with and without them; the server takes every token for likelier than it is."""
+
+    def off(reply):
+        choice = reply["choices"][0]
+        choice["logprobs"]["token_logprobs"] = [0.9 * x for x in choice["logprobs"]["token_logprobs"]]
+        return reply
+
+    # A random model is near the uniform distribution over 260 tokens: some weights are held by this cap, and some are not.
+    cap, learnt, rollouts = 260**-0.1, [], []
+    for chosen in (None, cap):
+        server.faults["/v1/completions"] = [off] * 8
+        ppo = make_ppo(settings(importance_cap=chosen), opened(settings()))
+        plain = ppo._learn
+
+        def note(rollout, advantages, returns, plain=plain):
+            learnt.append(advantages.clone())
+            return plain(rollout, advantages, returns)
+
+        ppo._learn = note
+        rollouts.append(ppo.update()[1])
+    r = rollouts[1]
+    by_hand = torch.tensor([[min(math.exp(0.1 * x), cap) for x in row] for row in r.logprobs.tolist()])
+    assert (
+        torch.equal(rollouts[0].tokens, r.tokens)
+        and (by_hand[r.mask] < cap - 1e-4).any()
+        and (by_hand[r.mask] > cap - 1e-6).any()
+    )
+    assert torch.allclose(learnt[1][r.mask], (learnt[0] * by_hand)[r.mask], atol=1e-3)
