@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,11 +23,41 @@ ALSO = {"again-0-20-updates": "offline", "again-1-20-updates": "offline", "again
 
 def write(results: dict) -> None:
     """Replaces what stands between the marks, and the plot."""
+    kinds = ROOT / "benchmarks" / "results" / "reward_votes.json"
+    learned = of_kinds(json.loads(kinds.read_text(encoding="utf-8"))) if kinds.exists() else ""
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{section(results)}\n\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{section(results)}\n{learned}\n{END}{after}", encoding="utf-8")
     PLOT.write_text(plot(results), encoding="utf-8")
+
+
+def of_kinds(results: dict) -> str:
+    """What `benchmarks/reward_votes.py` found."""
+    lines = [
+        "",
+        "    python benchmarks/reward_votes.py    # the reward model alone, after votes of one kind on the same answers",
+        "",
+        "| learned from, beside the start's rankings | right on clean pairs of a candidate's answers | on the built-in held-out rankings |",
+        "|---|---:|---:|",
+    ]
+    for name, found in results.items():
+        lines.append(f"| {KINDS[name]} | {percent(found['on_policy'])} | {percent(found['held_out'])} |")
+    return "\n".join([*lines, ""])
+
+
+KINDS = {
+    "none": "nothing",
+    "pairs-60": "60 choices",
+    "pairs-125": "125 choices",
+    "pairs-250": "250 choices",
+    "pairs-500": "500 choices",
+    "thumbs-500": "500 thumbs, one a question",
+    "thumbs-1000": "1,000 thumbs, on both answers of the 500 choices",
+    "lazy-thumbs-500": "500 thumbs, half of them lazy, a threshold for each rater",
+    "lazy-thumbs-500-one-threshold": "500 thumbs, half of them lazy, one threshold for all",
+    "pairs-250-thumbs-250": "250 choices, and 250 thumbs on other questions",
+}
 
 
 def section(results: dict) -> str:
