@@ -41,7 +41,7 @@ STAGES: tuple[Step, ...] = (
         name="sft",
         needs=("prepare",),
         settings=(*_COMMON, "sft"),
-        version=1,
+        version=2,
         body="pipeline.stages.sft:run",
         reads={"prepare": ("demonstrations.train.jsonl",)},
     ),
