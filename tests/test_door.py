@@ -1,5 +1,6 @@
 """The door as a user meets it: the smoke recipe end to end, and every slip answered in lines, not tracebacks."""
 
+import itertools
 import json
 import os
 import shutil
@@ -52,6 +53,16 @@ def test_all_stages_run_and_say_where_to_look(smoke):
         assert json.loads((run / "evaluation" / name / "card.json").read_text())["entries"]
     assert "<html" in (run / "report.html").read_text() and (run / "report.md").exists()
     assert seconds < 120
+
+
+def test_the_rate_of_sft_falls_by_the_same_amount_each_step(smoke):
+    """A linear schedule: after the warm-up, the drops from step to step are equal."""
+    lines = [json.loads(line) for line in (smoke[0] / "stages" / "sft" / "log.jsonl").read_text().splitlines()]
+    rates = [line["learning_rate"] for line in lines]
+    falling = rates[rates.index(max(rates)) :]
+    drops = [before - after for before, after in itertools.pairwise(falling)]
+    assert len(drops) >= 2 and min(drops) > 0
+    assert max(drops) == pytest.approx(min(drops))
 
 
 def test_a_healthy_run_takes_small_steps(smoke):
