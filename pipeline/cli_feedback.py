@@ -118,8 +118,7 @@ def delete(
 ) -> None:
     """Remove all that a rater said and voted, for good, and say which files written before still hold some of it."""
     with _opened(run_name, config, db) as (store, _):
-        if not store.rows("SELECT 1 FROM rater WHERE id = ?", (rater,)):
-            raise UserError(f"{store.path}: no rater '{rater}'. `feedback stats` lists them.")
+        _refuse_unknown(store, rater)
         if not yes:
             typer.confirm(f"Remove everything of '{rater}' from {store.path}? This cannot be undone", abort=True)
         elsewhere, gone = store.exports_with(rater), store.forget(rater)
@@ -143,8 +142,7 @@ def consent(
     """Note what a rater allows: local stays in the chat, from train on rounds learn, with publish exports hold it too."""
     check_level(level)
     with _opened(run_name, config, db) as (store, _):
-        if not store.rows("SELECT 1 FROM rater WHERE id = ?", (rater,)):
-            raise UserError(f"{store.path}: no rater '{rater}'. `feedback stats` lists them.")
+        _refuse_unknown(store, rater)
         store.set_consent(rater, level)
         elsewhere = store.exports_with(rater)
     print(f"{_printable(rater)}: {level} from now on")
@@ -167,6 +165,11 @@ def _opened(run_name: str | None, config: Path | None, db: Path | None, *, new: 
         yield store, settings
     finally:
         store.close()
+
+
+def _refuse_unknown(store, rater: str) -> None:
+    if not store.rows("SELECT 1 FROM rater WHERE id = ?", (rater,)):
+        raise UserError(f"{store.path}: no rater '{rater}'. `feedback stats` lists them.")
 
 
 def _lesson(store, settings, use: str):

@@ -62,15 +62,7 @@ def evaluate_sft(ctx) -> dict[str, float]:
     """Answers of the SFT policy, and its loss on demonstrations that it has not seen."""
     base = open_base(ctx.config)
     base.load(POLICY, ctx.inputs["sft"] / ADAPTER, trainable=False)
-    rows = answer_prompts(
-        base,
-        POLICY,
-        _heldout(ctx),
-        ctx.config,
-        samples=ctx.config.evaluation.samples_per_prompt,
-        progress=ctx.progress,
-        label="SFT answers",
-    )
+    rows = _sampled(ctx, base, POLICY, _heldout(ctx), "SFT answers")
     entries = _answer_entries(rows, ctx.config)
     demonstrations = load_records(ctx.inputs["prepare"] / "demonstrations.test.jsonl", "messages")
     before, clusters = _nll(base, BASE, demonstrations, ctx.config)
@@ -146,15 +138,7 @@ def evaluate_ppo(ctx) -> dict[str, float]:
     base.load(REFERENCE, ctx.inputs["sft"] / ADAPTER, trainable=False)
     model = RewardEnsemble.open(base, ctx.inputs["reward"], config.ppo)
     prompts = _heldout(ctx)
-    rows = answer_prompts(
-        base,
-        POLICY,
-        prompts,
-        config,
-        samples=config.evaluation.samples_per_prompt,
-        progress=ctx.progress,
-        label="PPO answers",
-    )
+    rows = _sampled(ctx, base, POLICY, prompts, "PPO answers")
     sft = read_answers(ctx.inputs["evaluate-sft"] / ANSWERS)
     rows = with_proxy(rows, _score_answers(model, rows, prompts, config, ctx.progress, "scoring PPO answers"))
     sft = with_proxy(sft, _score_answers(model, sft, prompts, config, ctx.progress, "scoring SFT answers"))
@@ -277,6 +261,12 @@ def _same_count(side: dict[str, list[AnswerRow]], prompts: Sequence[str]) -> lis
     return [side[p][0] for p in prompts]
 
 
+def _sampled(ctx, base: SharedBase, role: str, prompts: Sequence[Prompt], label: str) -> list[AnswerRow]:
+    """A trained policy's answers, as many to each prompt as the config says."""
+    samples = ctx.config.evaluation.samples_per_prompt
+    return answer_prompts(base, role, prompts, ctx.config, samples=samples, progress=ctx.progress, label=label)
+
+
 def _average_entries(
     ctx, base: SharedBase, rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], prompts: Sequence[Prompt]
 ) -> list[Entry]:
@@ -284,15 +274,7 @@ def _average_entries(
     score or a person to say, never for the reward model."""
     config = ctx.config
     base.load(EMA, ctx.inputs["ppo"] / EMA, trainable=False)
-    averaged = answer_prompts(
-        base,
-        EMA,
-        prompts,
-        config,
-        samples=config.evaluation.samples_per_prompt,
-        progress=ctx.progress,
-        label="averaged PPO answers",
-    )
+    averaged = _sampled(ctx, base, EMA, prompts, "averaged PPO answers")
     write_answers(ctx.out / EMA_ANSWERS, averaged)
     shown = ("gold", "eos_rate", "answer_tokens")
     found = [e for e in _answer_entries(averaged, config) if e.metric in shown]

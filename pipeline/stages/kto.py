@@ -15,7 +15,7 @@ from data.loading import load as load_records
 from data.records import Thumb
 from pipeline.adapters import SharedBase
 from pipeline.roles import ADAPTER, open_base
-from pipeline.stages.trl import as_before, on_one_device
+from pipeline.stages.trl import as_before, on_one_device, quieted, shared_arguments
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 
@@ -94,16 +94,15 @@ def _train(ctx, base: SharedBase, rows: list[dict], balance: tuple[float, float]
     steps = math.ceil(len(rows) / settings.batch_size) * settings.epochs
     begun = base.state(_POLICY)
     with ctx.progress(steps, "KTO", unit="steps") as bar, steps_finish(), base.acting_as(_POLICY):
-        trainer = Prepared(
-            model=base.peft_model,
-            args=on_one_device(_arguments(ctx, base, balance)),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=base.tokenizer,
-            callbacks=[_keeper(ctx, bar, lines)],
+        trainer = quieted(
+            Prepared(
+                model=base.peft_model,
+                args=on_one_device(_arguments(ctx, base, balance)),
+                train_dataset=Dataset.from_list(rows),
+                processing_class=base.tokenizer,
+                callbacks=[_keeper(ctx, bar, lines)],
+            )
         )
-        for callback in list(trainer.callback_handler.callbacks):
-            if type(callback).__name__ == "PrinterCallback":
-                trainer.remove_callback(callback)
         as_before(base, _POLICY, begun)
         for parameter in base.parameters(_REFERENCE):
             parameter.requires_grad_(False)
@@ -117,32 +116,15 @@ def _arguments(ctx, base: SharedBase, balance: tuple[float, float]):
 
     settings = ctx.config.kto
     return KTOConfig(
-        output_dir=str(ctx.checkpoints),
+        **shared_arguments(ctx, base, settings),
         per_device_train_batch_size=settings.batch_size,
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=settings.warmup_share,
-        weight_decay=0.0,
-        max_grad_norm=settings.max_grad_norm,
         beta=settings.beta,
         desirable_weight=balance[0],
         undesirable_weight=balance[1],
         # Nothing is cut: what is too long for the reward model was left out and counted.
         max_length=None,
-        gradient_checkpointing=ctx.config.model.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if ctx.config.model.gradient_checkpointing else None,
-        bf16=False,
-        use_cpu=base.device.type == "cpu",
-        seed=ctx.config.seed,
-        data_seed=ctx.config.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
         save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
         train_sampling_strategy="sequential",
-        dataloader_pin_memory=False,
     )
 
 

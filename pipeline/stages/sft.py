@@ -14,7 +14,7 @@ from pipeline.adapters import POLICY, SharedBase
 from pipeline.memory import MicroBatch
 from pipeline.roles import ADAPTER, open_base
 from pipeline.run import LOG
-from pipeline.stages.trl import as_before, on_one_device
+from pipeline.stages.trl import as_before, on_one_device, quieted, shared_arguments
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.optimizer import ADAMW
@@ -69,17 +69,15 @@ def _train(ctx, base: SharedBase, examples: list[dict], micro_batch: int, bar) -
     bar.done = len(lines)
     begun = base.state(POLICY)
     with base.acting_as(POLICY):
-        trainer = SFTTrainer(
-            model=base.peft_model,
-            args=on_one_device(_arguments(ctx, base, micro_batch)),
-            train_dataset=Dataset.from_list(examples),
-            processing_class=base.tokenizer,
-            callbacks=[_keeper(ctx, bar, lines)],
+        trainer = quieted(
+            SFTTrainer(
+                model=base.peft_model,
+                args=on_one_device(_arguments(ctx, base, micro_batch)),
+                train_dataset=Dataset.from_list(examples),
+                processing_class=base.tokenizer,
+                callbacks=[_keeper(ctx, bar, lines)],
+            )
         )
-        # Keeps the one line a step that goes to the log off the terminal.
-        for callback in list(trainer.callback_handler.callbacks):
-            if type(callback).__name__ == "PrinterCallback":
-                trainer.remove_callback(callback)
         as_before(base, POLICY, begun)
         trainer.train(resume_from_checkpoint=str(found) if found else None)
     stop_if_asked()
@@ -89,36 +87,18 @@ def _train(ctx, base: SharedBase, examples: list[dict], micro_batch: int, bar) -
 def _arguments(ctx, base: SharedBase, micro_batch: int):
     from trl import SFTConfig
 
-    config, settings = ctx.config, ctx.config.sft
+    settings = ctx.config.sft
     return SFTConfig(
-        output_dir=str(ctx.checkpoints),
+        **shared_arguments(ctx, base, settings),
         per_device_train_batch_size=micro_batch,
         gradient_accumulation_steps=settings.batch_size // micro_batch,
-        num_train_epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
-        warmup_steps=settings.warmup_share,
-        weight_decay=0.0,
-        max_grad_norm=settings.max_grad_norm,
         max_length=settings.max_tokens,
         completion_only_loss=True,
         packing=False,
         optim="adamw_torch" if settings.optimizer == ADAMW else settings.optimizer,
-        gradient_checkpointing=config.model.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.model.gradient_checkpointing else None,
-        # The weights already have the dtype that they should have; the adapters are float32.
-        bf16=False,
-        use_cpu=base.device.type == "cpu",
-        seed=config.seed,
-        data_seed=config.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
         save_strategy="steps" if settings.checkpoint_every else "no",
         save_steps=settings.checkpoint_every or 1,
-        report_to="none",
-        disable_tqdm=True,
         train_sampling_strategy="random",
-        dataloader_pin_memory=False,
     )
 
 
