@@ -54,6 +54,16 @@ HINTS: dict[tuple[str, str], str] = {
         "min",
     ): "Length alone does as well as the reward model; add rankings whose better answer is the longer one.",
     (
+        "*.clean_accuracy_minus_best_floor",
+        "min",
+    ): "A rule without a language model does as well as the reward model; the note on its card names the rule. Add rankings, or raise "
+    "reward.epochs.",
+    (
+        "*.observed_accuracy_minus_best_floor",
+        "min",
+    ): "A rule without a language model does as well as the reward model; the note on its card names the rule. Add rankings, or raise "
+    "reward.epochs.",
+    (
         "*.length_correlation_excess",
         "max",
     ): "The score follows length more than the raters do; balance the lengths in data.rankings.",
@@ -180,9 +190,10 @@ METRICS: dict[str, str] = {
     "base": _ANSWERS,
     "sft": rf"{_ANSWERS}|base_heldout_nll|heldout_nll(_change)?|(gold(_\w+)?|eos_rate)_minus_base|(lc_)?win_rate_vs_base|distinct_2_ratio_base"
     r"|general_perplexity_ratio|wrong_suggested_minus_base",
-    "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|wrong_prompt_accuracy|facts_accuracy"
+    "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|(observed_)?bag_of_words_accuracy|wrong_prompt_accuracy|facts_accuracy"
     r"|(observed_)?(pairs|mean_margin|ece|temperature|pair_loss|ece_after_temperature)|probe_\w+"
-    r"|(gold_)?length_correlation|length_correlation_excess|accuracy_(shorter|middle|longer)_third",
+    r"|(gold_)?length_correlation|length_correlation_excess|accuracy_(shorter|middle|longer)_third"
+    r"|accuracy_turn_(1|2_3|4_on)",
     "ppo": rf"{_ANSWERS}|sft_proxy|(gold(_\w+)?|eos_rate)_minus_sft|(lc_)?win_rate_vs_sft|distinct_2_ratio|gold_minus_best_of_\d+"
     r"|best_of_\d+_(gold|proxy|kl)|kl_to_reference|kl_at_start|general_perplexity_ratio|wrong_suggested_minus_sft"
     r"|normalised_reward_gain|lc_minus_raw_win_rate|gain_over_limit"
