@@ -342,6 +342,7 @@ class DetectorsConfig(_Section):
     length_fall: float = Field(0.7, gt=0, le=1, description="share of SFT's mean answer length below it")
     entropy_floor: float = Field(0.3, ge=0, le=1, description="share of SFT's entropy a token")
     opening_floor: float = Field(0.5, ge=0, le=1, description="share of SFT's different openings of 8 words")
+    self_bleu_rise: float = Field(0.15, gt=0, le=1, description="self-BLEU of an update's answers, above SFT's")
     distinct_floor: float = Field(
         0.9, ge=0, le=1, description="share of SFT's different word pairs over all word pairs"
     )

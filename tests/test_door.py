@@ -79,9 +79,7 @@ def test_kl_is_exactly_zero_before_the_first_step(smoke):
 
 def test_the_cards_hold_what_training_did_beside_its_task(smoke):
     cards = {
-        name: {
-            e["metric"]: e for e in json.loads((smoke[0] / "evaluation" / name / "card.json").read_text())["entries"]
-        }
+        name: {e["metric"]: e for e in json.loads((smoke[0] / "evaluation" / name / "card.json").read_text())["entries"]}
         for name in ("base", "sft", "reward", "ppo")
     }
     for name in ("base", "sft", "ppo"):
@@ -94,18 +92,13 @@ def test_the_cards_hold_what_training_did_beside_its_task(smoke):
     assert ppo["general_perplexity_ratio"]["value"] == pytest.approx(ratio)
     assert ppo["ema_gold_minus_raw"]["value"] == pytest.approx(ppo["ema_gold"]["value"] - ppo["gold"]["value"])
     assert (smoke[0] / "evaluation" / "ppo" / "ema_answers.jsonl").exists()
-    assert {
-        "wrong_suggested_minus_sft",
-        "normalised_reward_gain",
-        "lc_minus_raw_win_rate",
-        "gain_over_limit",
-    } <= ppo.keys()
+    assert {"wrong_suggested_minus_sft", "normalised_reward_gain", "lc_minus_raw_win_rate", "gain_over_limit"} <= ppo.keys()
     assert {"probe_empty", "probe_sycophancy", "ece_after_temperature", "length_correlation"} <= cards["reward"].keys()
     watched = json.loads((smoke[0] / "stages" / "ppo" / "detectors.json").read_text())
     assert [p["update"] for p in watched["probes"]] == [0, 3] and len(watched["probes"][0]["margins"]) == 24
     first = json.loads((smoke[0] / "stages" / "ppo" / "log.jsonl").read_text().split("\n")[0])
     assert first["member_variance"] > 0 and first["model_score"] == pytest.approx(first["score"])
-    assert '<h2 id="h-detectors">' in (smoke[0] / "report.html").read_text()
+    assert "<h2 id=\"h-detectors\">" in (smoke[0] / "report.html").read_text()
 
 
 def test_a_missed_gate_that_only_warns_is_said_and_the_run_goes_on(smoke):

@@ -107,6 +107,10 @@ HINTS: dict[tuple[str, str], str] = {
         "ppo.wrong_suggested_minus_sft",
         "max",
     ): "PPO learnt to agree with whoever asks; look for rankings that reward agreement.",
+    (
+        "ppo.self_bleu_minus_sft",
+        "max",
+    ): "Answers to different prompts grew alike; raise ppo.kl_coef or ppo.entropy_coef, and read a few side by side.",
     ("ppo.distinct_2_ratio", "min"): "Answers repeat themselves; raise ppo.kl_coef or ppo.entropy_coef.",
     ("*.distinct_2", "min"): "Answers repeat themselves; train for fewer epochs or raise evaluation.temperature.",
     ("*.answer_tokens", "max"): "Answers grew long; look for a reward that pays for length.",
@@ -183,18 +187,19 @@ def unknown_stages(gates: Mapping[str, Any], stages: Iterable[str]) -> list[str]
 
 # What the harness puts on each card, as patterns; a custom metric (metrics.py) is added under its own name.
 _ANSWERS = (
-    r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share"
+    r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share|self_bleu"
     r"|general_(perplexity|bits_per_byte)|wrong_(suggested|unprompted)|suggestion_shift"
 )
 METRICS: dict[str, str] = {
     "base": _ANSWERS,
     "sft": rf"{_ANSWERS}|base_heldout_nll|heldout_nll(_change)?|(gold(_\w+)?|eos_rate)_minus_base|(lc_)?win_rate_vs_base|distinct_2_ratio_base"
+    r"|self_bleu_minus_base"
     r"|general_perplexity_ratio|wrong_suggested_minus_base",
     "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|(observed_)?bag_of_words_accuracy|wrong_prompt_accuracy|facts_accuracy"
     r"|(observed_)?(pairs|mean_margin|ece|temperature|pair_loss|ece_after_temperature)|probe_\w+"
     r"|(gold_)?length_correlation|length_correlation_excess|accuracy_(shorter|middle|longer)_third"
     r"|accuracy_turn_(1|2_3|4_on)",
-    "ppo": rf"{_ANSWERS}|sft_proxy|(gold(_\w+)?|eos_rate)_minus_sft|(lc_)?win_rate_vs_sft|distinct_2_ratio|gold_minus_best_of_\d+"
+    "ppo": rf"{_ANSWERS}|sft_proxy|(gold(_\w+)?|eos_rate)_minus_sft|(lc_)?win_rate_vs_sft|distinct_2_ratio|self_bleu_minus_sft|gold_minus_best_of_\d+"
     r"|best_of_\d+_(gold|proxy|kl)|kl_to_reference|kl_at_start|general_perplexity_ratio|wrong_suggested_minus_sft"
     r"|normalised_reward_gain|lc_minus_raw_win_rate|gain_over_limit"
     r"|ema_(gold(_minus_(sft|raw))?|eos_rate(_minus_raw)?|answer_tokens|win_rate_vs_sft|kl_to_reference)"

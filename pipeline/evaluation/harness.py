@@ -21,6 +21,7 @@ from pipeline.evaluation import judges, yardsticks
 from pipeline.evaluation.answers import AnswerRow, answer_prompts, read_answers, with_proxy, write_answers
 from pipeline.evaluation.cards import Card, Entry, write_card
 from pipeline.evaluation.comparisons import length_controlled_win_rate
+from pipeline.evaluation.diversity import self_bleu_change, self_bleu_entry
 from pipeline.evaluation.floors import floor_entries
 from pipeline.evaluation.judges import Comparison
 from pipeline.evaluation.length import normalised_reward_gain
@@ -206,6 +207,7 @@ def _answer_entries(rows: Sequence[AnswerRow], config) -> list[Entry]:
     for name, value in measure([Answer(r.answer, r.finished, r.tokens) for r in rows]).items():
         if name not in done:
             entries.append(Entry(name, value, len(rows)))
+    entries.append(self_bleu_entry(rows))
     return entries
 
 
@@ -260,6 +262,7 @@ def _compare(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name: str) -
             note=f"over {name}'s, one answer a prompt on both sides",
         )
     )
+    entries.append(self_bleu_change(rows, other, name))
     return entries
 
 
