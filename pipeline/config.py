@@ -19,6 +19,8 @@ from data.yardsticks import source as yardstick_file
 from pipeline.evaluation.detectors import DETECTORS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
+# What else may stand before a gate's dot: measured apart, by `evaluate --benchmarks`.
+GATED = (*STAGE_NAMES, "benchmarks")
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NOT_IN_A_KEY = {
     *("model.device", "model.gradient_checkpointing"),
@@ -484,9 +486,9 @@ class Config(_Section):
     @model_validator(mode="after")
     def _gates_name_a_metric(self) -> Config:
         for name in self.gates:
-            if not re.fullmatch(rf"({'|'.join(STAGE_NAMES)})\.\w+(\.ci_low|\.ci_high)?", name):
+            if not re.fullmatch(rf"({'|'.join(GATED)})\.\w+(\.ci_low|\.ci_high)?", name):
                 raise ValueError(
-                    f"'gates.{name}' should read stage.metric, stage one of {', '.join(STAGE_NAMES)} (got '{name}')"
+                    f"'gates.{name}' should read stage.metric, stage one of {', '.join(GATED)} (got '{name}')"
                 )
             if re.fullmatch(r"ppo\.(\w+_)?proxy(\.\w+)?", name) and self.gates[name].min is not None:
                 raise ValueError(

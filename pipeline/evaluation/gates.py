@@ -5,6 +5,7 @@
       ppo.kl_to_reference: {min: 1.0, max: 15.0}
       ppo.gold_minus_sft.ci_low: {min: 0.0}      # the lower end of the 95 % interval instead of the point estimate
       reward.probe_shuffled: {min: 0.7, warn: true}    # said when it is missed, and stops nothing
+      benchmarks.ppo_gsm8k_exact_match_minus_sft.ci_low: {min: -0.05}    # <policy>_<task>_<metric>; held by `evaluate --benchmarks`
 
 A bound is inclusive: a value that equals it passes. A number that is missing, null or NaN never passes.
 """
@@ -23,6 +24,7 @@ from pipeline.disk import write_json
 from pipeline.evaluation.cards import Card, is_finite
 
 ACCEPTED_FILE = "accepted_gates.json"
+BENCHMARKS = "benchmarks"
 
 # (gate, which bound was missed) -> what to change. `*` stands for any stage.
 HINTS: dict[tuple[str, str], str] = {
@@ -77,6 +79,10 @@ HINTS: dict[tuple[str, str], str] = {
         "ppo.gain_over_limit",
         "max",
     ): "No policy can gain that much so near to SFT; the KL or the scores are measured wrongly.",
+    (
+        "benchmarks.*",
+        "min",
+    ): "What is asked elsewhere got worse than allowed; raise ppo.kl_coef or set ppo.ptx_coef, or change the gate and say why.",
     ("ppo.kl_to_reference", "max"): "The policy drifted; raise ppo.kl_coef.",
     (
         "ppo.kl_to_reference",
@@ -205,6 +211,8 @@ METRICS: dict[str, str] = {
     r"|ema_(gold(_minus_(sft|raw))?|eos_rate(_minus_raw)?|answer_tokens|win_rate_vs_sft|kl_to_reference)"
     r"|judge_(win_rate_vs_sft|lc_win_rate_vs_sft|first_share|agreement|refused_share)",
 }
+# <policy>_<task>_<metric>: which tasks and metrics there are, only lm-eval knows.
+_OF_BENCHMARKS = r"(base|sft|ppo)_\w+_\w+"
 # One name for each pattern above, to guess from.
 _COMMON_NAMES = (
     *("gold", "eos_rate", "answer_tokens", "heldout_nll", "heldout_nll_change", "gold_minus_base", "win_rate_vs_base"),
@@ -225,13 +233,18 @@ _COMMON_NAMES = (
 def unknown_metrics(gates: Mapping[str, Any]) -> list[str]:
     """One line for each gate on a metric that no card of its stage ever has: found before anything is trained."""
     named = [(gate, *gate.split(".")[:2]) for gate in gates]
+    lines = [
+        f"gates.{gate}: a benchmark's number is <policy>_<task>_<metric>, the policy one of base, sft, ppo (got '{metric}')"
+        for gate, stage, metric in named
+        if stage == BENCHMARKS and not re.fullmatch(_OF_BENCHMARKS, metric)
+    ]
+    named = [row for row in named if row[1] != BENCHMARKS]
     strange = [(gate, stage, metric) for gate, stage, metric in named if not _on_card(stage, metric)]
     if not strange:
-        return []
+        return lines
     # Only now: the metrics' library takes seconds to import.
     from pipeline.evaluation.metrics import METRICS as CLASSES
 
-    lines = []
     for gate, stage, metric in strange:
         if metric in CLASSES:
             continue
@@ -305,7 +318,7 @@ def _apart(number: float, bound: float) -> tuple[str, str]:
 
 
 def _hint(stage: str, metric: str, side: str) -> str:
-    for key in (f"{stage}.{metric}", f"*.{metric}"):
+    for key in (f"{stage}.{metric}", f"*.{metric}", f"{stage}.*"):
         if (key, side) in HINTS:
             return HINTS[key, side]
     return f"Look at {stage} in report.md, or change gates.{stage}.{metric} and say why."

@@ -67,9 +67,7 @@ def test_a_gate_that_only_warns_is_missed_and_stops_nothing():
     gate = {"ppo.gold": {"min": 2.0, "warn": True}}
     (result,) = gates.results(card(gold=1.0), gate, "ppo", WHERE)
     assert not result.passed and result.warns and "1 < 2" in result.problem
-    assert (
-        check(card(gold=1.0), gate) == [] and len(check(card(gold=1.0), {"ppo.gold": {"min": 2.0, "warn": False}})) == 1
-    )
+    assert check(card(gold=1.0), gate) == [] and len(check(card(gold=1.0), {"ppo.gold": {"min": 2.0, "warn": False}})) == 1
     assert gates.results(card(), gate, "ppo", WHERE)[0].warns
 
 
