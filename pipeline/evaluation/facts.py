@@ -53,6 +53,8 @@ LABELS = {
     "ema_gold": "gold score, averaged",
 }
 SIGNED = "_minus_"
+# Gates of which there is no number so far: of a stage that has not run, or of benchmarks, which no run asks by itself.
+WAITING = ("not reached", "not measured yet")
 GOLD_NOTE = (
     "The gold score is a fixed rubric that stands in for people. Answers are to held-out prompts; "
     "every interval is a 95 % interval over prompts."
@@ -79,7 +81,8 @@ ACCURACY_NOTE = (
 
 @dataclass(frozen=True)
 class Gate:
-    """One configured gate and what became of it: passed, missed, accepted, warned (missed, and only to warn), or not reached."""
+    """One configured gate and what became of it: passed, missed, accepted, warned (missed, and only to warn), not reached, or, on
+    benchmarks, not measured yet."""
 
     name: str
     state: str
@@ -243,21 +246,21 @@ def _judgement(facts: Facts) -> str:
 
 
 def _gate_sentence(gates: Sequence[Gate]) -> str:
-    reached = [g for g in gates if g.state != "not reached"]
+    reached = [g for g in gates if g.state not in WAITING]
     if not reached:
         return ""
     missed = [g.name for g in reached if g.state == "missed"]
     accepted = [g.name for g in reached if g.state == "accepted"]
-    waiting = len(gates) - len(reached)
+    waiting = "".join(f", {n} {state}" for state in WAITING if (n := sum(g.state == state for g in gates)))
     warned = sum(g.state == "warned" for g in reached)
     if not missed and not accepted and not warned:
         said = f"all {len(reached)} gates passed" if len(reached) > 1 else "the one gate passed"
-        return f"{said}, {waiting} not reached" if waiting else said
+        return said + waiting
     passed = len(reached) - len(missed) - len(accepted) - warned
     said = f"{passed} of {len(reached)} gates passed"
     said += f", missed: {', '.join(missed)}" if missed else ""
     said += f", accepted although missed: {', '.join(accepted)}" if accepted else ""
-    return said + (f", {warned} warned" if warned else "")
+    return said + (f", {warned} warned" if warned else "") + waiting
 
 
 def number(value: float) -> str:
@@ -309,7 +312,7 @@ def interval(entry: Entry | gating.GateResult) -> str:
 
 def gate_value(gate: Gate) -> str:
     """The number that the gate looked at, with its unit."""
-    if gate.state == "not reached":
+    if gate.state in WAITING:
         return "–"
     return quantity(gate.result.value, gate.result.unit, difference=SIGNED in gate.result.metric)
 
@@ -367,7 +370,7 @@ def key_figures(facts: Facts, stage: str) -> list[tuple[str, str]]:
 def gate_summary(facts: Facts, stage: str) -> str:
     """The gates of a stage: 3 passed, 1 missed; empty where it has none."""
     states = [g.state for g in facts.gates if g.name.split(".")[0] == stage]
-    counts = [(states.count(state), state) for state in ("passed", "missed", "accepted", "warned", "not reached")]
+    counts = [(states.count(state), state) for state in ("passed", "missed", "accepted", "warned", *WAITING)]
     return ", ".join(f"{count} {state}" for count, state in counts if count)
 
 
@@ -623,7 +626,7 @@ def _gates(run_dir: Path, config: Any, cards: Mapping[str, Card]) -> tuple[Gate,
         if stage not in cards:
             metric = name.split(".")[1] if "." in name else ""
             waiting = gating.GateResult(name, metric, None, None, None, "", *gating.bounds_of(bounds), "")
-            out.append(Gate(name, "not reached", waiting))
+            out.append(Gate(name, WAITING[stage == gating.BENCHMARKS], waiting))
             continue
         where = f"evaluation/{stage}/card.json"
         (result,) = gating.results(cards[stage].to_dict(), {name: bounds}, stage, where)

@@ -156,7 +156,7 @@ def _gates(facts: Facts) -> str:
     rows = []
     for gate in facts.gates:
         state = gate.state.replace(" ", "-")
-        sign = {"passed": "✓", "missed": "✕", "accepted": "!", "warned": "!", "not reached": "·"}[gate.state]
+        sign = {"passed": "✓", "missed": "✕", "accepted": "!", "warned": "!"}.get(gate.state, "·")
         rows.append(
             f'<tr><th scope="row"><code>{_breakable(gate.name)}</code></th>'
             f'<td class="number"><b>{text(f.gate_value(gate))}</b><span>{text(f.interval(gate.result))}</span></td>'
