@@ -116,9 +116,7 @@ def conduct(
             raise
 
 
-def _take(
-    run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, evaluate_only: bool, anew: bool
-) -> int:
+def _take(run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, evaluate_only: bool, anew: bool) -> int:
     """The chosen stages in their order, each with its evaluation and gates; the report in any case, written `anew` also when
     nothing ran."""
     stages, evaluations = registry()
