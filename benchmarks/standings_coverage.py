@@ -1,6 +1,7 @@
 """How often a 95 % interval of `feedback standings` holds the truth, when votes of one person resemble each other.
 
-    python benchmarks/standings_coverage.py --out benchmarks/results/standings_coverage.json     # about three minutes on one core
+    python benchmarks/standings_coverage.py           # writes benchmarks/results/standings_coverage.json
+    python benchmarks/standings_coverage.py --table   # the table of docs/evaluation.md from it
 
 A person's chance to prefer the one checkpoint is σ(θ + taste), taste ~ N(0, 0.8²) in nats, and each of their conversations has a leaning of
 its own, N(0, 0.5²), with one to four votes in it. Of several people each has 1 to 2m − 1 conversations, m on average. θ is drawn anew each
@@ -19,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "standings_coverage.json"
 sys.path.insert(0, str(ROOT))
 
 from pipeline.evaluation.statistics import cluster_bootstrap  # noqa: E402
@@ -71,7 +73,7 @@ def coverage(people: int, talks_each: int, repeats: int, draws: int, seed: int) 
 
 
 def table(results: dict) -> str:
-    """The rows of docs/feedback.md."""
+    """The table of docs/evaluation.md."""
     columns = list(next(iter(results["coverage"].values())))
     lines = ["| people | conversations each | " + " | ".join(columns) + " |", "|---:|---:|" + "---:|" * len(columns)]
     for crowd, row in results["coverage"].items():
@@ -84,11 +86,15 @@ def table(results: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--table", action="store_true", help="print the table from what was measured")
     parser.add_argument("--repeats", type=int, default=1000)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.table:
+        print(table(json.loads(given.out.read_text(encoding="utf-8"))))
+        return
     results = {"repeats": given.repeats, "draws": given.draws, "seed": given.seed, "coverage": {}}
     for people, talks in CROWDS:
         found = coverage(people, talks, given.repeats, given.draws, given.seed)

@@ -17,7 +17,6 @@ from pipeline.evaluation.detectors import REPORT as DETECTORS
 from pipeline.evaluation.readings import Reading, readings
 from pipeline.evaluation.standings import Pair, Standings
 from pipeline.evaluation.standings_file import read as read_standings
-from pipeline.evaluation.standings_words import NOTE as STANDINGS_NOTE
 from pipeline.evaluation.standings_words import summary as standings_summary
 from pipeline.evaluation.statistics import Estimate
 
@@ -505,9 +504,9 @@ def side_by_side(facts: Facts) -> list[SideBySide]:
 
 
 def people_note(facts: Facts) -> str:
-    """Whose votes these are, of when, and how to read them."""
+    """Whose votes these are, and of when."""
     found, counted = facts.people
-    told = [f"{standings_summary(found)}, counted {counted} UTC by `feedback standings`. {STANDINGS_NOTE}"]
+    told = [f"{standings_summary(found)}, counted {counted} UTC."]
     if found.first_side is not None:
         left = of_estimate("left", found.first_side, found.decisive, "share")
         told.append(
@@ -519,7 +518,7 @@ def people_note(facts: Facts) -> str:
             f"Two people agreed in {figure(same)} ({interval(same)}) of {found.judged_twice} verdicts on the same answers."
         )
     left_out = sum(found.left_out.values())
-    told += [f"{left_out:,} more choices are no such votes; `feedback standings` says why."] if left_out else []
+    told += [f"{left_out:,} more choices are no such votes; “feedback standings” says why."] if left_out else []
     return " ".join([*told, *(f"No places: {why}" for why in found.unplaced)])
 
 

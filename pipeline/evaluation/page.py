@@ -18,6 +18,7 @@ from pipeline.evaluation import facts as f
 from pipeline.evaluation.caveats import caveats
 from pipeline.evaluation.charts import Line, Mark
 from pipeline.evaluation.facts import Facts
+from pipeline.evaluation.standings_words import NOTE, many
 
 PPO_CURVES = (
     ("score", "Reward-model score", "What PPO maximises, mean of each update’s episodes.", "reward", (None, None)),
@@ -231,11 +232,12 @@ def _people(facts: Facts) -> str:
         f'<tr><th scope="row">{text(name)}</th>'
         f'<td class="number"><b>{text(f.figure(rate))}</b><span>{text(f.interval(rate) or "no interval")}</span></td>'
         f'<td class="number"><b>{p.won} won, {p.lost} lost</b><span>{p.tied} tied, {p.both_bad} both bad</span></td>'
-        f'<td class="number"><b>{p.people}</b><span>{p.conversations} conversations</span></td>'
-        f'<td class="number">{text(f.number(p.p_holm))}</td></tr>'
+        f'<td class="number"><b>{many(p.people, "person", "people")}</b>'
+        f"<span>{many(p.conversations, 'conversation')}</span></td>"
+        f'<td class="number">p&nbsp;=&nbsp;{text(f.number(p.p_holm))}</td></tr>'
         for name, p, rate in found
     ]
-    head = ("Pair", "Preferred, and 95 % interval", "Votes", "People", "p")
+    head = ("Pair", "Preferred, and 95 % interval", "Votes", "Of", "Sign test")
     figures = [
         _figure(
             "Preferred",
@@ -262,7 +264,8 @@ def _people(facts: Facts) -> str:
         )
         figures.append(_figure("Places", chart, "By Bradley-Terry, in points of Elo: 400 are odds of 10 to 1."))
     table = _table(head, rows, "Blind votes between checkpoints", "people")
-    return f'<p class="intro">{text(f.people_note(facts))}</p>{table}{_grid(figures)}'
+    how = f'<p class="intro">{text(NOTE)}</p>'
+    return f'<p class="intro">{text(f.people_note(facts))}</p>{_grid(figures)}{table}{how}'
 
 
 def _style(checkpoint: str) -> str:

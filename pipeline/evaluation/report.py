@@ -12,6 +12,7 @@ from pipeline.evaluation import facts as f
 from pipeline.evaluation.caveats import caveats
 from pipeline.evaluation.facts import Facts
 from pipeline.evaluation.page import page
+from pipeline.evaluation.standings_words import NOTE
 
 CURVES = {
     "score": ("score", "reward"),
@@ -126,7 +127,7 @@ def _people(facts: Facts) -> list[str]:
     for group in f.people_places(facts):
         lines += ["", "Places by Bradley-Terry, in points of Elo around their mean:", ""]
         lines += _table(("Checkpoint", "Points"), [(name, _cell(at)) for name, at in group])
-    return lines
+    return [*lines, "", escape(NOTE)]
 
 
 def _best_of_n(facts: Facts) -> list[str]:

@@ -17,28 +17,28 @@ def summary(found: Standings) -> str:
     """The size of the table in one line."""
     checkpoints = len({name for pair in found.pairs for name in (pair.first, pair.second)})
     return (
-        f"{_many(found.votes, 'blind vote')} between {checkpoints} checkpoints, of {_many(found.people, 'person', 'people')} in "
-        f"{_many(found.conversations, 'conversation')}"
+        f"{many(found.votes, 'blind vote')} between {checkpoints} checkpoints, of {many(found.people, 'person', 'people')} in "
+        f"{many(found.conversations, 'conversation')}"
     )
 
 
 def preferred(pair: Pair) -> str:
     """One pair in one line, for the list of rounds and the record of who is in service."""
-    return f"people preferred {pair.first} over {pair.second} in {share(pair.rate)} of {_many(pair.votes, 'blind vote')} ({counts(pair)})"
+    return f"people preferred {pair.first} over {pair.second} in {share(pair.rate)} of {many(pair.votes, 'blind vote')} ({counts(pair)})"
 
 
 def counts(pair: Pair) -> str:
     """Won, lost and the rest, and of how many people."""
     return (
-        f"{pair.won} won, {pair.lost} lost, {_many(pair.tied, 'tie')}, {pair.both_bad} both bad; "
-        f"{_many(pair.people, 'person', 'people')}, {_many(pair.conversations, 'conversation')}"
+        f"{pair.won} won, {pair.lost} lost, {many(pair.tied, 'tie')}, {pair.both_bad} both bad; "
+        f"{many(pair.people, 'person', 'people')}, {many(pair.conversations, 'conversation')}"
     )
 
 
 def share(found: Estimate) -> str:
     """A share with its interval."""
     if math.isnan(found.low):
-        return f"{found.value:.0%} [no interval: too few]"
+        return f"{found.value:.0%} (too few for an interval)"
     return f"{found.value:.0%} [{found.low:.0%}, {found.high:.0%}]"
 
 
@@ -53,5 +53,6 @@ def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
 
 
-def _many(count: int, one: str, more: str = "") -> str:
+def many(count: int, one: str, more: str = "") -> str:
+    """1 vote, 2 votes; 1 person, 2 people."""
     return f"{count:,} {one if count == 1 else more or one + 's'}"

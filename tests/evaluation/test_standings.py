@@ -193,9 +193,11 @@ def test_what_was_not_drawn_here_or_answers_another_question_is_counted_apart(pe
     assert found.pairs == () and found.first_side is None
 
 
-def test_whose_conversation_it_is_must_allow_it_too(people, three):
+@pytest.mark.parametrize("who", ["bob", "eve"])
+def test_who_judged_and_whose_conversation_it_is_must_both_allow_it(people, three, who):
     people.vote(three[2], three[1], 1, rater="bob", owner="eve")
-    people.store.set_consent("eve", "local")
+    assert people.counted().votes == 1
+    people.store.set_consent(who, "local")
     assert people.counted().votes == 0
 
 
