@@ -37,7 +37,7 @@ def _lines(found) -> list[str]:
     wide = max((len(name) for name, _ in named), default=0)
     for name, pair in named:
         said.append(
-            f"  {name:<{wide}}  {words.share(pair.rate):<26}  {words.p_value(pair.p_holm):<9}  {words.counts(pair)}"
+            f"  {name:<{wide}}  {words.share(pair.rate):<26}  {words.p_value(pair.p_holm):<10}  {words.counts(pair)}"
         )
     for group in found.places:
         said.append("places by Bradley-Terry, in points of Elo around their mean:")

@@ -132,8 +132,10 @@ def roll_back(base: Run, to: int | None = None) -> service.InService:
         if not done or (to and done[-1] != LAST):
             raise UserError(f"{path}: no finished assistant there. `rounds` lists the rounds.")
         chosen = service.InService(name, done[-1], to)
-        said = verdicts(base)(chosen, now) or f"nobody has compared it with {now.run} ({now.stage}), blind"
-        service.put(base.path, name, done[-1], to, f"put there by hand; {said}")
+        why = "put there by hand"
+        if (chosen.run, chosen.stage) != (now.run, now.stage):
+            why += "; " + (verdicts(base)(chosen, now) or f"nobody has compared it with {now.run} ({now.stage}), blind")
+        service.put(base.path, name, done[-1], to, why)
         return service.present(base.path)
 
 

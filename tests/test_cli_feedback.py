@@ -136,7 +136,9 @@ def test_standings_of_a_run_go_into_its_report_and_out_of_it_again(db, tmp_path,
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "4 blind votes between 2 checkpoints, of 1 person in 4 conversations"
     assert (
-        said[1].split("  ")[1] == "ppo over sft" and "25% (too few for an interval)" in said[1] and "p 0.625" in said[1]
+        said[1].split("  ")[1] == "ppo over sft"
+        and "25% (too few for an interval)" in said[1]
+        and "p = 0.625" in said[1]
     )
     assert "1 won, 3 lost, 0 ties, 0 both bad; 1 person, 4 conversations" in said[1]
     assert said[2].startswith("left side chosen in 75% [") and said[2].endswith(" of 4 choices of a side")

@@ -84,6 +84,7 @@ def test_a_round_is_put_in_service_by_hand_with_what_people_said_of_it(base, tmp
     # Nobody has set these two beside each other; it is a person's decision all the same.
     back = rounds.roll_back(base(), 0)
     assert back.run == "r" and back.why == "put there by hand; nobody has compared it with r-round-002 (ppo), blind"
+    assert rounds.roll_back(base(), 0).why == "put there by hand"
     assert "in 50% (too few for an interval) of 2 blind votes (1 won, 1 lost" in rounds.roll_back(base(), 1).why
 
 
@@ -113,7 +114,9 @@ def test_the_list_of_rounds_says_it_where_there_are_votes(base, tmp_path, capsys
     said = capsys.readouterr().out.splitlines()
     assert said[1].strip().startswith("put there by hand; people preferred r (ppo) over r-round-001 (ppo) in 80% [")
     # Beside the one that answers now, too.
-    assert said[-1].strip().startswith("people preferred r-round-002 (ppo) over r (ppo) in 75% (too few for an interval)")
+    assert (
+        said[-1].strip().startswith("people preferred r-round-002 (ppo) over r (ppo) in 75% (too few for an interval)")
+    )
 
 
 def test_votes_are_about_the_weights_that_are_there_now(base, tmp_path):

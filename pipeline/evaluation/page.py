@@ -18,7 +18,7 @@ from pipeline.evaluation import facts as f
 from pipeline.evaluation.caveats import caveats
 from pipeline.evaluation.charts import Line, Mark
 from pipeline.evaluation.facts import Facts
-from pipeline.evaluation.standings_words import NOTE, many
+from pipeline.evaluation.standings_words import NOTE, many, p_value
 
 PPO_CURVES = (
     ("score", "Reward-model score", "What PPO maximises, mean of each update’s episodes.", "reward", (None, None)),
@@ -234,7 +234,7 @@ def _people(facts: Facts) -> str:
         f'<td class="number"><b>{p.won} won, {p.lost} lost</b><span>{p.tied} tied, {p.both_bad} both bad</span></td>'
         f'<td class="number"><b>{many(p.people, "person", "people")}</b>'
         f"<span>{many(p.conversations, 'conversation')}</span></td>"
-        f'<td class="number">p&nbsp;=&nbsp;{text(f.number(p.p_holm))}</td></tr>'
+        f'<td class="number">{text(p_value(p.p_holm))}</td></tr>'
         for name, p, rate in found
     ]
     head = ("Pair", "Preferred, and 95 % interval", "Votes", "Of", "Sign test")

@@ -12,7 +12,7 @@ from pipeline.evaluation import facts as f
 from pipeline.evaluation.caveats import caveats
 from pipeline.evaluation.facts import Facts
 from pipeline.evaluation.page import page
-from pipeline.evaluation.standings_words import NOTE
+from pipeline.evaluation.standings_words import NOTE, p_value
 
 CURVES = {
     "score": ("score", "reward"),
@@ -117,12 +117,12 @@ def _gold(facts: Facts) -> list[str]:
 
 def _people(facts: Facts) -> list[str]:
     rows = [
-        (name, _cell(rate), p.won, p.lost, p.tied, p.both_bad, p.people, f.number(p.p_holm))
+        (name, _cell(rate), p.won, p.lost, p.tied, p.both_bad, p.people, p_value(p.p_holm))
         for name, p, rate in f.people_pairs(facts)
     ]
     if not rows:
         return []
-    head = ("Pair", "Preferred", "Won", "Lost", "Ties", "Both bad", "People", "p")
+    head = ("Pair", "Preferred", "Won", "Lost", "Ties", "Both bad", "People", "Sign test")
     lines = ["## What people prefer", "", escape(f.people_note(facts)), "", *_table(head, rows)]
     for group in f.people_places(facts):
         lines += ["", "Places by Bradley-Terry, in points of Elo around their mean:", ""]

@@ -50,7 +50,7 @@ def points(found: Estimate) -> str:
 
 
 def p_value(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def many(count: int, one: str, more: str = "") -> str:

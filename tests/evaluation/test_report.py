@@ -701,8 +701,8 @@ def test_what_people_prefer_is_there_once_it_was_counted(run):
     markdown, html = read(run)
     part = markdown.split("## What people prefer")[1].split("\n## ")[0]
     assert "30 blind votes between 3 checkpoints, of 5 people in 26 conversations" in part
-    assert "| ppo over sft | 62.5 % (45.0 % to 75.0 %) | 12 | 6 | 4 | 2 | 5 | 0.400 |" in part
-    assert "| ppo over base | 83.3 % | 5 | 1 | 0 | 0 | 3 | 0.400 |" in part
+    assert "| ppo over sft | 62.5 % (45.0 % to 75.0 %) | 12 | 6 | 4 | 2 | 5 | p = 0.400 |" in part
+    assert "| ppo over base | 83.3 % | 5 | 1 | 0 | 0 | 3 | p = 0.400 |" in part
     assert "| ppo | 80.0 (20.0 to 140) |" in part and "| base | −70.0 (−130 to −10.0) |" in part
     assert "50.0 % (32.0 % to 68.0 %) of 24 choices of a side" in part and "3 more choices are no such votes" in part
     said = Document(html).text
@@ -710,6 +710,8 @@ def test_what_people_prefer_is_there_once_it_was_counted(run):
     for title in ("Preferred", "Places"):
         assert html.count(f"<figcaption><b>{title}</b>") == 1
     assert read(run) == (markdown, html)
+    keep(run, people_said(agreement=Estimate(0.75, 0.5, 0.9), judged_twice=8))
+    assert all("Two people agreed in 75.0 % (50.0 % to 90.0 %) of 8 verdicts" in text for text in read(run))
 
 
 def test_who_has_no_place_is_named_and_a_checkpoint_s_name_is_only_text(run):
