@@ -24,8 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.floors import BagOfWords, folds  # noqa: E402
+from benchmarks.floors import folds  # noqa: E402
 from benchmarks.labelled import TRAINED_ON, Labelled, LabelledSet, read_all, tests_on  # noqa: E402
+from reward.bag_of_words import BagOfWords  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PARTS = ROOT / "runs" / "people"

@@ -57,9 +57,16 @@ LABELS = {
     "ema_gold": "gold score, averaged",
 }
 SIGNED = "_minus_"
+# Gates of which there is no number so far: of a stage that has not run, or of benchmarks, which no run asks by itself.
+WAITING = ("not reached", "not measured yet")
 GOLD_NOTE = (
     "The gold score is a fixed rubric that stands in for people. Answers are to held-out prompts; "
     "every interval is a 95 % interval over prompts."
+)
+TEST_MODEL_NOTE = (
+    "The gold score is the test model's: a second reward model, taught by questions that the first one never saw, and raised by no policy "
+    "(reward.test_share). Its unit is the spread of its training answers. Answers are to held-out prompts; every interval is a 95 % "
+    "interval over prompts and leaves out that another test model would judge otherwise."
 )
 BEST_OF_NOTE = (
     "Best-of-n: draw n SFT answers, keep the one that the reward model likes best. "
@@ -78,7 +85,8 @@ ACCURACY_NOTE = (
 
 @dataclass(frozen=True)
 class Gate:
-    """One configured gate and what became of it: passed, missed, accepted, warned (missed, and only to warn), or not reached."""
+    """One configured gate and what became of it: passed, missed, accepted, warned (missed, and only to warn), not reached, or, on
+    benchmarks, not measured yet."""
 
     name: str
     state: str
@@ -106,6 +114,9 @@ class Facts:
     def entry(self, stage: str, metric: str) -> Entry | None:
         card = self.cards.get(stage)
         entry = card.get(metric) if card else None
+        if entry is None and metric == "gold" and (last := self.cards.get("ppo")):
+            # A test model is younger than the cards of base and SFT: what it says of them stands on PPO's.
+            entry = last.get(f"{stage}_gold")
         return entry if entry is not None and is_finite(entry.value) else None
 
     def parts(self, stage: str, prefix: str) -> list[str]:
@@ -242,21 +253,21 @@ def _judgement(facts: Facts) -> str:
 
 
 def _gate_sentence(gates: Sequence[Gate]) -> str:
-    reached = [g for g in gates if g.state != "not reached"]
+    reached = [g for g in gates if g.state not in WAITING]
     if not reached:
         return ""
     missed = [g.name for g in reached if g.state == "missed"]
     accepted = [g.name for g in reached if g.state == "accepted"]
-    waiting = len(gates) - len(reached)
+    waiting = "".join(f", {n} {state}" for state in WAITING if (n := sum(g.state == state for g in gates)))
     warned = sum(g.state == "warned" for g in reached)
     if not missed and not accepted and not warned:
         said = f"all {len(reached)} gates passed" if len(reached) > 1 else "the one gate passed"
-        return f"{said}, {waiting} not reached" if waiting else said
+        return said + waiting
     passed = len(reached) - len(missed) - len(accepted) - warned
     said = f"{passed} of {len(reached)} gates passed"
     said += f", missed: {', '.join(missed)}" if missed else ""
     said += f", accepted although missed: {', '.join(accepted)}" if accepted else ""
-    return said + (f", {warned} warned" if warned else "")
+    return said + (f", {warned} warned" if warned else "") + waiting
 
 
 def number(value: float) -> str:
@@ -308,7 +319,7 @@ def interval(entry: Entry | gating.GateResult) -> str:
 
 def gate_value(gate: Gate) -> str:
     """The number that the gate looked at, with its unit."""
-    if gate.state == "not reached":
+    if gate.state in WAITING:
         return "–"
     return quantity(gate.result.value, gate.result.unit, difference=SIGNED in gate.result.metric)
 
@@ -366,7 +377,7 @@ def key_figures(facts: Facts, stage: str) -> list[tuple[str, str]]:
 def gate_summary(facts: Facts, stage: str) -> str:
     """The gates of a stage: 3 passed, 1 missed; empty where it has none."""
     states = [g.state for g in facts.gates if g.name.split(".")[0] == stage]
-    counts = [(states.count(state), state) for state in ("passed", "missed", "accepted", "warned", "not reached")]
+    counts = [(states.count(state), state) for state in ("passed", "missed", "accepted", "warned", *WAITING)]
     return ", ".join(f"{count} {state}" for count, state in counts if count)
 
 
@@ -374,6 +385,8 @@ def accuracy_rows(facts: Facts) -> list[tuple[str, Entry]]:
     """(name, accuracy) of the reward model: as labelled, clean, part by part of the rubric, and the length rule."""
     named = [("observed_accuracy", "labels as given"), ("clean_accuracy", "labels without noise")]
     named += [(f"clean_accuracy_{part}", part.replace("_", " ")) for part in facts.parts("reward", "clean_accuracy_")]
+    named += [("test_model_accuracy", "test model, as given")]
+    named += [("test_model_clean_accuracy", "test model, no noise")]
     named += [("length_rule_accuracy", "rule: shorter wins"), ("wrong_prompt_accuracy", "against a wrong prompt")]
     return [(name, entry) for metric, name in named if (entry := facts.entry("reward", metric))]
 
@@ -428,15 +441,23 @@ def beside_rows(facts: Facts) -> list[tuple[str, list[tuple[str, Entry]]]]:
 def judge_note(facts: Facts) -> str:
     """What the looks of the independent judge are."""
     prompts = len(facts.watched["looks"][0]["judge"])
+    whose = "test model" if getattr(facts.config, "judged_by", None) == "test_model" else "gold rubric"
     return (
-        f"While PPO ran, the gold rubric, which PPO does not raise, judged answers to the same {prompts} prompts of the test "
+        f"While PPO ran, the {whose}, which PPO does not raise, judged answers to the same {prompts} prompts of the test "
         "split. A reward that rises while the judge falls is being gamed."
     )
+
+
+def by_test_model(facts: Facts) -> bool:
+    """Whether the gold score is the test model's."""
+    return getattr(getattr(facts.config, "evaluation", None), "gold", None) == "test_model"
 
 
 def gold_note(facts: Facts) -> str:
     """What the gold score is, and what PPO was paid by: the comparison means less where that held the rubric."""
     sources = getattr(getattr(facts.config, "ppo", None), "reward_sources", None)
+    if by_test_model(facts):
+        return TEST_MODEL_NOTE
     if not sources:
         return GOLD_NOTE
     if set(sources) == {"model"}:
@@ -649,7 +670,7 @@ def _gates(run_dir: Path, config: Any, cards: Mapping[str, Card]) -> tuple[Gate,
         if stage not in cards:
             metric = name.split(".")[1] if "." in name else ""
             waiting = gating.GateResult(name, metric, None, None, None, "", *gating.bounds_of(bounds), "")
-            out.append(Gate(name, "not reached", waiting))
+            out.append(Gate(name, WAITING[stage == gating.BENCHMARKS], waiting))
             continue
         where = f"evaluation/{stage}/card.json"
         (result,) = gating.results(cards[stage].to_dict(), {name: bounds}, stage, where)

@@ -108,7 +108,7 @@ def _header(facts: Facts) -> str:
     figure = _figure(
         "Gold score on held-out prompts",
         charts.interval_rows("Gold score on held-out prompts", marks, show=f.number, label_width=70),
-        "Mean with 95 % interval over prompts. The rubric stands in for people.",
+        f"Mean with 95 % interval over prompts. The {'test model' if f.by_test_model(facts) else 'rubric'} stands in for people.",
     )
     verdict = text(f.verdict(facts)).replace(" %", "&nbsp;%")
     return (
@@ -158,7 +158,7 @@ def _gates(facts: Facts) -> str:
     rows = []
     for gate in facts.gates:
         state = gate.state.replace(" ", "-")
-        sign = {"passed": "✓", "missed": "✕", "accepted": "!", "warned": "!", "not reached": "·"}[gate.state]
+        sign = {"passed": "✓", "missed": "✕", "accepted": "!", "warned": "!"}.get(gate.state, "·")
         rows.append(
             f'<tr><th scope="row"><code>{_breakable(gate.name)}</code></th>'
             f'<td class="number"><b>{text(f.gate_value(gate))}</b><span>{text(f.interval(gate.result))}</span></td>'
@@ -337,7 +337,7 @@ def _reward_model(facts: Facts) -> str:
     if not rows:
         return ""
     whole = {"labels as given", "labels without noise"}
-    overall = [(name, entry) for name, entry in rows if name in whole or name.startswith(("rule", "against"))]
+    overall = [(name, entry) for name, entry in rows if name in whole or name.startswith(("rule", "against", "test"))]
     parts = [row for row in rows if row not in overall]
     figures = [
         _figure(
