@@ -238,6 +238,8 @@ def _people(facts: Facts) -> str:
         for name, p, rate in found
     ]
     head = ("Pair", "Preferred, and 95 % interval", "Votes", "Of", "Sign test")
+    # Names of two rounds fill half the chart; of what is longer the table has the whole.
+    wide = min(176, max(84, *(7 * len(name) for name, _, _ in found)))
     figures = [
         _figure(
             "Preferred",
@@ -248,7 +250,7 @@ def _people(facts: Facts) -> str:
                 reference=0.5,
                 reference_name="even",
                 bounds=(0, 1),
-                label_width=112,
+                label_width=wide,
             ),
             "Share of the blind votes that the first one won, with 95 % intervals.",
         )
