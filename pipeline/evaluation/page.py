@@ -238,8 +238,8 @@ def _people(facts: Facts) -> str:
         for name, p, rate in found
     ]
     head = ("Pair", "Preferred, and 95 % interval", "Votes", "Of", "Sign test")
-    # Names of two rounds fill half the chart; of what is longer the table has the whole.
-    wide = min(176, max(84, *(7 * len(name) for name, _, _ in found)))
+    # Wider and the axis has no room for its numbers; of a longer name the table has the whole.
+    wide = min(140, max(84, *(round(6.3 * len(name)) for name, _, _ in found)))
     figures = [
         _figure(
             "Preferred",
