@@ -107,6 +107,7 @@ def evaluate(
         Path | None, typer.Option(help="directory with YAML tasks of your own for --benchmarks")
     ] = None,
     benchmark_limit: Annotated[int | None, typer.Option(min=1, help="first N questions of each benchmark")] = None,
+    again: Annotated[bool, typer.Option("--again", help="measure anew what was measured; nothing is trained")] = False,
     accept: AcceptOption = None,
     why: WhyOption = None,
 ) -> None:
@@ -125,7 +126,7 @@ def evaluate(
     finished = tuple(s.name for s in registry()[0] if opened.manifest(s) is not None)
     if not finished:
         raise UserError(f"{opened.path}: no finished stage to judge. `python run_pipeline.py run` makes them.")
-    _go(opened, finished, evaluate_only=True, accept={accept: why} if accept else None)
+    _go(opened, finished, evaluate_only=True, again=again, accept={accept: why} if accept else None)
     if tasks:
         from pipeline.evaluation.benchmarks import run as ask
         from pipeline.evaluation.report import write_report

@@ -58,6 +58,7 @@ def conduct(
     redo: str | None = None,
     accept: dict[str, str] | None = None,
     evaluate_only: bool = False,
+    again: bool = False,
 ) -> int:
     """Runs the chosen stages, each with its evaluation and gates. Returns how many steps had to run.
 
@@ -68,6 +69,7 @@ def conduct(
         redo: a stage to make anew, with all that follows from it.
         accept: gates that may be missed, with the reason, kept in the run.
         evaluate_only: leaves the stages as they are and only judges them.
+        again: forgets every evaluation first, and no stage.
 
     Raises:
         UserError: a data file is missing, a gate does not exist, or a step cannot run.
@@ -75,6 +77,8 @@ def conduct(
     """
     steps = all_steps()
     gone = follows(redo) if redo else frozenset()
+    if again:
+        gone |= {evaluation.name for evaluation in registry()[1].values()}
     problems = check_files(run.config) + _bad_gates(run, accept or {}) + _missing_needs(run, chosen, gone)
     if problems := problems + (_bad_judge(run) if "ppo" in chosen else []):
         raise UserError(problems)
@@ -86,7 +90,7 @@ def conduct(
                 if name in gone and run.remove(step):
                     say(f"{name}: removed")
             # Asked of policies that are about to be others.
-            if gone and (asked := run.path / "evaluation" / gates.BENCHMARKS).exists():
+            if redo and (asked := run.path / "evaluation" / gates.BENCHMARKS).exists():
                 shutil.rmtree(asked)
                 say("benchmarks: removed")
             run.freeze()
@@ -112,9 +116,7 @@ def conduct(
             raise
 
 
-def _take(
-    run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, evaluate_only: bool, anew: bool
-) -> int:
+def _take(run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, evaluate_only: bool, anew: bool) -> int:
     """The chosen stages in their order, each with its evaluation and gates; the report in any case, written `anew` also when
     nothing ran."""
     stages, evaluations = registry()

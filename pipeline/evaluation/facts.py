@@ -33,7 +33,7 @@ NAMES = {
 KEY_FIGURES = {
     "base": ("gold", "eos_rate"),
     "sft": ("gold_minus_base", "heldout_nll", "eos_rate"),
-    "reward": ("clean_accuracy", "observed_accuracy", "ece"),
+    "reward": ("clean_accuracy", "clean_accuracy_minus_best_floor", "observed_accuracy", "ece"),
     "ppo": ("gold_minus_sft", "gold_minus_best_of_2", "kl_to_reference", "eos_rate"),
 }
 LABELS = {
@@ -47,6 +47,10 @@ LABELS = {
     "clean_accuracy": "accuracy on clean pairs",
     "observed_accuracy": "accuracy on observed pairs",
     "length_rule_accuracy": "accuracy of “shorter wins”",
+    "bag_of_words_accuracy": "accuracy of a bag of words",
+    "clean_accuracy_minus_best_floor": "clean accuracy minus the best floor",
+    "observed_accuracy_minus_best_floor": "observed accuracy minus the best floor",
+    "self_bleu": "self-BLEU",
     "ece": "calibration error",
     "kl_to_reference": "KL to the reference",
     "kl_at_start": "KL at the start",
@@ -74,7 +78,8 @@ BEST_OF_NOTE = (
 )
 BESIDE_NOTE = (
     "What nobody paid for: ordinary text that no stage trains on, and questions with a known answer. Perplexity above the base "
-    "model's is forgetting; preferring a wrong answer more often because the person suggested it is sycophancy."
+    "model's is forgetting; preferring a wrong answer more often because the person suggested it is sycophancy; answers to different "
+    "prompts that grow alike are collapse."
 )
 DETECTORS_NOTE = "While PPO ran, each detector held what it saw against SFT. One that crosses its bound stops PPO or warns; the others were quiet."
 ACCURACY_NOTE = (
@@ -387,8 +392,19 @@ def accuracy_rows(facts: Facts) -> list[tuple[str, Entry]]:
     named += [(f"clean_accuracy_{part}", part.replace("_", " ")) for part in facts.parts("reward", "clean_accuracy_")]
     named += [("test_model_accuracy", "test model, as given")]
     named += [("test_model_clean_accuracy", "test model, no noise")]
-    named += [("length_rule_accuracy", "rule: shorter wins"), ("wrong_prompt_accuracy", "against a wrong prompt")]
+    named += [("length_rule_accuracy", "rule: shorter wins")]
+    clean = facts.entry("reward", "bag_of_words_accuracy")
+    named += [("bag_of_words_accuracy" if clean else "observed_bag_of_words_accuracy", "rule: bag of words")]
+    named += [("wrong_prompt_accuracy", "against a wrong prompt")]
     return [(name, entry) for metric, name in named if (entry := facts.entry("reward", metric))]
+
+
+def floor_note(facts: Facts) -> str:
+    """How far the reward model is above what needs no language model; empty where that was not measured."""
+    for label, pairs in (("clean", "pairs without noise"), ("observed", "pairs as labelled")):
+        if entry := facts.entry("reward", f"{label}_accuracy_minus_best_floor"):
+            return f"On the {pairs}, the reward model is {figure(entry)} ({interval(entry)}) {entry.note}."
+    return ""
 
 
 def frontier_points(facts: Facts) -> list[tuple[str, str, float, Entry]]:
@@ -425,6 +441,13 @@ def third_rows(facts: Facts) -> list[tuple[str, Entry]]:
     """(name, accuracy) by how much longer the better answer is."""
     named = {"shorter": "better is shorter", "middle": "like lengths", "longer": "better is longer"}
     found = {said: facts.entry("reward", f"accuracy_{name}_third") for name, said in named.items()}
+    return [(said, entry) for said, entry in found.items() if entry]
+
+
+def turn_rows(facts: Facts) -> list[tuple[str, Entry]]:
+    """(name, accuracy) by how often the person has spoken."""
+    named = {"1": "first turn", "2_3": "turns 2 and 3", "4_on": "turn 4 and later"}
+    found = {said: facts.entry("reward", f"accuracy_turn_{name}") for name, said in named.items()}
     return [(said, entry) for said, entry in found.items() if entry]
 
 
