@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.config import check_files
 from pipeline.disk import sha256, write_json
 from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
-from pipeline.evaluation import detectors, gates
+from pipeline.evaluation import accepted, detectors, gates
 from pipeline.run import TAKEN_OVER, Run, StageManifest, Step
 
 Say = Callable[[str], None]
@@ -96,7 +96,7 @@ def conduct(
                 say("benchmarks: removed")
             run.freeze()
             for gate, why in (accept or {}).items():
-                gates.accept(run.path, gate, why)
+                accepted.accept(run.path, gate, why)
             # Another gate may be accepted, or have another bound: what was judged before is shown by that.
             return _take(run, chosen, steps, say, evaluate_only=evaluate_only, anew=evaluate_only or bool(accept))
         except Exception as error:
@@ -127,6 +127,8 @@ def _take(run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, 
             if stage.name not in chosen:
                 continue
             if not evaluate_only:
+                if run.manifest(stage) is None:
+                    ran += _judge_inputs(run, stage, chosen, steps, say)
                 ran += _step(run, stage, steps, say)
             evaluation = evaluations.get(stage.name)
             if evaluation is not None:
@@ -135,6 +137,26 @@ def _take(run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, 
     finally:
         _report(run, anew or bool(ran))
     return ran
+
+
+def _judge_inputs(run: Run, stage: Step, chosen: Sequence[str], steps: dict[str, Step], say: Say) -> int:
+    """Holds the gates of what a stage is about to be made from, where this call would not come by them: `--only ppo` is no way
+    around what stopped the run at the reward model. A card that is not there is made first."""
+    _, evaluations = registry()
+    ran = 0
+    for name in stage.needs:
+        evaluation = None if name in chosen else evaluations.get(name)
+        if evaluation is None or not _has_gates(run, evaluation):
+            continue
+        if run.manifest(evaluation) is None:
+            ran += _step(run, evaluation, steps, say)
+        _hold_gates(run, evaluation.folder, say)
+    return ran
+
+
+def _has_gates(run: Run, evaluation: Step) -> bool:
+    stage = evaluation.folder.split("/")[-1]
+    return any(gate.split(".")[0] == stage for gate in run.config.gates)
 
 
 def _disk_full(run: Run) -> DiskFull:
@@ -270,17 +292,18 @@ def _hold_gates(run: Run, folder: str, say: Say) -> None:
     stage = folder.split("/")[-1]
     file = run.path / folder / "card.json"
     card = json.loads(file.read_text(encoding="utf-8"))
-    accepted = gates.read_accepted(run.path)
     held = gates.results(card, run.config.gates, stage, str(file))
-    verdict = {"card_sha256": sha256(file), "gates": [gates.verdict(result, accepted) for result in held]}
+    accepted.note(run.path, held)
+    covered = accepted.covering(run.path, held)
+    verdict = {"card_sha256": sha256(file), "gates": [gates.verdict(result, covered) for result in held]}
     write_json(file.with_name(gates.VERDICT_FILE), verdict)
     missed = [r for r in held if not r.passed]
     for result in missed:
-        if result.gate in accepted:
-            say(f"{result.problem} Accepted: {accepted[result.gate]}")
+        if result.gate in covered:
+            say(f"{result.problem} Accepted: {covered[result.gate]}")
         elif result.warns:
             say(f"warning: {result.problem}")
-    problems = [r.problem for r in missed if r.gate not in accepted and not r.warns]
+    problems = [r.problem + accepted.outdated(run.path, r) for r in missed if r.gate not in covered and not r.warns]
     if problems:
         raise GateFailure(problems)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from pipeline.evaluation import accepted as accepting
 from pipeline.evaluation import gates as gating
 from pipeline.evaluation.cards import Card, Entry, is_finite, read_card
 from pipeline.evaluation.detectors import REPORT as DETECTORS
@@ -686,7 +687,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _gates(run_dir: Path, config: Any, cards: Mapping[str, Card]) -> tuple[Gate, ...]:
-    accepted = gating.read_accepted(run_dir)
     out = []
     for name, bounds in (config.gates or {}).items():
         stage = name.split(".")[0]
@@ -697,8 +697,9 @@ def _gates(run_dir: Path, config: Any, cards: Mapping[str, Card]) -> tuple[Gate,
             continue
         where = f"evaluation/{stage}/card.json"
         (result,) = gating.results(cards[stage].to_dict(), {name: bounds}, stage, where)
+        covered = accepting.covering(run_dir, [result])
         state = (
-            "passed" if result.passed else "accepted" if name in accepted else "warned" if result.warns else "missed"
+            "passed" if result.passed else "accepted" if covered else "warned" if result.warns else "missed"
         )
-        out.append(Gate(name, state, result, accepted.get(name, "") if state == "accepted" else ""))
+        out.append(Gate(name, state, result, covered.get(name, "")))
     return tuple(out)

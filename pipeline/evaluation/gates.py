@@ -13,17 +13,13 @@ A bound is inclusive: a value that equals it passes. A number that is missing, n
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipeline.disk import write_json
 from pipeline.evaluation.cards import Card, is_finite
 
-ACCEPTED_FILE = "accepted_gates.json"
 # Beside each card: how its gates came out when they were held last, for other programs.
 VERDICT_FILE = "gates.json"
 BENCHMARKS = "benchmarks"
@@ -277,20 +273,6 @@ def unknown_metrics(gates: Mapping[str, Any]) -> list[str]:
 
 def _on_card(stage: str, metric: str) -> bool:
     return re.fullmatch(METRICS.get(stage, ""), metric) is not None
-
-
-def read_accepted(run_dir: Path) -> dict[str, str]:
-    """Gates that a person let pass although they were missed: gate -> the reason given."""
-    path = run_dir / ACCEPTED_FILE
-    return {str(k): str(v) for k, v in json.loads(path.read_text(encoding="utf-8")).items()} if path.exists() else {}
-
-
-def accept(run_dir: Path, gate: str, why: str) -> None:
-    """Record that a person lets `gate` pass although it was missed, and why."""
-    if not why.strip():
-        raise ValueError(f"gate {gate}: accepting a missed gate needs a reason")
-    path = run_dir / ACCEPTED_FILE
-    write_json(path, read_accepted(run_dir) | {gate: why.strip()})
 
 
 def _hold(card: Card, gate: str, bounds: Any, where: str) -> GateResult:

@@ -117,15 +117,6 @@ def test_a_gate_on_a_stage_without_evaluation_is_found_before_the_run():
     assert lines[1].startswith("gates.ppo:")
 
 
-def test_an_accepted_gate_is_kept_with_its_reason(tmp_path):
-    assert gates.read_accepted(tmp_path) == {}
-    gates.accept(tmp_path, "sft.gold", " a pilot ")
-    gates.accept(tmp_path, "ppo.gold", "the same")
-    assert gates.read_accepted(tmp_path) == {"sft.gold": "a pilot", "ppo.gold": "the same"}
-    with pytest.raises(ValueError, match="needs a reason"):
-        gates.accept(tmp_path, "sft.gold", " ")
-
-
 def test_the_gates_do_not_import_torch():
     code = "import sys, pipeline.evaluation.gates; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

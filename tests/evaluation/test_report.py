@@ -13,7 +13,7 @@ import pytest
 
 from data.errors import UserError
 from pipeline.config import DetectorsConfig
-from pipeline.evaluation import charts, facts, gates
+from pipeline.evaluation import accepted, charts, facts
 from pipeline.evaluation.cards import Card, Entry, write_card
 from pipeline.evaluation.report import escape, write_report
 from pipeline.evaluation.standings import Pair, Standings
@@ -313,7 +313,7 @@ def test_a_gate_that_was_not_reached_shows_its_bound_and_no_number(tmp_path):
 
 
 def test_an_accepted_gate_is_shown_with_its_reason(run):
-    gates.accept(run, "ppo.kl_to_reference", "a <b>pilot</b>")
+    accepted.accept(run, "ppo.kl_to_reference", "a <b>pilot</b>")
     markdown, html = read(run)
     assert "3 of 4 gates passed, accepted although missed: ppo.kl_to_reference" in markdown.replace("\\_", "_")
     assert "Accepted: a <b>pilot</b>" in Document(html).text

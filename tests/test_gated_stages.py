@@ -1,0 +1,81 @@
+"""No way around a missed gate: not by naming a later stage, and not by an acceptance of something else."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline import cli, conductor
+from pipeline.evaluation.cards import Card, Entry, write_card
+from pipeline.run import Step
+
+BODIES = "bodies_of_gated_stages_test"
+
+
+@pytest.fixture
+def door(monkeypatch, capsys, tmp_path):
+    """The command line over two stages, the first of them judged; `door.gold` is what its card says."""
+    made = []
+
+    def body(name):
+        def run(ctx):
+            made.append(name)
+            if name == "judged":
+                write_card(ctx.out / "card.json", Card("base", (Entry("gold", call.gold, 9),)))
+            else:
+                (ctx.out / "weights").write_text(name)
+            return {}
+
+        return run
+
+    bodies = {name: body(name) for name in ("first", "judged", "second")}
+    monkeypatch.setitem(sys.modules, BODIES, SimpleNamespace(**bodies))
+    first = Step("prepare", (), ("seed",), 1, f"{BODIES}:first")
+    judged = Step("evaluate-base", ("prepare",), ("evaluation",), 1, f"{BODIES}:judged")
+    second = Step("ppo", ("prepare",), ("ppo",), 1, f"{BODIES}:second")
+    monkeypatch.setattr(conductor, "registry", lambda: ((first, second), {"prepare": judged}))
+
+    def call(*arguments):
+        made.clear()
+        config = [] if (call.run / "config.yaml").exists() else ["--config", "configs/smoke.yaml"]
+        monkeypatch.setattr(sys, "argv", ["x", *arguments[:1], "--run", str(call.run), *config, *arguments[1:]])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stopped:
+            status = stopped.code
+        return status, list(made), capsys.readouterr().err
+
+    call.run, call.gold = tmp_path / "r", 1.0
+    return call
+
+
+def test_a_later_stage_by_itself_is_stopped_by_the_gate_of_what_it_reads(door):
+    assert door("run", "gates.base.gold.min=2")[:2] == (3, ["first", "judged"])
+    for verb in (("run", "--only", "ppo"), ("ppo",), ("run", "--from", "ppo")):
+        status, made, said = door(*verb)
+        assert (status, made) == (3, []) and said.startswith("gate base.gold: 1 < 2")
+    assert door("run", "--only", "ppo", "--accept", "base.gold", "--why", "a pilot")[:2] == (0, ["second"])
+
+
+def test_a_card_that_is_not_there_is_made_before_a_stage_is_built_on_what_it_judges(door):
+    door("run", "--until", "prepare", "gates.base.gold.min=0.5")
+    for file in sorted((door.run / "evaluation" / "base").iterdir()):
+        file.unlink()
+    door.gold = 0.0
+    assert door("run", "--only", "ppo")[:2] == (3, ["judged"])
+
+
+def test_an_acceptance_ends_where_the_number_gets_worse_or_the_bound_is_another(door):
+    assert door("run", "gates.base.gold.min=2", "--accept", "base.gold", "--why", "a pilot")[0] == 0
+    assert door("run")[0] == 0
+    status, _, said = door("run", "gates.base.gold.min=3")
+    assert status == 3 and "What was accepted is 1 against min 2" in said
+    assert door("run", "gates.base.gold.min=2")[0] == 0
+    door.gold = 0.5
+    status, _, said = door("evaluate", "--again")
+    assert status == 3 and "--accept it again" in said
+    (line,) = json.loads((door.run / "evaluation/base/gates.json").read_text())["gates"]
+    assert line["state"] == "missed"
+    assert "| missed |" in (door.run / "report.md").read_text()
