@@ -62,8 +62,8 @@ def coverage(people: int, talks_each: int, repeats: int, draws: int, seed: int) 
     for k in range(repeats):
         outcomes, who, talks, at_large, these = vote(people, talks_each, rng)
         found = {
-            "people": cluster_bootstrap(outcomes, who, draws, seed=k),
-            "conversations": cluster_bootstrap(outcomes, talks, draws, seed=k),
+            "people": cluster_bootstrap(outcomes, who, draws, seed=k, fewest=2),
+            "conversations": cluster_bootstrap(outcomes, talks, draws, seed=k, fewest=2),
         }
         for name in held:
             unit, whom = name.split(", ")

@@ -21,6 +21,8 @@ from pipeline.evaluation.detectors import DETECTORS
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
 # What else may stand before a gate's dot: measured apart, by `evaluate --benchmarks`.
 GATED = (*STAGE_NAMES, "benchmarks")
+# What PPO is told to raise where the rubric pays it.
+_BY_GOLD = re.compile(r"ppo\.((ema_)?gold(_\w+)?|(ema_|lc_)?win_rate_vs_sft)(\.\w+)?")
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NOT_IN_A_KEY = {
     *("model.device", "model.gradient_checkpointing"),
@@ -500,6 +502,11 @@ class Config(_Section):
                     f"'gates.{name}' should have no min: PPO raises this number itself, so it can choose no policy. "
                     "Hold ppo.gold_minus_sft or ppo.judge_win_rate_vs_sft (got a min)"
                 )
+            if self._paid_by_gold() and _BY_GOLD.fullmatch(name) and self.gates[name].min is not None:
+                raise ValueError(
+                    f"'gates.{name}' should have no min: ppo.reward_sources pays by the rubric, so PPO raises the gold score itself. "
+                    "Hold ppo.test_model_minus_sft (reward.test_share) or ppo.judge_win_rate_vs_sft (got a min)"
+                )
         return self
 
     @model_validator(mode="after")
@@ -509,6 +516,10 @@ class Config(_Section):
                 "'evaluation.gold' needs rankings that teach the test model: set reward.test_share, to 0.5 say (got test_model, and 0.0)"
             )
         return self
+
+    def _paid_by_gold(self) -> bool:
+        paid = self.learner == "ppo" and bool(self.ppo.reward_sources.get("rubric"))
+        return paid and self.evaluation.gold == "rubric"
 
     @property
     def judged_by(self) -> Literal["rubric", "test_model"] | None:

@@ -41,3 +41,11 @@ def make_base():
 @pytest.fixture
 def namespace():
     return SimpleNamespace
+
+
+@pytest.fixture
+def few_prompts(monkeypatch):
+    """Intervals of two prompts: for examples that are counted by hand, where three say all."""
+    from pipeline.evaluation import statistics
+
+    monkeypatch.setattr(statistics, "FEWEST", 2)

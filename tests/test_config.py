@@ -93,6 +93,22 @@ def test_the_rubric_is_no_judge_where_ppo_is_paid_by_it(tmp_path):
     assert load_config(file, ["evaluation.gold=none"]).judged_by is None
 
 
+@pytest.mark.parametrize("metric", ["gold", "gold_minus_sft.ci_low", "gold_concise_minus_sft", "win_rate_vs_sft", "ema_gold_minus_sft"])
+def test_no_gate_asks_ppo_for_more_of_what_it_is_paid_by(tmp_path, metric):
+    file = tmp_path / "c.yaml"
+    head = "data: {demonstrations: a, rankings: b, heldout_prompts: c}\nreward: {test_share: 0.5}\nevaluation: {gold: rubric}\n"
+    file.write_text(f"{head}gates:\n  ppo.{metric}: {{min: 0}}\n")
+    assert load_config(file).gates
+    paid = ["ppo.reward_sources={model: 1.0, rubric: 0.5}"]
+    with pytest.raises(UserError, match="pays by the rubric, so PPO raises the gold score itself"):
+        load_config(file, paid)
+    # Another judge may be asked, by the test model or of thumbs alone.
+    assert load_config(file, [*paid, "evaluation.gold=test_model"]).gates
+    assert load_config(file, [*paid, "learner=kto"]).gates
+    file.write_text(f"{head}gates:\n  ppo.test_model_minus_sft: {{min: 0}}\n  ppo.{metric}: {{max: 9}}\n")
+    assert len(load_config(file, paid).gates) == 2
+
+
 def test_overrides_win_and_reach_into_gates(tmp_path):
     file = write(tmp_path, "ppo: {kl_coef: 0.5}\n")
     config = load_config(file, ["ppo.kl_coef=0.1", "gates.ppo.gold.min=2"])

@@ -128,7 +128,7 @@ def _probes(facts: Facts) -> Iterator[str]:
 
 def _paid_by_the_judge(facts: Facts) -> Iterator[str]:
     sources = getattr(getattr(facts.config, "ppo", None), "reward_sources", None) or {}
-    if sources.get("rubric"):
+    if sources.get("rubric") and not f.by_test_model(facts):
         yield "PPO was paid by the rubric itself, so the gold score is no independent judge of it."
 
 

@@ -227,6 +227,33 @@ def scatter(
     return _svg(title, said, height, parts)
 
 
+def calibration(
+    title: str, marks: Sequence[tuple[float, Mark]], *, x_name: str, show: Callable[[float], str], height: int = 280
+) -> str:
+    """A reliability diagram: marks with their intervals at (stated, right), both shares from 1/2 on, and the diagonal of a model that
+    is as often right as it says."""
+    if not marks:
+        return ""
+    left, right, top, bottom = 42, 14, 14, 32
+    lowest = min([0.5, *(m.value if m.low is None else m.low for _, m in marks)])
+    x_at, y_at = _scale(0.5, 1.0, left, WIDTH - right), _scale(lowest, 1.0, height - bottom, top)
+    parts = [_y_axis(nice_ticks(lowest, 1.0), y_at, left, WIDTH - right, show)]
+    parts += [
+        f'<text class="tick" x="{x_at(x):.1f}" y="{height - 16}" text-anchor="middle">{_text(show(x))}</text>'
+        for x in nice_ticks(0.5, 1.0, 5)
+    ]
+    parts.append(_end_label(x_name, left, WIDTH - right, height))
+    ends = f'x1="{x_at(0.5):.1f}" y1="{y_at(0.5):.1f}" x2="{x_at(1.0):.1f}" y2="{y_at(1.0):.1f}"'
+    parts.append(f'<line class="reference" {ends}/>')
+    for x, m in marks:
+        if m.low is not None and m.high is not None:
+            line = f'x1="{x_at(x):.1f}" x2="{x_at(x):.1f}" y1="{y_at(m.low):.1f}" y2="{y_at(m.high):.1f}"'
+            parts.append(f'<line class="bar s-{m.style}" {line}/>')
+        parts.append(marker(MARKERS[m.style], x_at(x), y_at(m.value), 4, m.style, f"{m.name}{_interval(m, show)}"))
+    said = "; ".join(f"says {show(x)}, is right in {show(m.value)}{_interval(m, show)}" for x, m in marks)
+    return _svg(title, said, height, parts)
+
+
 def marker(kind: str, x: float, y: float, r: float, style: str, said: str = "") -> str:
     """A filled or hollow circle or diamond at (x, y), with a tooltip."""
     hollow = " hollow" if kind.endswith("ring") else ""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.evaluation.statistics import Estimate, Floats, sign_test
+from pipeline.evaluation.statistics import FEWEST, Estimate, Floats, sign_test
 
 DRAWS = 2_000
 _STEPS = 100
@@ -56,7 +56,7 @@ def bradley_terry(
         draws: bootstrap resamples of the prompts.
 
     Returns:
-        (strength, low, high) by player. The ends are NaN with a single prompt, and where more resamples than the
+        (strength, low, high) by player. The ends are NaN with fewer than `FEWEST` prompts, and where more resamples than the
         interval leaves out have no finite answer.
 
     Raises:
@@ -85,7 +85,7 @@ def bradley_terry(
     drawn = _drawn_strengths(won, draws, seed)
     ends = np.full((2, len(players)), math.nan)
     finite = np.isfinite(drawn).all(1)
-    if len(prompts) > 1 and (~finite).mean() <= (1 - level) / 2:
+    if len(prompts) >= FEWEST and (~finite).mean() <= (1 - level) / 2:
         ends = np.quantile(drawn[finite], [(1 - level) / 2, (1 + level) / 2], axis=0)
     return {name: Estimate(float(strengths[k]), float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(players)}
 
@@ -124,7 +124,7 @@ def length_controlled_win_rate(
     x = np.tanh(lengths / spread) if spread > 0 else np.zeros_like(lengths)
     value = float(_intercepts(won, x, np.ones((1, len(won))))[0])
     places = {cluster: k for k, cluster in enumerate(dict.fromkeys(clusters))}
-    if len(places) < 2:
+    if len(places) < FEWEST:
         return Estimate(value, math.nan, math.nan)
     index = np.array([places[cluster] for cluster in clusters])
     rng = np.random.default_rng(seed)

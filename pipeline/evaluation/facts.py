@@ -12,6 +12,7 @@ from typing import Any
 
 from data.errors import UserError
 from pipeline.evaluation import accepted as accepting
+from pipeline.evaluation import calibration
 from pipeline.evaluation import gates as gating
 from pipeline.evaluation.cards import Card, Entry, is_finite, read_card
 from pipeline.evaluation.detectors import REPORT as DETECTORS
@@ -114,6 +115,8 @@ class Facts:
     answers: Mapping[str, list[dict[str, Any]]]
     gates: tuple[Gate, ...]
     watched: Mapping[str, Any] = field(default_factory=dict)
+    # How sure the reward model is against how often it is right.
+    calibration: tuple[calibration.Bin, ...] = ()
     # What people had said when `feedback standings` counted it, and when that was.
     people: tuple[Standings, str] | None = None
 
@@ -163,6 +166,7 @@ def gather(run_dir: Path, config: Any) -> Facts:
         answers={name: rows for name, rows in answers.items() if rows},
         gates=_gates(run_dir, config, cards),
         watched=_watched(stage_dirs),
+        calibration=calibration.read(run_dir / "evaluation" / "reward"),
         people=read_standings(run_dir),
     )
 
@@ -599,6 +603,19 @@ def proxy_and_gold(facts: Facts) -> dict[str, list[tuple[float, float]]]:
                 for rows in grouped.values()
             ]
     return clouds
+
+
+def length_and_proxy(facts: Facts) -> dict[str, list[tuple[float, float]]]:
+    """For SFT and PPO, one point an answer: its tokens, and its score by the reward model."""
+    clouds = {
+        policy: [
+            (float(r["tokens"]), r["proxy"])
+            for r in facts.answers.get(policy, ())
+            if is_finite(r.get("proxy")) and is_finite(r.get("tokens"))
+        ]
+        for policy in ("sft", "ppo")
+    }
+    return {policy: cloud for policy, cloud in clouds.items() if cloud}
 
 
 def run_facts(facts: Facts) -> list[tuple[str, str]]:

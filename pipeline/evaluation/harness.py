@@ -15,7 +15,7 @@ from data.loading import load as load_records
 from data.records import Prompt
 from data.yardsticks import load_facts
 from pipeline.adapters import BASE, POLICY, REFERENCE, SharedBase
-from pipeline.evaluation import judges, yardsticks
+from pipeline.evaluation import calibration, judges, yardsticks
 from pipeline.evaluation.answers import AnswerRow, answer_prompts, read_answers, with_gold, with_proxy, write_answers
 from pipeline.evaluation.cards import Card, Entry, estimated, write_card
 from pipeline.evaluation.floors import floor_entries
@@ -107,6 +107,7 @@ def evaluate_reward(ctx) -> dict[str, float]:
     heldout_file = ctx.inputs["prepare"] / "heldout_rankings.jsonl"
     heldout = load_records(heldout_file, "ranked")[: config.evaluation.limit] if heldout_file.exists() else []
     entries += calibration_entries("observed_", observed, scores, labelled)
+    shown = (observed, scores, labelled)
     if heldout and config.evaluation.gold == "rubric":
         heldout_scores = score_rankings(model, heldout, config, ctx.progress, "scoring held-out topics")
         parts = [
@@ -122,6 +123,7 @@ def evaluate_reward(ctx) -> dict[str, float]:
         entries += accuracy_entries("length_rule_accuracy", heldout, length, [pairs_by(g) for g in golds], short=True)
         pairs = [pairs_by(g) for g in golds]
         entries += calibration_entries("", heldout, heldout_scores, pairs)
+        shown = (heldout, heldout_scores, pairs)
         entries += length_entries(heldout, heldout_scores, golds, pairs)
         entries += floor_entries("clean", heldout, heldout_scores, pairs, bag, learnt_from)
         entries.append(mismatch_entry(model, heldout, golds, heldout_scores, config))
@@ -138,6 +140,7 @@ def evaluate_reward(ctx) -> dict[str, float]:
         facts = ctx.inputs["prepare"] / yardsticks.FACTS
         entries += probe_facts(load_facts(facts), ask) if facts.exists() else []
         bar.advance(1)
+    calibration.keep(ctx.out, calibration.bins_of(*shown))
     write_card(ctx.out / "card.json", card := Card("reward", tuple(entries)))
     return card.values()
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from pipeline.evaluation.statistics import DRAWS, Estimate, Floats, cluster_bootstrap
+from pipeline.evaluation.statistics import DRAWS, FEWEST, Estimate, Floats, cluster_share
 
 BUCKET = 20
 _CELLS = 4_000_000
@@ -46,7 +46,7 @@ def normalised_reward_gain(
             counts[side, prompts[prompt], tokens // width] += 1
     ones = np.ones((1, len(prompts)))
     value, shared = (float(x[0]) for x in _ratio(ones, sums, counts))
-    if not math.isfinite(value) or len(prompts) < 2:
+    if not math.isfinite(value) or len(prompts) < FEWEST:
         return Estimate(value, math.nan, math.nan), shared
     rng = np.random.default_rng(seed)
     drawn = np.empty(draws)
@@ -98,7 +98,7 @@ def within_prompt_correlation(
         drawn = cross / np.sqrt(own * other)
         whole = table.sum(0)
         value = float(whole[0] / math.sqrt(whole[1] * whole[2])) if whole[1] > 0 and whole[2] > 0 else math.nan
-    if len(names) < 2 or not np.isfinite(drawn).all():
+    if len(names) < FEWEST or not np.isfinite(drawn).all():
         return Estimate(value, math.nan, math.nan)
     return Estimate(value, *(float(x) for x in np.quantile(drawn, [0.025, 0.975])))
 
@@ -117,6 +117,6 @@ def accuracy_by_length(
     for k in range(3):
         rows = np.flatnonzero(third == k)
         names = [clusters[i] for i in rows]
-        estimate = cluster_bootstrap(outcomes[rows], names) if len(rows) else Estimate(math.nan, math.nan, math.nan)
+        estimate = cluster_share(outcomes[rows], names) if len(rows) else Estimate(math.nan, math.nan, math.nan)
         found.append((estimate, len(set(names))))
     return tuple(found)

@@ -403,6 +403,26 @@ def _reward_model(facts: Facts) -> str:
                 label_width=112,
             )
             figures.append(_figure(title, chart, note))
+    if facts.calibration:
+        chart = charts.calibration(
+            "Calibration of the reward model",
+            [(b.stated, Mark(f"{b.pairs} pairs", b.right, b.low, b.high)) for b in facts.calibration],
+            x_name="how sure it says it is",
+            show=_share,
+        )
+        note = "How often it is right where it says so, tenths of the pairs. Below the diagonal it is too sure; before any temperature."
+        figures.append(_figure("Calibration", chart, note))
+    clouds = f.length_and_proxy(facts)
+    if clouds:
+        chart = charts.scatter(
+            "Reward-model score against length",
+            [(f.stage_name(p), p, cloud) for p, cloud in clouds.items()],
+            x_name="tokens of the answer",
+            show=f.number,
+        )
+        note = "One speck an answer, means marked. A cloud that rises or falls along a line is a score that reads length."
+        legend = charts.key([(f.stage_name(p), p) for p in clouds])
+        figures.append(_figure("Score against length", legend + chart, note))
     said = " ".join(filter(None, (f.ACCURACY_NOTE, f.floor_note(facts))))
     return f'<p class="intro">{text(said)}</p>{_grid(figures)}'
 

@@ -20,6 +20,7 @@ from pipeline.evaluation.statistics import (
     best_of_n_expectation,
     best_of_n_kl,
     cluster_bootstrap,
+    cluster_share,
     paired_difference,
     win_rate,
     wins,
@@ -42,11 +43,11 @@ def answer_entries(rows: Sequence[AnswerRow], config) -> list[Entry]:
         entries.append(estimated("gold", cluster_bootstrap([r.gold for r in rows], clusters), prompts, gold_unit(rows)))
         for name in rows[0].parts or ():
             entries.append(
-                estimated(f"gold_{name}", cluster_bootstrap([r.parts[name] for r in rows], clusters), prompts, "share")
+                estimated(f"gold_{name}", cluster_share([r.parts[name] for r in rows], clusters), prompts, "share")
             )
     if rows[0].proxy is not None:
         entries.append(estimated("proxy", cluster_bootstrap([r.proxy for r in rows], clusters), prompts, "reward"))
-    entries.append(estimated("eos_rate", cluster_bootstrap([float(r.finished) for r in rows], clusters), prompts, "share"))
+    entries.append(estimated("eos_rate", cluster_share([float(r.finished) for r in rows], clusters), prompts, "share"))
     entries.append(
         estimated("answer_tokens", cluster_bootstrap([float(r.tokens) for r in rows], clusters), prompts, "tokens")
     )
@@ -201,12 +202,13 @@ def judge_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], judge, as
         Entry("judge_refused_share", found.refused / len(pairs), len(pairs), unit="share"),
     ]
     if not kept:
-        return [Entry("judge_win_rate_vs_sft", math.nan, 0, unit="share", note=counted), *entries]
+        none = [Entry(f"judge_{kind}win_rate_vs_sft", math.nan, 0, unit="share", note=counted) for kind in ("", "lc_")]
+        return [*none, *entries]
     names, outcomes = zip(*kept, strict=True)
     longer = [own[p][0].tokens - theirs[p][0].tokens for p in names]
     level = length_controlled_win_rate(outcomes, longer, names)
     return [
-        estimated("judge_win_rate_vs_sft", cluster_bootstrap(outcomes, names), len(kept), "share", counted),
+        estimated("judge_win_rate_vs_sft", cluster_share(outcomes, names), len(kept), "share", counted),
         estimated("judge_lc_win_rate_vs_sft", level, len(kept), "share", "the same at equal length, by a logistic model"),
         *entries,
     ]

@@ -12,7 +12,13 @@ from pipeline.evaluation.cards import Entry, estimated
 from pipeline.evaluation.length import accuracy_by_length, within_prompt_correlation
 from pipeline.evaluation.metrics import words
 from pipeline.evaluation.scoring import conversation
-from pipeline.evaluation.statistics import cluster_bootstrap, fit_temperature, pair_ece, paired_difference
+from pipeline.evaluation.statistics import (
+    cluster_bootstrap,
+    cluster_share,
+    fit_temperature,
+    pair_ece,
+    paired_difference,
+)
 from pipeline.roles import RewardEnsemble
 from reward.metrics import margins, pair_outcomes
 
@@ -76,7 +82,7 @@ def turn_entries(rankings: Sequence[Ranking], scores, pairs: Pairs) -> list[Entr
             out.append(Entry(f"accuracy_turn_{name}", math.nan, 0, unit="share", note="no pair of so many turns"))
             continue
         values, clusters = zip(*outcomes, strict=True)
-        value, low, high = cluster_bootstrap(values, clusters)
+        value, low, high = cluster_share(values, clusters)
         note = f"{len(values)} pairs, labels as given"
         out.append(Entry(f"accuracy_turn_{name}", value, len(set(clusters)), low, high, "share", note))
     return out
@@ -139,7 +145,7 @@ def accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *, 
     if not outcomes:
         return [Entry(name, math.nan, 0, unit="share", note="no pair to compare")]
     values, clusters = zip(*outcomes, strict=True)
-    entry = estimated(name, cluster_bootstrap(values, clusters), len(set(clusters)), "share", f"{len(values)} pairs")
+    entry = estimated(name, cluster_share(values, clusters), len(set(clusters)), "share", f"{len(values)} pairs")
     if short:
         return [entry]
     gaps = [m for s, p in zip(scores, pairs, strict=True) for m in margins(s, p)]
@@ -170,7 +176,7 @@ def mismatch_entry(model: RewardEnsemble, rankings: Sequence[Ranking], golds, sc
     values = [(s[i] > o) + 0.5 * (s[i] == o) for s, i, o in zip(scores, best, other, strict=True)]
     return estimated(
         "wrong_prompt_accuracy",
-        cluster_bootstrap(values, [r.id for r in rankings]),
+        cluster_share(values, [r.id for r in rankings]),
         len(rankings),
         "share",
         "own best answer against another prompt's best",

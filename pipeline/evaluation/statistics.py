@@ -16,6 +16,9 @@ from scipy import optimize, stats
 
 Floats = NDArray[np.float64]
 DRAWS = 10_000
+# Clusters that an interval needs. Five may all lie on one side by chance in 1 of 32 draws, more often than the 2.5 % that an end of a
+# 95 % interval leaves out; of two, both lie above 0 in a quarter of all draws, and the bootstrap would call that sure.
+FEWEST = 6
 _CELLS = 4_000_000  # multinomial counts held at once while bootstrapping, about 32 MB
 
 
@@ -28,7 +31,12 @@ class Estimate(NamedTuple):
 
 
 def cluster_bootstrap(
-    values: ArrayLike, clusters: Sequence[Hashable], draws: int = DRAWS, seed: int = 0, level: float = 0.95
+    values: ArrayLike,
+    clusters: Sequence[Hashable],
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+    fewest: int | None = None,
 ) -> Estimate:
     """Mean of all values with a percentile interval that resamples whole clusters (Efron & Tibshirani 1993, ch. 13).
 
@@ -40,16 +48,17 @@ def cluster_bootstrap(
         draws: bootstrap resamples.
         seed: of the resampling; the same seed gives the same interval.
         level: coverage, 0.95 leaves 2.5 % on either side.
+        fewest: clusters that an interval needs; None is `FEWEST`.
 
     Returns:
-        (mean, low, high). With a single cluster nothing can be said about spread: low and high are NaN.
+        (mean, low, high). With less than `fewest` clusters too little can be said about spread: low and high are NaN.
     """
     numbers, index = _grouped(values, clusters)
     sizes = np.bincount(index).astype(np.float64)
     sums = np.bincount(index, weights=numbers)
     count = len(sizes)
     mean = float(numbers.mean())
-    if count < 2:
+    if count < max(2, FEWEST if fewest is None else fewest):
         return Estimate(mean, math.nan, math.nan)
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
@@ -60,6 +69,18 @@ def cluster_bootstrap(
         means[start : start + part] = (times @ sums) / (times @ sizes)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Estimate(mean, float(low), float(high))
+
+
+def cluster_share(
+    values: ArrayLike, clusters: Sequence[Hashable], draws: int = DRAWS, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """`cluster_bootstrap` of a share, numbers in 0 to 1. Where all are 0, or all 1, every resample says the same, and an interval without
+    width would be a lie: there it is Wilson's, one trial a cluster."""
+    found = cluster_bootstrap(values, clusters, draws, seed, level)
+    if math.isnan(found.low) or found.low < found.high or found.value not in (0.0, 1.0):
+        return found
+    count = len(set(clusters))
+    return Estimate(found.value, *wilson(count * found.value, count, level)[1:])
 
 
 def paired_difference(
@@ -85,7 +106,7 @@ def win_rate(
     a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable], draws: int = DRAWS, seed: int = 0, level: float = 0.95
 ) -> Estimate:
     """Share of comparisons that a wins, a tie counted as half a win, bootstrapped over prompts."""
-    return cluster_bootstrap(wins(a, b), clusters, draws, seed, level)
+    return cluster_share(wins(a, b), clusters, draws, seed, level)
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:

@@ -65,6 +65,7 @@ def rows(answers, sample=0):
     return [AnswerRow(f"p{k}", None, "q", sample, text, True, 1, (1,)) for k, text in enumerate(answers)]
 
 
+@pytest.mark.usefixtures("few_prompts")
 def test_a_card_compares_one_answer_a_prompt_and_says_how_many():
     answers = ["a b c d e", "a b c d f", "u v w x y"]
     entry = self_bleu_entry([*rows(answers), *rows(answers, sample=1)])

@@ -11,6 +11,8 @@ from pipeline.evaluation.reward_card import turn_entries
 from pipeline.evaluation.statistics import cluster_bootstrap
 from reward.bag_of_words import BagOfWords
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 
 def ranking(name, *answers, turns=1, ranks=None):
     """Answers from best to worst, to a prompt in which the person speaks `turns` times."""

@@ -202,4 +202,5 @@ def test_the_card_has_the_win_rate_over_consistent_verdicts_and_how_far_to_trust
 def test_a_judge_that_decides_nothing_leaves_no_number_to_pass_a_gate_with():
     rows = [answer_row("p", "x", 1)]
     entries = policy_card.judge_entries(rows, rows, JudgeConfig(), lambda *_: None, track)
-    assert entries[0].metric == "judge_win_rate_vs_sft" and math.isnan(entries[0].value)
+    for entry, name in zip(entries, ("judge_win_rate_vs_sft", "judge_lc_win_rate_vs_sft"), strict=False):
+        assert entry.metric == name and math.isnan(entry.value)

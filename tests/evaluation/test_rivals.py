@@ -7,6 +7,8 @@ import pytest
 from pipeline.evaluation.answers import AnswerRow, write_answers
 from pipeline.evaluation.rivals import gain
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 
 def answered(folder, golds, proxies):
     out = folder / "evaluation" / "ppo"

@@ -23,6 +23,7 @@ def exact_bootstrap_quantiles(groups, level):
     return tuple(float(means[math.floor(share * len(means))]) for share in (tail, 1 - tail))
 
 
+@pytest.mark.usefixtures("few_prompts")
 def test_the_bootstrap_interval_is_that_of_all_resamples_enumerated():
     groups = [[0, 1], [2], [7, 7, 8], [20, 1]]  # 256 resamples
     values = [v for group in groups for v in group]
@@ -53,6 +54,7 @@ def test_the_interval_depends_on_the_seed_only():
     assert s.cluster_bootstrap(values, clusters, 500, 1) != s.cluster_bootstrap(values, clusters, 500, 2)
 
 
+@pytest.mark.usefixtures("few_prompts")
 def test_many_draws_in_parts_equal_the_enumeration_too(monkeypatch):
     monkeypatch.setattr(s, "_CELLS", 40)
     groups = [[0], [1], [5]]
@@ -261,3 +263,26 @@ def test_the_temperature_is_the_best_of_a_grid():
 def test_the_temperature_of_a_perfect_and_of_a_useless_model():
     assert s.fit_temperature([1.0, 2.0]) == 0.0
     assert s.fit_temperature([1.0, -2.0]) == math.inf
+
+
+def test_a_handful_of_prompts_has_no_interval_and_cannot_be_sure_of_a_gain():
+    """All of n prompts on one side has the chance 2⁻ⁿ where nothing is gained; an end of the interval leaves out 2.5 %."""
+    assert 0.5**s.FEWEST < 0.025 < 0.5 ** (s.FEWEST - 1)
+    few = list(range(s.FEWEST - 1))
+    assert all(math.isnan(end) for end in s.cluster_bootstrap([1.0, 2.0, 3.0, 4.0, 5.0], few)[1:])
+    assert s.cluster_bootstrap([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [*few, 9]).low > 0
+    # Many answers to few prompts are few prompts.
+    assert math.isnan(s.cluster_bootstrap(np.arange(40.0), [k % 3 for k in range(40)]).low)
+    assert math.isnan(s.win_rate([1, 1], [0, 0], ["a", "b"]).low)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_share_of_all_or_nothing_has_wilsons_interval_over_prompts(value):
+    clusters = [k // 2 for k in range(40)]
+    found = s.cluster_share([value] * 40, clusters)
+    expected = stats.binomtest(int(20 * value), 20).proportion_ci(method="wilson")
+    assert found == pytest.approx((value, expected.low, expected.high))
+    mixed = [value] * 39 + [1 - value]
+    assert s.cluster_share(mixed, clusters) == s.cluster_bootstrap(mixed, clusters)
+    # A tie everywhere is no share of all or nothing.
+    assert s.win_rate([1] * 9, [1] * 9, list(range(9))) == (0.5, 0.5, 0.5)

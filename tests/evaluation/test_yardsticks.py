@@ -108,6 +108,7 @@ def test_a_model_that_knows_nothing_has_the_vocabulary_as_its_perplexity(make_ba
     assert bits_per_byte(readings).value == pytest.approx(tokens * math.log2(words) / size, rel=1e-5)
 
 
+@pytest.mark.usefixtures("few_prompts")
 def test_the_ratio_is_that_of_the_two_perplexities_and_its_interval_draws_whole_paragraphs():
     before = [Reading("a", (1.0, 2.0, 3.0), 5), Reading("b", (2.0,), 3)]
     after = [Reading("a", (1.5, 2.5, 3.5), 5), Reading("b", (1.0,), 3)]
@@ -162,6 +163,7 @@ def test_a_leaning_is_the_difference_of_the_two_replies_log_probabilities(make_b
     assert [x.neutral for x in short] == [None, None]
 
 
+@pytest.mark.usefixtures("few_prompts")
 def test_shares_and_their_change_are_counted_by_hand():
     sft = [Leaning("a", 2.0, 1.0), Leaning("b", 2.0, 1.0), Leaning("c", -1.0, -2.0), Leaning("d", 1.0, 0.0)]
     ppo = [Leaning("a", 2.0, -1.0), Leaning("b", 2.0, -1.0), Leaning("c", -1.0, -2.0), Leaning("d", 1.0, 3.0)]
