@@ -51,6 +51,9 @@ def test_no_route_answers_to_another_name_or_another_site(serve):
         assert client.request(method, path, headers={"origin": "null"}).status_code == 403, path
         assert client.request(method, path, headers={"sec-fetch-site": "cross-site"}).status_code == 403, path
         assert client.request(method, path, headers={"sec-fetch-site": "same-site"}).status_code == 403, path
+        # A form elsewhere that is sent here: a navigation, but no link.
+        form = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+        assert (client.request(method, path, headers=form).status_code == 403) == (method not in ("GET", "HEAD")), path
 
 
 def test_the_token_opens_and_its_own_page_may_post(serve):
