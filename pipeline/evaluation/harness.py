@@ -18,7 +18,7 @@ from data.records import Demonstration, Prompt, Ranking
 from data.yardsticks import load_facts
 from pipeline.adapters import BASE, POLICY, REFERENCE, SharedBase
 from pipeline.evaluation import judges, yardsticks
-from pipeline.evaluation.answers import AnswerRow, answer_prompts, read_answers, with_proxy, write_answers
+from pipeline.evaluation.answers import AnswerRow, answer_prompts, read_answers, with_gold, with_proxy, write_answers
 from pipeline.evaluation.cards import Card, Entry, write_card
 from pipeline.evaluation.comparisons import length_controlled_win_rate
 from pipeline.evaluation.judges import Comparison
@@ -38,7 +38,7 @@ from pipeline.evaluation.statistics import (
     wins,
 )
 from pipeline.evaluation.yardsticks import Measured
-from pipeline.roles import ADAPTER, RewardEnsemble, open_base
+from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base, open_test_model
 from pipeline.template import prompt_ids, response_ids
 from reward.metrics import margins, pair_outcomes, pairs_by
 from reward.rubric import gold, rubric_parts
@@ -120,6 +120,8 @@ def evaluate_reward(ctx) -> dict[str, float]:
         # Without a rubric the raters' own first choice is the answer to spoil.
         heldout = heldout or observed
         best = [r.ranks.index(min(r.ranks)) for r in heldout]
+    if config.reward.test_share:
+        entries += _test_model_entries(open_test_model(base, ctx.inputs["reward"]), observed, heldout, ctx)
     ask = _asking(model, config)
     with ctx.progress(1, "probing the reward model", unit="sets") as bar:
         entries += probe_answers(heldout, best, ask)
@@ -142,13 +144,18 @@ def evaluate_ppo(ctx) -> dict[str, float]:
     sft = read_answers(ctx.inputs["evaluate-sft"] / ANSWERS)
     rows = with_proxy(rows, _score_answers(model, rows, prompts, config, ctx.progress, "scoring PPO answers"))
     sft = with_proxy(sft, _score_answers(model, sft, prompts, config, ctx.progress, "scoring SFT answers"))
+    test_model = open_test_model(base, ctx.inputs["reward"]) if config.reward.test_share else None
+    tested = []
+    if test_model is not None:
+        untrained = read_answers(ctx.inputs["evaluate-base"] / ANSWERS)
+        rows, sft, tested = _by_test_model(test_model, untrained, sft, rows, prompts, ctx)
     write_answers(ctx.out / "sft_answers.jsonl", sft)
-    entries = _answer_entries(rows, config)
+    entries = [*_answer_entries(rows, config), *tested]
     entries += _compare(rows, sft, "sft")
     entries += _length_entries(rows, sft, entries)
     entries += _best_of_entries(rows, sft, config)
     if (ctx.inputs["ppo"] / EMA).exists():
-        entries += _average_entries(ctx, base, rows, sft, prompts)
+        entries += _average_entries(ctx, base, rows, sft, prompts, test_model)
     if config.judge.url:
         entries += _judge_entries(rows, sft, config.judge, judges.of_config(config.judge), ctx.progress)
     kl, clusters = _kl_to_reference(base, POLICY, rows, prompts, config)
@@ -184,8 +191,8 @@ def _answer_entries(rows: Sequence[AnswerRow], config) -> list[Entry]:
     prompts = len(set(clusters))
     entries = []
     if rows[0].gold is not None:
-        entries.append(_entry("gold", cluster_bootstrap([r.gold for r in rows], clusters), prompts, "points"))
-        for name in rows[0].parts:
+        entries.append(_entry("gold", cluster_bootstrap([r.gold for r in rows], clusters), prompts, _unit(rows)))
+        for name in rows[0].parts or ():
             entries.append(
                 _entry(f"gold_{name}", cluster_bootstrap([r.parts[name] for r in rows], clusters), prompts, "share")
             )
@@ -210,8 +217,8 @@ def _compare(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name: str) -
     if rows[0].gold is not None:
         a = [float(np.mean([r.gold for r in own[p]])) for p in prompts]
         b = [float(np.mean([r.gold for r in theirs[p]])) for p in prompts]
-        entries.append(_entry(f"gold_minus_{name}", paired_difference(a, b, prompts), len(prompts), "points"))
-        for part in rows[0].parts:
+        entries.append(_entry(f"gold_minus_{name}", paired_difference(a, b, prompts), len(prompts), _unit(rows)))
+        for part in rows[0].parts or ():
             a = [float(np.mean([r.parts[part] for r in own[p]])) for p in prompts]
             b = [float(np.mean([r.parts[part] for r in theirs[p]])) for p in prompts]
             entries.append(_entry(f"gold_{part}_minus_{name}", paired_difference(a, b, prompts), len(prompts), "share"))
@@ -223,7 +230,7 @@ def _compare(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name: str) -
                 win_rate(a, b, clusters),
                 len(prompts),
                 "share",
-                "by the rubric; a tie counts half",
+                f"by the {'rubric' if rows[0].parts else 'test model'}; a tie counts half",
             )
         )
         longer = [x.tokens - y.tokens for p in prompts for x in own[p] for y in theirs[p]]
@@ -256,6 +263,47 @@ def _compare(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name: str) -
     return entries
 
 
+def _unit(rows: Sequence[AnswerRow]) -> str:
+    """Of the gold score: the rubric's points, or the test model's reward in spreads of its training answers."""
+    return "points" if rows[0].parts else "reward"
+
+
+def _by_test_model(
+    model: RewardModel,
+    untrained: Sequence[AnswerRow],
+    sft: Sequence[AnswerRow],
+    rows: Sequence[AnswerRow],
+    prompts: Sequence[Prompt],
+    ctx,
+) -> tuple[list[AnswerRow], list[AnswerRow], list[Entry]]:
+    """PPO's and SFT's answers, with the test model's score as their gold score where the config says so; and its verdict.
+
+    The base model's and SFT's own cards were written before there was a test model: their means stand on PPO's card.
+    """
+    config = ctx.config
+    scored = {
+        name: _score_answers(model, answers, prompts, config, ctx.progress, f"test model on {name} answers")
+        for name, answers in (("base", untrained), ("SFT", sft), ("PPO", rows))
+    }
+    judges = config.evaluation.gold == "test_model"
+    name = "gold" if judges else "test_model"
+    entries = []
+    for policy, answers in (("base", untrained), ("SFT", sft), ("PPO", rows)):
+        clusters = [r.prompt_id for r in answers]
+        metric = name if policy == "PPO" else f"{policy.lower()}_{name}"
+        estimate = cluster_bootstrap(scored[policy], clusters)
+        entries.append(_entry(metric, estimate, len(set(clusters)), "reward", "by the test model, which PPO does not raise"))
+    if judges:
+        # PPO's own is among the figures of its answers, and in the differences.
+        return with_gold(rows, scored["PPO"]), with_gold(sft, scored["SFT"]), entries[:2]
+    own, theirs = (
+        _by_prompt(with_gold(side, scored[policy])) for side, policy in ((rows, "PPO"), (sft, "SFT"))
+    )
+    a, b = ([float(np.mean([r.gold for r in side[p]])) for p in own] for side in (own, theirs))
+    entries.append(_entry("test_model_minus_sft", paired_difference(a, b, list(own)), len(own), "reward"))
+    return list(rows), list(sft), entries
+
+
 def _same_count(side: dict[str, list[AnswerRow]], prompts: Sequence[str]) -> list[AnswerRow]:
     """One answer a prompt: distinct-n falls with the amount of text, so both sides must hold as much."""
     return [side[p][0] for p in prompts]
@@ -268,13 +316,17 @@ def _sampled(ctx, base: SharedBase, role: str, prompts: Sequence[Prompt], label:
 
 
 def _average_entries(
-    ctx, base: SharedBase, rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], prompts: Sequence[Prompt]
+    ctx, base: SharedBase, rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], prompts: Sequence[Prompt], test_model
 ) -> list[Entry]:
     """The averaged policy beside the raw one, on the same prompts with the same chance: which of them to use is for the gold
     score or a person to say, never for the reward model."""
     config = ctx.config
     base.load(EMA, ctx.inputs["ppo"] / EMA, trainable=False)
     averaged = _sampled(ctx, base, EMA, prompts, "averaged PPO answers")
+    if config.evaluation.gold == "test_model":
+        averaged = with_gold(
+            averaged, _score_answers(test_model, averaged, prompts, config, ctx.progress, "judging averaged PPO answers")
+        )
     write_answers(ctx.out / EMA_ANSWERS, averaged)
     shown = ("gold", "eos_rate", "answer_tokens")
     found = [e for e in _answer_entries(averaged, config) if e.metric in shown]
@@ -321,12 +373,12 @@ def _best_of_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], config
                 f"best_of_{n}_gold",
                 cluster_bootstrap(best, prompts),
                 len(prompts),
-                "points",
+                _unit(rows),
                 "of SFT answers, chosen by the reward model",
             ),
             _entry(f"best_of_{n}_proxy", cluster_bootstrap(proxy, prompts), len(prompts), "reward"),
             Entry(f"best_of_{n}_kl", best_of_n_kl(n), len(prompts), unit="nats/sequence", note="ln n − (n−1)/n"),
-            _entry(f"gold_minus_best_of_{n}", paired_difference(mine, best, prompts), len(prompts), "points"),
+            _entry(f"gold_minus_best_of_{n}", paired_difference(mine, best, prompts), len(prompts), _unit(rows)),
         ]
     before = [float(np.mean([r.proxy for r in pool[p]])) for p in own]
     entries.append(_entry("sft_proxy", cluster_bootstrap(before, list(own)), len(own), "reward"))
@@ -399,6 +451,24 @@ def _accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *,
             note="margins divided by it are calibrated",
         ),
     ]
+
+
+def _test_model_entries(
+    model: RewardModel, observed: Sequence[Ranking], heldout: Sequence[Ranking], ctx
+) -> list[Entry]:
+    """Accuracy of the test model: a judge at chance is no judge."""
+    config = ctx.config
+    scores = _score_rankings(model, observed, config, ctx.progress, "test model on test rankings")
+    entries = _accuracy_entries("test_model_accuracy", observed, scores, [r.pairs() for r in observed], short=True)
+    if config.evaluation.gold == "rubric" and heldout:
+        scores = _score_rankings(model, heldout, config, ctx.progress, "test model on held-out topics")
+        golds = [
+            [gold(rubric_parts(r.prompt[-1].content, a, f)) for a, f in zip(r.responses, r.finished, strict=True)]
+            for r in heldout
+        ]
+        pairs = [pairs_by(g) for g in golds]
+        entries += _accuracy_entries("test_model_clean_accuracy", heldout, scores, pairs, short=True)
+    return entries
 
 
 def _mismatch_entry(model: RewardEnsemble, rankings: Sequence[Ranking], golds, scores, config) -> Entry:
