@@ -376,7 +376,8 @@ class EvaluationConfig(_Section):
     best_of: list[int] = Field([2], description="n of the best-of-n baselines, at most samples_per_prompt")
     side_by_side: int = Field(10, ge=0, description="prompts shown in the report")
     gold: Literal["rubric", "test_model", "none"] = Field(
-        "none", description="what judges answers: the rubric of the built-in data, or a reward model of reward.test_share"
+        "none",
+        description="what judges answers: the rubric of the built-in data, or a reward model of reward.test_share",
     )
 
     @model_validator(mode="after")

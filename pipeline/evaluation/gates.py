@@ -101,7 +101,10 @@ HINTS: dict[tuple[str, str], str] = {
     ("*.distinct_2", "min"): "Answers repeat themselves; train for fewer epochs or raise evaluation.temperature.",
     ("*.answer_tokens", "max"): "Answers grew long; look for a reward that pays for length.",
     ("*.answer_tokens", "min"): "Answers shrank; look for a reward that pays for brevity alone.",
-    ("*.gold", "min"): "The answers score too low by the gold score; look at its parts, if it has any, and at the answers in report.md.",
+    (
+        "*.gold",
+        "min",
+    ): "The answers score too low by the gold score; look at its parts, if it has any, and at the answers in report.md.",
 }
 ENDS = ("ci_low", "ci_high")
 

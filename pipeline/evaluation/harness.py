@@ -292,13 +292,13 @@ def _by_test_model(
         clusters = [r.prompt_id for r in answers]
         metric = name if policy == "PPO" else f"{policy.lower()}_{name}"
         estimate = cluster_bootstrap(scored[policy], clusters)
-        entries.append(_entry(metric, estimate, len(set(clusters)), "reward", "by the test model, which PPO does not raise"))
+        entries.append(
+            _entry(metric, estimate, len(set(clusters)), "reward", "by the test model, which PPO does not raise")
+        )
     if judges:
         # PPO's own is among the figures of its answers, and in the differences.
         return with_gold(rows, scored["PPO"]), with_gold(sft, scored["SFT"]), entries[:2]
-    own, theirs = (
-        _by_prompt(with_gold(side, scored[policy])) for side, policy in ((rows, "PPO"), (sft, "SFT"))
-    )
+    own, theirs = (_by_prompt(with_gold(side, scored[policy])) for side, policy in ((rows, "PPO"), (sft, "SFT")))
     a, b = ([float(np.mean([r.gold for r in side[p]])) for p in own] for side in (own, theirs))
     entries.append(_entry("test_model_minus_sft", paired_difference(a, b, list(own)), len(own), "reward"))
     return list(rows), list(sft), entries
@@ -325,7 +325,8 @@ def _average_entries(
     averaged = _sampled(ctx, base, EMA, prompts, "averaged PPO answers")
     if config.evaluation.gold == "test_model":
         averaged = with_gold(
-            averaged, _score_answers(test_model, averaged, prompts, config, ctx.progress, "judging averaged PPO answers")
+            averaged,
+            _score_answers(test_model, averaged, prompts, config, ctx.progress, "judging averaged PPO answers"),
         )
     write_answers(ctx.out / EMA_ANSWERS, averaged)
     shown = ("gold", "eos_rate", "answer_tokens")
