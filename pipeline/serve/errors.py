@@ -65,6 +65,15 @@ def error_response(
     return JSONResponse(body, status, headers=dict(headers or {}))
 
 
+def _place(error: Mapping) -> list[str]:
+    """Where in the body. What is no field but a name of a type, as among several that a field may have, says nothing to a client."""
+    return [
+        str(p)
+        for p in error["loc"]
+        if not (isinstance(p, str) and (not p.isidentifier() or p[:1].isupper() or p == "str"))
+    ]
+
+
 def add_handlers(app: FastAPI) -> None:
     """Every failure that a client can cause, as one shape."""
 
@@ -72,9 +81,9 @@ def add_handlers(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError):
         found = error.errors()
         # Places and reasons only: the input may be long, private, or no text that JSON can hold.
-        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in found[:_SHOWN]]
+        lines = dict.fromkeys(f"{'.'.join(_place(e))}: {e['msg']}" for e in found[:_SHOWN])
         message = "; ".join(lines).encode("utf-8", "replace").decode()
-        return error_response(422, message, param=".".join(str(p) for p in found[0]["loc"][1:])[:200] or None)
+        return error_response(422, message, param=".".join(_place(found[0])[1:])[:200] or None)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException):

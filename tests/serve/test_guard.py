@@ -153,7 +153,7 @@ def test_feedback_of_a_wrong_shape_is_422(serve, body):
         b'{"model": "ppo", "messages": [{"role": "user", "content": "a"}], "temperature": NaN}',
         b'{"model": "ppo", "messages": [{"role": "user", "content": "a"}], "n": 2}',
         b'{"model": "ppo", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1025}',
-        b'{"model": "ppo", "messages": [{"role": "user", "content": "a"}], "tools": []}',
+        b'{"model": "ppo", "messages": [{"role": "user", "content": "a"}], "tools": [{}]}',
         b'{"model": "ppo", "messages": [{"role": "tool", "content": "a"}]}',
         b'{"model": "ppo", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
         b'{"model": "ppo", "messages": []}',
