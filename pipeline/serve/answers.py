@@ -200,7 +200,9 @@ class Drawing:
                 message_id=self.draw.id,
             )
         except UserError as error:
-            return Failed(" ".join(error.problems), mine=True)
+            # It names the file, and nothing that was said.
+            log.error("an answer was not kept: %s", " ".join(error.problems))
+            return Failed("The answer could not be kept; the server's log says why.", mine=True)
         except Exception as error:
             log.error("an answer was not kept: %s", type(error).__name__)
             return Failed("The answer could not be kept; the server's log says why.", mine=True)

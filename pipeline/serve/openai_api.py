@@ -131,7 +131,8 @@ class _Reply:
         """The answer in one piece."""
         text = "".join([event.text async for event in self._rest() if isinstance(event, Piece)])
         if not isinstance(self.last, Done):
-            raise Refused(500 if isinstance(self.last, Failed) else _CLIENT_GONE, "The answer broke off.")
+            failed = isinstance(self.last, Failed)
+            raise Refused(500 if failed else _CLIENT_GONE, self.last.message if failed else "The answer broke off.")
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": self._reason()}
         return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
 
