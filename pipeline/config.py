@@ -19,6 +19,8 @@ from data.yardsticks import source as yardstick_file
 from pipeline.evaluation.detectors import DETECTORS
 
 STAGE_NAMES = ("base", "sft", "reward", "ppo")
+# What else may stand before a gate's dot: measured apart, by `evaluate --benchmarks`.
+GATED = (*STAGE_NAMES, "benchmarks")
 RUN_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NOT_IN_A_KEY = {
     *("model.device", "model.gradient_checkpointing"),
@@ -345,6 +347,7 @@ class DetectorsConfig(_Section):
     length_fall: float = Field(0.7, gt=0, le=1, description="share of SFT's mean answer length below it")
     entropy_floor: float = Field(0.3, ge=0, le=1, description="share of SFT's entropy a token")
     opening_floor: float = Field(0.5, ge=0, le=1, description="share of SFT's different openings of 8 words")
+    self_bleu_rise: float = Field(0.15, gt=0, le=1, description="self-BLEU of an update's answers, above SFT's")
     distinct_floor: float = Field(
         0.9, ge=0, le=1, description="share of SFT's different word pairs over all word pairs"
     )
@@ -376,8 +379,7 @@ class EvaluationConfig(_Section):
     best_of: list[int] = Field([2], description="n of the best-of-n baselines, at most samples_per_prompt")
     side_by_side: int = Field(10, ge=0, description="prompts shown in the report")
     gold: Literal["rubric", "test_model", "none"] = Field(
-        "none",
-        description="what judges answers: the rubric of the built-in data, or a reward model of reward.test_share",
+        "none", description="what judges answers: the rubric of the built-in data, or a reward model of reward.test_share"
     )
 
     @model_validator(mode="after")
@@ -489,9 +491,9 @@ class Config(_Section):
     @model_validator(mode="after")
     def _gates_name_a_metric(self) -> Config:
         for name in self.gates:
-            if not re.fullmatch(rf"({'|'.join(STAGE_NAMES)})\.\w+(\.ci_low|\.ci_high)?", name):
+            if not re.fullmatch(rf"({'|'.join(GATED)})\.\w+(\.ci_low|\.ci_high)?", name):
                 raise ValueError(
-                    f"'gates.{name}' should read stage.metric, stage one of {', '.join(STAGE_NAMES)} (got '{name}')"
+                    f"'gates.{name}' should read stage.metric, stage one of {', '.join(GATED)} (got '{name}')"
                 )
             if re.fullmatch(r"ppo\.(\w+_)?proxy(\.\w+)?", name) and self.gates[name].min is not None:
                 raise ValueError(

@@ -5,6 +5,7 @@
       ppo.kl_to_reference: {min: 1.0, max: 15.0}
       ppo.gold_minus_sft.ci_low: {min: 0.0}      # the lower end of the 95 % interval instead of the point estimate
       reward.probe_shuffled: {min: 0.7, warn: true}    # said when it is missed, and stops nothing
+      benchmarks.ppo_gsm8k_exact_match_minus_sft.ci_low: {min: -0.05}    # <policy>_<task>_<metric>; held by `evaluate --benchmarks`
 
 A bound is inclusive: a value that equals it passes. A number that is missing, null or NaN never passes.
 """
@@ -23,6 +24,7 @@ from pipeline.disk import write_json
 from pipeline.evaluation.cards import Card, is_finite
 
 ACCEPTED_FILE = "accepted_gates.json"
+BENCHMARKS = "benchmarks"
 
 # (gate, which bound was missed) -> what to change. `*` stands for any stage.
 HINTS: dict[tuple[str, str], str] = {
@@ -54,6 +56,16 @@ HINTS: dict[tuple[str, str], str] = {
         "min",
     ): "Length alone does as well as the reward model; add rankings whose better answer is the longer one.",
     (
+        "*.clean_accuracy_minus_best_floor",
+        "min",
+    ): "A rule without a language model does as well as the reward model; the note on its card names the rule. Add rankings, or raise "
+    "reward.epochs.",
+    (
+        "*.observed_accuracy_minus_best_floor",
+        "min",
+    ): "A rule without a language model does as well as the reward model; the note on its card names the rule. Add rankings, or raise "
+    "reward.epochs.",
+    (
         "*.length_correlation_excess",
         "max",
     ): "The score follows length more than the raters do; balance the lengths in data.rankings.",
@@ -67,6 +79,10 @@ HINTS: dict[tuple[str, str], str] = {
         "ppo.gain_over_limit",
         "max",
     ): "No policy can gain that much so near to SFT; the KL or the scores are measured wrongly.",
+    (
+        "benchmarks.*",
+        "min",
+    ): "What is asked elsewhere got worse than allowed; raise ppo.kl_coef or set ppo.ptx_coef, or change the gate and say why.",
     ("ppo.kl_to_reference", "max"): "The policy drifted; raise ppo.kl_coef.",
     (
         "ppo.kl_to_reference",
@@ -97,14 +113,15 @@ HINTS: dict[tuple[str, str], str] = {
         "ppo.wrong_suggested_minus_sft",
         "max",
     ): "PPO learnt to agree with whoever asks; look for rankings that reward agreement.",
+    (
+        "ppo.self_bleu_minus_sft",
+        "max",
+    ): "Answers to different prompts grew alike; raise ppo.kl_coef or ppo.entropy_coef, and read a few side by side.",
     ("ppo.distinct_2_ratio", "min"): "Answers repeat themselves; raise ppo.kl_coef or ppo.entropy_coef.",
     ("*.distinct_2", "min"): "Answers repeat themselves; train for fewer epochs or raise evaluation.temperature.",
     ("*.answer_tokens", "max"): "Answers grew long; look for a reward that pays for length.",
     ("*.answer_tokens", "min"): "Answers shrank; look for a reward that pays for brevity alone.",
-    (
-        "*.gold",
-        "min",
-    ): "The answers score too low by the gold score; look at its parts, if it has any, and at the answers in report.md.",
+    ("*.gold", "min"): "The answers score too low by the gold score; look at its parts, if it has any, and at the answers in report.md.",
 }
 ENDS = ("ci_low", "ci_high")
 
@@ -176,24 +193,27 @@ def unknown_stages(gates: Mapping[str, Any], stages: Iterable[str]) -> list[str]
 
 # What the harness puts on each card, as patterns; a custom metric (metrics.py) is added under its own name.
 _ANSWERS = (
-    r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share"
+    r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share|self_bleu"
     r"|general_(perplexity|bits_per_byte)|wrong_(suggested|unprompted)|suggestion_shift"
 )
 METRICS: dict[str, str] = {
     "base": _ANSWERS,
     "sft": rf"{_ANSWERS}|base_heldout_nll|heldout_nll(_change)?|(gold(_\w+)?|eos_rate)_minus_base|(lc_)?win_rate_vs_base|distinct_2_ratio_base"
+    r"|self_bleu_minus_base"
     r"|general_perplexity_ratio|wrong_suggested_minus_base",
-    "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|wrong_prompt_accuracy|facts_accuracy"
+    "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|(observed_)?bag_of_words_accuracy|wrong_prompt_accuracy|facts_accuracy"
     r"|(observed_)?(pairs|mean_margin|ece|temperature|pair_loss|ece_after_temperature)|probe_\w+"
-    r"|test_model_(clean_)?accuracy"
+    r"|test_model_(clean_)?accuracy|accuracy_turn_(1|2_3|4_on)"
     r"|(gold_)?length_correlation|length_correlation_excess|accuracy_(shorter|middle|longer)_third",
-    "ppo": rf"{_ANSWERS}|sft_proxy|(base|sft)_gold|((base|sft)_)?test_model|test_model_minus_sft"
+    "ppo": rf"{_ANSWERS}|sft_proxy|(base|sft)_gold|((base|sft)_)?test_model|test_model_minus_sft|self_bleu_minus_sft"
     r"|(gold(_\w+)?|eos_rate)_minus_sft|(lc_)?win_rate_vs_sft|distinct_2_ratio|gold_minus_best_of_\d+"
     r"|best_of_\d+_(gold|proxy|kl)|kl_to_reference|kl_at_start|general_perplexity_ratio|wrong_suggested_minus_sft"
     r"|normalised_reward_gain|lc_minus_raw_win_rate|gain_over_limit"
     r"|ema_(gold(_minus_(sft|raw))?|eos_rate(_minus_raw)?|answer_tokens|win_rate_vs_sft|kl_to_reference)"
     r"|judge_(win_rate_vs_sft|lc_win_rate_vs_sft|first_share|agreement|refused_share)",
 }
+# <policy>_<task>_<metric>: which tasks and metrics there are, only lm-eval knows.
+_OF_BENCHMARKS = r"(base|sft|ppo)_\w+_\w+"
 # One name for each pattern above, to guess from.
 _COMMON_NAMES = (
     *("gold", "eos_rate", "answer_tokens", "heldout_nll", "heldout_nll_change", "gold_minus_base", "win_rate_vs_base"),
@@ -214,13 +234,18 @@ _COMMON_NAMES = (
 def unknown_metrics(gates: Mapping[str, Any]) -> list[str]:
     """One line for each gate on a metric that no card of its stage ever has: found before anything is trained."""
     named = [(gate, *gate.split(".")[:2]) for gate in gates]
+    lines = [
+        f"gates.{gate}: a benchmark's number is <policy>_<task>_<metric>, the policy one of base, sft, ppo (got '{metric}')"
+        for gate, stage, metric in named
+        if stage == BENCHMARKS and not re.fullmatch(_OF_BENCHMARKS, metric)
+    ]
+    named = [row for row in named if row[1] != BENCHMARKS]
     strange = [(gate, stage, metric) for gate, stage, metric in named if not _on_card(stage, metric)]
     if not strange:
-        return []
+        return lines
     # Only now: the metrics' library takes seconds to import.
     from pipeline.evaluation.metrics import METRICS as CLASSES
 
-    lines = []
     for gate, stage, metric in strange:
         if metric in CLASSES:
             continue
@@ -294,7 +319,7 @@ def _apart(number: float, bound: float) -> tuple[str, str]:
 
 
 def _hint(stage: str, metric: str, side: str) -> str:
-    for key in (f"{stage}.{metric}", f"*.{metric}"):
+    for key in (f"{stage}.{metric}", f"*.{metric}", f"{stage}.*"):
         if (key, side) in HINTS:
             return HINTS[key, side]
     return f"Look at {stage} in report.md, or change gates.{stage}.{metric} and say why."

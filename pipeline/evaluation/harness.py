@@ -21,11 +21,13 @@ from pipeline.evaluation import judges, yardsticks
 from pipeline.evaluation.answers import AnswerRow, answer_prompts, read_answers, with_gold, with_proxy, write_answers
 from pipeline.evaluation.cards import Card, Entry, write_card
 from pipeline.evaluation.comparisons import length_controlled_win_rate
+from pipeline.evaluation.diversity import self_bleu_change, self_bleu_entry
+from pipeline.evaluation.floors import floor_entries
 from pipeline.evaluation.judges import Comparison
 from pipeline.evaluation.length import normalised_reward_gain
 from pipeline.evaluation.likelihood import token_logprobs_of
 from pipeline.evaluation.metrics import Answer, measure
-from pipeline.evaluation.reward_card import calibration_entries, length_entries
+from pipeline.evaluation.reward_card import calibration_entries, length_entries, turn_entries
 from pipeline.evaluation.reward_probes import Asked, probe_answers, probe_facts
 from pipeline.evaluation.statistics import (
     best_of_n_expectation,
@@ -40,8 +42,10 @@ from pipeline.evaluation.statistics import (
 from pipeline.evaluation.yardsticks import Measured
 from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base, open_test_model
 from pipeline.template import prompt_ids, response_ids
+from reward.bag_of_words import BagOfWords
 from reward.metrics import margins, pair_outcomes, pairs_by
 from reward.rubric import gold, rubric_parts
+from reward.test_model import is_for_test_model
 
 ANSWERS = "answers.jsonl"
 # The moving average of the policy's adapter, a role and a folder of the PPO stage; and its answers.
@@ -94,10 +98,14 @@ def evaluate_reward(ctx) -> dict[str, float]:
     model = RewardEnsemble.open(base, ctx.inputs["reward"], config.ppo)
     observed = load_records(ctx.inputs["prepare"] / "rankings.test.jsonl", "ranked")
     scores = _score_rankings(model, observed, config, ctx.progress, "scoring test rankings")
-    entries = _accuracy_entries("observed", observed, scores, [r.pairs() for r in observed])
+    labelled = [r.pairs() for r in observed]
+    entries = _accuracy_entries("observed", observed, scores, labelled)
+    entries += turn_entries(observed, scores, labelled)
+    bag, learnt_from = _bag_of_words(ctx)
+    entries += floor_entries("observed", observed, scores, labelled, bag, learnt_from)
     heldout_file = ctx.inputs["prepare"] / "heldout_rankings.jsonl"
     heldout = load_records(heldout_file, "ranked")[: config.evaluation.limit] if heldout_file.exists() else []
-    entries += calibration_entries("observed_", observed, scores, [r.pairs() for r in observed])
+    entries += calibration_entries("observed_", observed, scores, labelled)
     if heldout and config.evaluation.gold == "rubric":
         heldout_scores = _score_rankings(model, heldout, config, ctx.progress, "scoring held-out topics")
         parts = [
@@ -114,6 +122,7 @@ def evaluate_reward(ctx) -> dict[str, float]:
         pairs = [pairs_by(g) for g in golds]
         entries += calibration_entries("", heldout, heldout_scores, pairs)
         entries += length_entries(heldout, heldout_scores, golds, pairs)
+        entries += floor_entries("clean", heldout, heldout_scores, pairs, bag, learnt_from)
         entries.append(_mismatch_entry(model, heldout, golds, heldout_scores, config))
         best = [int(np.argmax(g)) for g in golds]
     else:
@@ -206,6 +215,7 @@ def _answer_entries(rows: Sequence[AnswerRow], config) -> list[Entry]:
     for name, value in measure([Answer(r.answer, r.finished, r.tokens) for r in rows]).items():
         if name not in done:
             entries.append(Entry(name, value, len(rows)))
+    entries.append(self_bleu_entry(rows))
     return entries
 
 
@@ -260,6 +270,7 @@ def _compare(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name: str) -
             note=f"over {name}'s, one answer a prompt on both sides",
         )
     )
+    entries.append(self_bleu_change(rows, other, name))
     return entries
 
 
@@ -292,13 +303,13 @@ def _by_test_model(
         clusters = [r.prompt_id for r in answers]
         metric = name if policy == "PPO" else f"{policy.lower()}_{name}"
         estimate = cluster_bootstrap(scored[policy], clusters)
-        entries.append(
-            _entry(metric, estimate, len(set(clusters)), "reward", "by the test model, which PPO does not raise")
-        )
+        entries.append(_entry(metric, estimate, len(set(clusters)), "reward", "by the test model, which PPO does not raise"))
     if judges:
         # PPO's own is among the figures of its answers, and in the differences.
         return with_gold(rows, scored["PPO"]), with_gold(sft, scored["SFT"]), entries[:2]
-    own, theirs = (_by_prompt(with_gold(side, scored[policy])) for side, policy in ((rows, "PPO"), (sft, "SFT")))
+    own, theirs = (
+        _by_prompt(with_gold(side, scored[policy])) for side, policy in ((rows, "PPO"), (sft, "SFT"))
+    )
     a, b = ([float(np.mean([r.gold for r in side[p]])) for p in own] for side in (own, theirs))
     entries.append(_entry("test_model_minus_sft", paired_difference(a, b, list(own)), len(own), "reward"))
     return list(rows), list(sft), entries
@@ -325,8 +336,7 @@ def _average_entries(
     averaged = _sampled(ctx, base, EMA, prompts, "averaged PPO answers")
     if config.evaluation.gold == "test_model":
         averaged = with_gold(
-            averaged,
-            _score_answers(test_model, averaged, prompts, config, ctx.progress, "judging averaged PPO answers"),
+            averaged, _score_answers(test_model, averaged, prompts, config, ctx.progress, "judging averaged PPO answers")
         )
     write_answers(ctx.out / EMA_ANSWERS, averaged)
     shown = ("gold", "eos_rate", "answer_tokens")
@@ -470,6 +480,16 @@ def _test_model_entries(
         pairs = [pairs_by(g) for g in golds]
         entries += _accuracy_entries("test_model_clean_accuracy", heldout, scores, pairs, short=True)
     return entries
+
+
+def _bag_of_words(ctx) -> tuple[BagOfWords, str]:
+    """Fitted on the rankings that the reward model was given, and how many these are."""
+    share = ctx.config.reward.test_share
+    given = load_records(ctx.inputs["prepare"] / "rankings.train.jsonl", "ranked")
+    rankings = [r for r in given if r.pairs() and not is_for_test_model(r.prompt, share)]
+    epochs = ctx.config.reward.epochs
+    read = "" if epochs >= 1 else f", of which the reward model read {epochs:.0%}"
+    return BagOfWords.of_rankings(rankings), f"{len(rankings)} training lists{read}"
 
 
 def _mismatch_entry(model: RewardEnsemble, rankings: Sequence[Ranking], golds, scores, config) -> Entry:

@@ -44,12 +44,8 @@ def run(ctx) -> dict[str, float]:
     thumbs = _thumbs(ctx)
     share = settings.test_share
     # First: whoever sets too large a share is told before anything is trained.
-    kept, kept_unused = _encoded(
-        base, [r for r in rankings if is_for_test_model(r.prompt, share)], config, "test model"
-    )
-    encoded, unused = _encoded(
-        base, [r for r in rankings if not is_for_test_model(r.prompt, share)], config, "reward model"
-    )
+    kept, kept_unused = _encoded(base, [r for r in rankings if is_for_test_model(r.prompt, share)], config, "test model")
+    encoded, unused = _encoded(base, [r for r in rankings if not is_for_test_model(r.prompt, share)], config, "reward model")
     own_thumbs = encode_thumbs(base, [t for t in thumbs if not is_for_test_model(t.prompt, share)], config)
     steps = total_steps(len(encoded) + len(own_thumbs), settings)
     places = [_Place(member_role(i), f"{MEMBER}{i}", i, i * steps) for i in range(settings.members)]
