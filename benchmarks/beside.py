@@ -1,6 +1,7 @@
 """What finished runs did beside their task, read again from what they left: the numbers behind the bounds in docs/evaluation.md.
 
-    python benchmarks/beside.py runs/seed-0 runs/seed-1 runs/seed-2      # → benchmarks/results/beside.json
+    python benchmarks/beside.py runs/seed-0 runs/seed-1 runs/seed-2               # → benchmarks/results/beside.json
+    python benchmarks/beside.py --floors runs/seed-0 runs/seed-1 runs/seed-2      # only the last two tables, beside what is there
 
 A run whose cards hold these numbers is only read. Of a run of an earlier version they are measured; nothing is trained or
 generated for it. Each run is written as it falls, beside those that the file holds already.
@@ -11,8 +12,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import sys
 from pathlib import Path
+from statistics import fmean, stdev
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,8 +30,10 @@ from pipeline.adapters import BASE  # noqa: E402
 from pipeline.config import load_config  # noqa: E402
 from pipeline.evaluation import harness  # noqa: E402
 from pipeline.evaluation.answers import read_answers  # noqa: E402
-from pipeline.evaluation.cards import read_card  # noqa: E402
+from pipeline.evaluation.cards import Entry, read_card  # noqa: E402
 from pipeline.evaluation.comparisons import length_controlled_win_rate  # noqa: E402
+from pipeline.evaluation.diversity import self_bleu, self_bleu_change, self_bleu_entry  # noqa: E402
+from pipeline.evaluation.floors import floor_entries  # noqa: E402
 from pipeline.evaluation.forgetting import Paragraphs  # noqa: E402
 from pipeline.evaluation.reward_card import calibration_entries, length_entries  # noqa: E402
 from pipeline.evaluation.reward_probes import probe_answers, probe_facts  # noqa: E402
@@ -36,15 +41,20 @@ from pipeline.evaluation.statistics import wins  # noqa: E402
 from pipeline.evaluation.sycophancy import Questions  # noqa: E402
 from pipeline.evaluation.yardsticks import Measured  # noqa: E402
 from pipeline.roles import ADAPTER, RewardEnsemble, open_base  # noqa: E402
+from reward.bag_of_words import BagOfWords  # noqa: E402
 from reward.metrics import pairs_by  # noqa: E402
 from reward.rubric import gold_score  # noqa: E402
 
+LOOKS = 300
 CONFIG = ROOT / "configs" / "quickstart.yaml"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("runs", type=Path, nargs="*")
+    parser.add_argument(
+        "--floors", action="store_true", help="only what needs no language model, and how alike answers are"
+    )
     parser.add_argument("--table", action="store_true", help="only print the tables of docs/evaluation.md")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "beside.json")
     parser.add_argument("--threads", type=int, default=None)
@@ -59,8 +69,12 @@ def main() -> None:
     config = load_config(CONFIG)
     found = json.loads(arguments.out.read_text(encoding="utf-8"))["value_low_high_n"] if arguments.out.exists() else {}
     for run in arguments.runs:
-        measured = on_cards(run) or list(measure(run, config))
-        found[run.name] = {e.metric: [e.value, e.ci_low, e.ci_high, e.n] for e in measured}
+        if arguments.floors:
+            measured = [*alike(run, config), *floors(run, config)]
+        else:
+            measured = on_cards(run) or [*measure(run, config), *alike(run, config), *floors(run, config)]
+        kept = found.get(run.name, {}) if arguments.floors else {}
+        found[run.name] = kept | {e.metric: [e.value, e.ci_low, e.ci_high, e.n] for e in measured}
         found = dict(sorted(found.items()))
         text = json.dumps(_plain({"config": CONFIG.name, "value_low_high_n": found}), indent=1, allow_nan=False)
         arguments.out.write_text(text + "\n", encoding="utf-8")
@@ -102,6 +116,22 @@ TABLES = (
         ("ppo.lc_minus_raw_win_rate", "length-controlled less raw win rate", "−0.05, warns"),
         ("ppo.gain_over_limit", "gain over σ √(2 KL)", "at most 1"),
     ),
+    (
+        ("reward.clean_accuracy", "reward model, clean pairs", "0.65"),
+        ("reward.length_rule_accuracy", "“shorter wins”", ""),
+        ("reward.bag_of_words_accuracy", "bag of words", ""),
+        ("reward.clean_accuracy_minus_best_floor", "reward model above the best floor", "lower end above 0, warns"),
+        ("reward.observed_accuracy", "reward model, pairs as labelled", ""),
+        ("reward.observed_bag_of_words_accuracy", "bag of words", ""),
+        ("reward.observed_accuracy_minus_best_floor", "reward model above the best floor", ""),
+    ),
+    (
+        ("base.self_bleu", "base", ""),
+        ("sft.self_bleu", "SFT", ""),
+        ("ppo.self_bleu", "PPO", ""),
+        ("ppo.self_bleu_minus_sft", "PPO less SFT", "at most +0.15"),
+        ("sft.self_bleu_noise", "SFT's own noise: 32 answers against the mean of three times 32", ""),
+    ),
 )
 
 
@@ -113,6 +143,9 @@ def tables(found: dict) -> str:
         for metric, said, bound in rows:
             cells = []
             for figures in found.values():
+                if metric not in figures:
+                    cells.append("not measured")
+                    continue
                 value, low, high, _ = figures[metric]
                 around = f" ({low:.2f} to {high:.2f})" if low is not None else ""
                 cells.append(f"{value:.2f}{around}".replace("-", "−") if value is not None else "none")
@@ -123,8 +156,9 @@ def tables(found: dict) -> str:
 
 def on_cards(run: Path) -> list:
     """The entries of the tables from the run's own cards; empty where one lacks any of them."""
+    noise = list(alike(run, load_config(CONFIG)))[-1:]
     wanted = [metric for rows in TABLES for metric, _, _ in rows]
-    out = []
+    out = noise
     for stage in ("base", "sft", "reward", "ppo"):
         card = read_card(run / "evaluation" / stage / "card.json")
         out += [e for e in _named(stage, card.entries) if e.metric in wanted]
@@ -157,6 +191,44 @@ def measure(run: Path, config):
     yield from _named("reward", [harness._mismatch_entry(model, heldout, golds, scores, config)])
     yield from _named("reward", probe_answers(heldout, [int(np.argmax(g)) for g in golds], ask))
     yield from _named("reward", probe_facts(load_facts(source("facts", BUILT_IN)), ask))
+
+
+def alike(run: Path, config):
+    """Self-BLEU of the answers that the run left."""
+    rows = {p: read_answers(run / "evaluation" / p / harness.ANSWERS) for p in ("base", "sft", "ppo")}
+    for policy, answered in rows.items():
+        yield from _named(policy, [self_bleu_entry(answered)])
+    yield from _named("ppo", [self_bleu_change(rows["ppo"], rows["sft"], "sft")])
+    noise = unchanged([row.answer for row in rows["sft"] if row.sample == 0], config)
+    yield from _named("sft", [Entry("self_bleu_noise", noise, LOOKS)])
+
+
+def unchanged(answers, config) -> float:
+    """What the detector would see of a policy that does not change: the standard deviation of self-BLEU's rise between one update's
+    answers and the mean of a window of updates, all of them drawn from the same answers."""
+    rng, size, window = random.Random(0), config.ppo.episodes, config.detectors.window
+    looks = [[fmean(self_bleu(rng.sample(answers, size))) for _ in range(1 + window)] for _ in range(LOOKS)]
+    return stdev(fmean(later) - first for first, *later in looks)
+
+
+def floors(run: Path, config):
+    """The run's reward model beside what needs no language model, on the test rankings and on the held-out topics."""
+    prepared = run / "stages" / "prepare"
+    train, observed = (load_records(prepared / f"rankings.{part}.jsonl", "ranked") for part in ("train", "test"))
+    heldout = load_records(prepared / "heldout_rankings.jsonl", "ranked")[: config.evaluation.limit]
+    golds = [
+        [gold_score(r.prompt[-1].content, a, f) for a, f in zip(r.responses, r.finished, strict=True)] for r in heldout
+    ]
+    model = RewardEnsemble.open(open_base(config), run / "stages" / "reward", config.ppo)
+    bag, said = BagOfWords.of_rankings(train), f"{len(train)} training lists"
+    length = [[-len(a.split()) for a in r.responses] for r in heldout]
+    pairs = [pairs_by(g) for g in golds]
+    yield from _named("reward", harness._accuracy_entries("length_rule_accuracy", heldout, length, pairs, short=True))
+    for label, rankings, own in (("observed", observed, [r.pairs() for r in observed]), ("clean", heldout, pairs)):
+        scores = harness._score_rankings(model, rankings, config, progress.track, f"{label} rankings")
+        name = f"{label}_accuracy"
+        yield from _named("reward", harness._accuracy_entries(name, rankings, scores, own, short=True))
+        yield from _named("reward", floor_entries(label, rankings, scores, own, bag, said))
 
 
 def _length(run: Path):

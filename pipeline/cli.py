@@ -7,6 +7,8 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +36,8 @@ RunOption = Annotated[
     str | None, typer.Option("--run", "-r", help="name or directory of the run; default: the config file's name")
 ]
 Overrides = Annotated[list[str] | None, typer.Argument(help="settings as key=value, for example ppo.kl_coef=0.1")]
+AcceptOption = Annotated[str | None, typer.Option(help="go on although this gate is missed; needs --why")]
+WhyOption = Annotated[str | None, typer.Option(help="the reason for --accept, kept in the run")]
 DEFAULT_CONFIG = Path("configs/quickstart.yaml")
 
 
@@ -46,15 +50,12 @@ def run(
     first: Annotated[str | None, typer.Option("--from", help="this stage and those after it")] = None,
     until: Annotated[str | None, typer.Option(help="the stages up to this one")] = None,
     redo: Annotated[str | None, typer.Option(help="make this stage anew, and what follows it")] = None,
-    accept: Annotated[str | None, typer.Option(help="go on although this gate is missed; needs --why")] = None,
-    why: Annotated[str | None, typer.Option(help="the reason for --accept, kept in the run")] = None,
+    accept: AcceptOption = None,
+    why: WhyOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the whole config and what would run")] = False,
 ) -> None:
     """Run all stages, or some; what is done already is not done again."""
-    if bool(accept) != bool(why):
-        raise UserError(
-            "--accept and --why belong together: --accept ppo.kl_to_reference --why 'looked at the answers'."
-        )
+    _both_or_none(accept, why)
     if only and (first or until):
         raise UserError("--only excludes --from and --until.")
     _conduct(
@@ -105,10 +106,14 @@ def evaluate(
         Path | None, typer.Option(help="directory with YAML tasks of your own for --benchmarks")
     ] = None,
     benchmark_limit: Annotated[int | None, typer.Option(min=1, help="first N questions of each benchmark")] = None,
+    again: Annotated[bool, typer.Option("--again", help="measure anew what was measured; nothing is trained")] = False,
+    accept: AcceptOption = None,
+    why: WhyOption = None,
 ) -> None:
     """Judge every finished stage and write the report."""
-    from pipeline.conductor import registry
+    from pipeline.conductor import hold_benchmarks, registry
 
+    _both_or_none(accept, why)
     tasks = [name.strip() for name in (benchmarks or "").split(",") if name.strip()]
     if (tasks_dir or benchmark_limit) and not tasks:
         raise UserError("--tasks-dir and --benchmark-limit belong to --benchmarks: name the tasks there.")
@@ -120,7 +125,7 @@ def evaluate(
     finished = tuple(s.name for s in registry()[0] if opened.manifest(s) is not None)
     if not finished:
         raise UserError(f"{opened.path}: no finished stage to judge. `python run_pipeline.py run` makes them.")
-    _go(opened, finished, evaluate_only=True)
+    _go(opened, finished, evaluate_only=True, again=again, accept={accept: why} if accept else None)
     if tasks:
         from pipeline.evaluation.benchmarks import run as ask
         from pipeline.evaluation.report import write_report
@@ -128,6 +133,8 @@ def evaluate(
         folder = ask(opened, tasks, tasks_dir=tasks_dir, limit=benchmark_limit)
         write_report(opened.path, opened.config)
         print(f"Benchmarks: {folder / 'card.json'}, and in the report")
+    with _naming_the_report(opened):
+        hold_benchmarks(opened, _say)
 
 
 @app.command()
@@ -283,18 +290,35 @@ def _conduct(config, run_name, overrides, chosen, *, redo=None, accept=None, dry
     _go(opened, chosen, redo=redo, accept=accept)
 
 
-def _go(opened, chosen, **options) -> None:
-    from pipeline.conductor import conduct
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _both_or_none(accept: str | None, why: str | None) -> None:
+    if bool(accept) != bool(why):
+        raise UserError(
+            "--accept and --why belong together: --accept ppo.kl_to_reference --why 'looked at the answers'."
+        )
+
+
+@contextmanager
+def _naming_the_report(opened) -> Iterator[None]:
+    """A missed gate is where one wants to look."""
     from pipeline.errors import GateFailure
 
-    def say(line: str) -> None:
-        print(line, flush=True)
+    try:
+        yield
+    except GateFailure as error:
+        raise GateFailure([*error.problems, f"The report so far: {opened.path / 'report.html'}"]) from None
+
+
+def _go(opened, chosen, **options) -> None:
+    from pipeline.conductor import conduct
 
     report = opened.path / "report.html"
     try:
-        ran = conduct(opened, chosen, say, **options)
-    except GateFailure as error:
-        raise GateFailure([*error.problems, f"The report so far: {report}"]) from None
+        with _naming_the_report(opened):
+            ran = conduct(opened, chosen, _say, **options)
     except stopping.Stopped:
         print("\nthe same command goes on from what is kept", file=sys.stderr)
         raise

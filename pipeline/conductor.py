@@ -58,6 +58,7 @@ def conduct(
     redo: str | None = None,
     accept: dict[str, str] | None = None,
     evaluate_only: bool = False,
+    again: bool = False,
 ) -> int:
     """Runs the chosen stages, each with its evaluation and gates. Returns how many steps had to run.
 
@@ -68,6 +69,7 @@ def conduct(
         redo: a stage to make anew, with all that follows from it.
         accept: gates that may be missed, with the reason, kept in the run.
         evaluate_only: leaves the stages as they are and only judges them.
+        again: forgets every evaluation first, and no stage.
 
     Raises:
         UserError: a data file is missing, a gate does not exist, or a step cannot run.
@@ -75,6 +77,8 @@ def conduct(
     """
     steps = all_steps()
     gone = follows(redo) if redo else frozenset()
+    if again:
+        gone |= {evaluation.name for evaluation in registry()[1].values()}
     problems = check_files(run.config) + _bad_gates(run, accept or {}) + _missing_needs(run, chosen, gone)
     if problems := problems + (_bad_judge(run) if "ppo" in chosen else []):
         raise UserError(problems)
@@ -86,13 +90,14 @@ def conduct(
                 if name in gone and run.remove(step):
                     say(f"{name}: removed")
             # Asked of policies that are about to be others.
-            if gone and (asked := run.path / "evaluation" / "benchmarks").exists():
+            if redo and (asked := run.path / "evaluation" / gates.BENCHMARKS).exists():
                 shutil.rmtree(asked)
                 say("benchmarks: removed")
             run.freeze()
             for gate, why in (accept or {}).items():
                 gates.accept(run.path, gate, why)
-            return _take(run, chosen, steps, say, evaluate_only=evaluate_only)
+            # Another gate may be accepted, or have another bound: what was judged before is shown by that.
+            return _take(run, chosen, steps, say, evaluate_only=evaluate_only, anew=evaluate_only or bool(accept))
         except Exception as error:
             if is_disk_full(error):
                 raise _disk_full(run) from None
@@ -111,8 +116,9 @@ def conduct(
             raise
 
 
-def _take(run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, evaluate_only: bool) -> int:
-    """The chosen stages in their order, each with its evaluation and gates; the report in any case."""
+def _take(run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, evaluate_only: bool, anew: bool) -> int:
+    """The chosen stages in their order, each with its evaluation and gates; the report in any case, written `anew` also when
+    nothing ran."""
     stages, evaluations = registry()
     ran = 0
     try:
@@ -124,9 +130,9 @@ def _take(run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, 
             evaluation = evaluations.get(stage.name)
             if evaluation is not None:
                 ran += _step(run, evaluation, steps, say)
-                _hold_gates(run, evaluation, say)
+                _hold_gates(run, evaluation.folder, say)
     finally:
-        _report(run, ran)
+        _report(run, anew or bool(ran))
     return ran
 
 
@@ -249,9 +255,19 @@ def _took(manifest: StageManifest) -> str:
     return f"{manifest.environment['seconds']:.0f} s"
 
 
-def _hold_gates(run: Run, evaluation: Step, say: Say) -> None:
-    stage = evaluation.folder.split("/")[-1]
-    file = run.path / evaluation.folder / "card.json"
+def hold_benchmarks(run: Run, say: Say) -> None:
+    """Holds the gates on benchmarks against what `evaluate --benchmarks` measured last; nothing where it never did.
+
+    Raises:
+        GateFailure: a number missed its bound, or was not measured.
+    """
+    if (run.path / "evaluation" / gates.BENCHMARKS / "card.json").exists():
+        _hold_gates(run, f"evaluation/{gates.BENCHMARKS}", say)
+
+
+def _hold_gates(run: Run, folder: str, say: Say) -> None:
+    stage = folder.split("/")[-1]
+    file = run.path / folder / "card.json"
     card = json.loads(file.read_text(encoding="utf-8"))
     accepted = gates.read_accepted(run.path)
     missed = [r for r in gates.results(card, run.config.gates, stage, str(file)) if not r.passed]
@@ -265,9 +281,9 @@ def _hold_gates(run: Run, evaluation: Step, say: Say) -> None:
         raise GateFailure(problems)
 
 
-def _report(run: Run, ran: int) -> tuple[Path, Path] | None:
+def _report(run: Run, anew: bool) -> tuple[Path, Path] | None:
     """Written after every run that did something, also when a gate stopped it: that is when one wants to look."""
-    if not ran and (run.path / "report.html").exists():
+    if not anew and (run.path / "report.html").exists():
         return None
     if not any((run.path / s.folder / "manifest.json").exists() for s in all_steps().values()):
         return None

@@ -275,10 +275,11 @@ class Run:
         if done is not None:
             changed = self.differences(step, steps)
             if changed:
-                redo = step.name.removeprefix(_EVALUATION) if step.name.startswith(_EVALUATION) else step.name
+                redo = step.name.removeprefix(_EVALUATION)
+                anew = "`evaluate --again` to judge anew what was trained, " if redo != step.name else ""
                 raise UserError(
                     f"{self.path}: '{step.name}' was made with {'; '.join(changed[:3])}. "
-                    f"Use --run NEW, or --redo {redo} to replace it and what follows."
+                    f"Use {anew}--run NEW, or --redo {redo} to replace it and what follows."
                 )
             if problems := self.verify(step):
                 raise UserError(problems)

@@ -94,6 +94,14 @@ def test_the_cards_hold_what_training_did_beside_its_task(smoke):
     assert (smoke[0] / "evaluation" / "ppo" / "ema_answers.jsonl").exists()
     assert {"wrong_suggested_minus_sft", "normalised_reward_gain", "lc_minus_raw_win_rate", "gain_over_limit"} <= ppo.keys()
     assert {"probe_empty", "probe_sycophancy", "ece_after_temperature", "length_correlation"} <= cards["reward"].keys()
+    # One answer a prompt on every card, so that they compare.
+    assert {cards[name]["self_bleu"]["n"] for name in ("base", "sft", "ppo")} == {12}
+    change = ppo["self_bleu"]["value"] - cards["sft"]["self_bleu"]["value"]
+    assert ppo["self_bleu_minus_sft"]["value"] == pytest.approx(change)
+    for label, bag in (("clean", "bag_of_words_accuracy"), ("observed", "observed_bag_of_words_accuracy")):
+        above = cards["reward"][f"{label}_accuracy"]["value"] - cards["reward"][bag]["value"]
+        assert cards["reward"][f"{label}_accuracy_minus_best_floor"]["value"] <= above + 1e-12
+    assert not any(name.startswith("accuracy_turn") for name in cards["reward"])  # the built-in prompts are single turns
     watched = json.loads((smoke[0] / "stages" / "ppo" / "detectors.json").read_text())
     assert [p["update"] for p in watched["probes"]] == [0, 3] and len(watched["probes"][0]["margins"]) == 24
     first = json.loads((smoke[0] / "stages" / "ppo" / "log.jsonl").read_text().split("\n")[0])

@@ -20,9 +20,9 @@ from typing import Any
 
 from data.errors import UserError
 from pipeline.evaluation.cards import Card, Entry, is_finite, write_card
+from pipeline.evaluation.gates import BENCHMARKS as NAME
 from pipeline.evaluation.statistics import cluster_bootstrap, paired_difference
 
-NAME = "benchmarks"
 POLICIES = ("base", "sft", "ppo")
 INSTALL = "`pip install '.[benchmarks]'` brings it"
 # Of lm-evaluation-harness, where a metric has no number for each question: ± so many of its standard errors.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 
 from pipeline.evaluation import facts as f
@@ -30,12 +31,30 @@ def _alarmed(facts: Facts) -> Iterator[str]:
 
 
 def _length_rule(facts: Facts) -> Iterator[str]:
+    """Of cards that know no better floor."""
+    if facts.entry("reward", "clean_accuracy_minus_best_floor"):
+        return
     model, rule = facts.entry("reward", "clean_accuracy"), facts.entry("reward", "length_rule_accuracy")
     if model and rule and rule.value >= (model.ci_low if model.ci_low is not None else model.value):
         yield (
             f"The rule “the shorter answer is better” is right on {f.figure(rule)} of the clean pairs, the reward model on "
             f"{f.figure(model)}: on these pairs it is not measurably better than that rule."
         )
+
+
+def _best_floor(facts: Facts) -> Iterator[str]:
+    said = {"clean": "pairs without noise", "observed": "pairs as labelled"}
+    for label, pairs in said.items():
+        entry = facts.entry("reward", f"{label}_accuracy_minus_best_floor")
+        if entry is None:
+            continue
+        if (entry.ci_low if entry.ci_low is not None else entry.value) <= 0:
+            floor = re.search("“(.+?)”", entry.note)
+            yield (
+                f"On the {pairs} the reward model is not measurably better than the best rule without a language model"
+                f"{f', “{floor[1]}”' if floor else ''}: {f.figure(entry)} ({f.interval(entry)})."
+            )
+        return
 
 
 def _chance_parts(facts: Facts) -> Iterator[str]:
@@ -148,6 +167,7 @@ def _always(facts: Facts) -> Iterator[str]:
 LOOKS: tuple[Callable[[Facts], Iterator[str]], ...] = (
     _alarmed,
     _length_rule,
+    _best_floor,
     _chance_parts,
     _lost_parts,
     _no_better_than_picking,

@@ -15,6 +15,8 @@ from itertools import pairwise
 WIDTH = 340
 MARKERS = {"base": "ring", "sft": "dot", "best": "diamond-ring", "ppo": "diamond", "ink": "dot", "soft": "ring"}
 MAX_LABELLED_POINTS = 60
+# Of a tick's label, in units of the drawing: the width of a character at most, and the space between two labels at least.
+CHARACTER, ROOM = 6.5, 8.0
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def interval_rows(
     x_at = _scale(low, high, left, WIDTH - right)
     step, gap = 15, 9
     height = top + sum(len(row) * step + gap for _, row in rows) + 20
-    parts = [_x_axis(nice_ticks(low, high, 4), x_at, top - 4, height - 20, show)]
+    parts = [_x_axis(_ticks_with_room(low, high, x_at, show), x_at, top - 4, height - 20, show)]
     if reference is not None:
         x = x_at(reference)
         parts.append(f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 4}" y2="{height - 20}"/>')
@@ -255,6 +257,20 @@ def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= span / about * 0.75)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def _ticks_with_room(
+    low: float, high: float, x_at: Callable[[float], float], show: Callable[[float], str]
+) -> list[float]:
+    """Nice ticks, as many of about four as leave ROOM between the labels of neighbours."""
+    ticks: list[float] = []
+    for about in (4, 3, 2, 1):
+        ticks = nice_ticks(low, high, about)
+        said = [len(_tick(tick, ticks, show)) * CHARACTER for tick in ticks]
+        places = [x_at(tick) for tick in ticks]
+        if all(b - a - (x + y) / 2 >= ROOM for (a, b), (x, y) in zip(pairwise(places), pairwise(said), strict=True)):
+            break
+    return ticks
 
 
 def root_ticks(furthest: float) -> list[float]:

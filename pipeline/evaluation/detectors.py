@@ -191,7 +191,7 @@ def length_drift(history: History, bounds) -> Alarm | None:
 
 
 def mode_collapse(history: History, bounds) -> Alarm | None:
-    """Everybody is told the same: little entropy a token, or few different openings."""
+    """Everybody is told the same: little entropy a token, few different openings, or answers made of each other's phrases."""
     for figure, floor, said in (
         ("entropy", bounds.entropy_floor, "entropy {now:.3g} nats a token, SFT {sft:.3g}"),
         ("unique_openings", bounds.opening_floor, "different openings {now:.0%} of answers, SFT {sft:.0%}"),
@@ -199,7 +199,12 @@ def mode_collapse(history: History, bounds) -> Alarm | None:
         alarm = _below_share("mode_collapse", history, bounds, figure, floor, said)
         if alarm is not None:
             return alarm
-    return None
+    found = _against_sft(history, bounds, "self_bleu")
+    if found is None or not found.now - found.sft > bounds.self_bleu_rise:
+        return None
+    sentence = f"self-BLEU {found.now:.2f}, SFT {found.sft:.2f} (bound {bounds.self_bleu_rise:+.2f})"
+    bound = found.sft + bounds.self_bleu_rise
+    return Alarm("mode_collapse", found.now, bound, found.update, f"mode collapse in update {found.update}: {sentence}")
 
 
 def repetition(history: History, bounds) -> Alarm | None:

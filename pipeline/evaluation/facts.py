@@ -29,7 +29,7 @@ NAMES = {
 KEY_FIGURES = {
     "base": ("gold", "eos_rate"),
     "sft": ("gold_minus_base", "heldout_nll", "eos_rate"),
-    "reward": ("clean_accuracy", "observed_accuracy", "ece"),
+    "reward": ("clean_accuracy", "clean_accuracy_minus_best_floor", "observed_accuracy", "ece"),
     "ppo": ("gold_minus_sft", "gold_minus_best_of_2", "kl_to_reference", "eos_rate"),
 }
 LABELS = {
@@ -43,6 +43,10 @@ LABELS = {
     "clean_accuracy": "accuracy on clean pairs",
     "observed_accuracy": "accuracy on observed pairs",
     "length_rule_accuracy": "accuracy of “shorter wins”",
+    "bag_of_words_accuracy": "accuracy of a bag of words",
+    "clean_accuracy_minus_best_floor": "clean accuracy minus the best floor",
+    "observed_accuracy_minus_best_floor": "observed accuracy minus the best floor",
+    "self_bleu": "self-BLEU",
     "ece": "calibration error",
     "kl_to_reference": "KL to the reference",
     "kl_at_start": "KL at the start",
@@ -53,6 +57,8 @@ LABELS = {
     "ema_gold": "gold score, averaged",
 }
 SIGNED = "_minus_"
+# Gates of which there is no number so far: of a stage that has not run, or of benchmarks, which no run asks by itself.
+WAITING = ("not reached", "not measured yet")
 GOLD_NOTE = (
     "The gold score is a fixed rubric that stands in for people. Answers are to held-out prompts; "
     "every interval is a 95 % interval over prompts."
@@ -68,7 +74,8 @@ BEST_OF_NOTE = (
 )
 BESIDE_NOTE = (
     "What nobody paid for: ordinary text that no stage trains on, and questions with a known answer. Perplexity above the base "
-    "model's is forgetting; preferring a wrong answer more often because the person suggested it is sycophancy."
+    "model's is forgetting; preferring a wrong answer more often because the person suggested it is sycophancy; answers to different "
+    "prompts that grow alike are collapse."
 )
 DETECTORS_NOTE = "While PPO ran, each detector held what it saw against SFT. One that crosses its bound stops PPO or warns; the others were quiet."
 ACCURACY_NOTE = (
@@ -79,7 +86,8 @@ ACCURACY_NOTE = (
 
 @dataclass(frozen=True)
 class Gate:
-    """One configured gate and what became of it: passed, missed, accepted, warned (missed, and only to warn), or not reached."""
+    """One configured gate and what became of it: passed, missed, accepted, warned (missed, and only to warn), not reached, or, on
+    benchmarks, not measured yet."""
 
     name: str
     state: str
@@ -243,21 +251,21 @@ def _judgement(facts: Facts) -> str:
 
 
 def _gate_sentence(gates: Sequence[Gate]) -> str:
-    reached = [g for g in gates if g.state != "not reached"]
+    reached = [g for g in gates if g.state not in WAITING]
     if not reached:
         return ""
     missed = [g.name for g in reached if g.state == "missed"]
     accepted = [g.name for g in reached if g.state == "accepted"]
-    waiting = len(gates) - len(reached)
+    waiting = "".join(f", {n} {state}" for state in WAITING if (n := sum(g.state == state for g in gates)))
     warned = sum(g.state == "warned" for g in reached)
     if not missed and not accepted and not warned:
         said = f"all {len(reached)} gates passed" if len(reached) > 1 else "the one gate passed"
-        return f"{said}, {waiting} not reached" if waiting else said
+        return said + waiting
     passed = len(reached) - len(missed) - len(accepted) - warned
     said = f"{passed} of {len(reached)} gates passed"
     said += f", missed: {', '.join(missed)}" if missed else ""
     said += f", accepted although missed: {', '.join(accepted)}" if accepted else ""
-    return said + (f", {warned} warned" if warned else "")
+    return said + (f", {warned} warned" if warned else "") + waiting
 
 
 def number(value: float) -> str:
@@ -309,7 +317,7 @@ def interval(entry: Entry | gating.GateResult) -> str:
 
 def gate_value(gate: Gate) -> str:
     """The number that the gate looked at, with its unit."""
-    if gate.state == "not reached":
+    if gate.state in WAITING:
         return "–"
     return quantity(gate.result.value, gate.result.unit, difference=SIGNED in gate.result.metric)
 
@@ -367,7 +375,7 @@ def key_figures(facts: Facts, stage: str) -> list[tuple[str, str]]:
 def gate_summary(facts: Facts, stage: str) -> str:
     """The gates of a stage: 3 passed, 1 missed; empty where it has none."""
     states = [g.state for g in facts.gates if g.name.split(".")[0] == stage]
-    counts = [(states.count(state), state) for state in ("passed", "missed", "accepted", "warned", "not reached")]
+    counts = [(states.count(state), state) for state in ("passed", "missed", "accepted", "warned", *WAITING)]
     return ", ".join(f"{count} {state}" for count, state in counts if count)
 
 
@@ -377,8 +385,19 @@ def accuracy_rows(facts: Facts) -> list[tuple[str, Entry]]:
     named += [(f"clean_accuracy_{part}", part.replace("_", " ")) for part in facts.parts("reward", "clean_accuracy_")]
     named += [("test_model_accuracy", "test model, as given")]
     named += [("test_model_clean_accuracy", "test model, no noise")]
-    named += [("length_rule_accuracy", "rule: shorter wins"), ("wrong_prompt_accuracy", "against a wrong prompt")]
+    named += [("length_rule_accuracy", "rule: shorter wins")]
+    clean = facts.entry("reward", "bag_of_words_accuracy")
+    named += [("bag_of_words_accuracy" if clean else "observed_bag_of_words_accuracy", "rule: bag of words")]
+    named += [("wrong_prompt_accuracy", "against a wrong prompt")]
     return [(name, entry) for metric, name in named if (entry := facts.entry("reward", metric))]
+
+
+def floor_note(facts: Facts) -> str:
+    """How far the reward model is above what needs no language model; empty where that was not measured."""
+    for label, pairs in (("clean", "pairs without noise"), ("observed", "pairs as labelled")):
+        if entry := facts.entry("reward", f"{label}_accuracy_minus_best_floor"):
+            return f"On the {pairs}, the reward model is {figure(entry)} ({interval(entry)}) {entry.note}."
+    return ""
 
 
 def frontier_points(facts: Facts) -> list[tuple[str, str, float, Entry]]:
@@ -415,6 +434,13 @@ def third_rows(facts: Facts) -> list[tuple[str, Entry]]:
     """(name, accuracy) by how much longer the better answer is."""
     named = {"shorter": "better is shorter", "middle": "like lengths", "longer": "better is longer"}
     found = {said: facts.entry("reward", f"accuracy_{name}_third") for name, said in named.items()}
+    return [(said, entry) for said, entry in found.items() if entry]
+
+
+def turn_rows(facts: Facts) -> list[tuple[str, Entry]]:
+    """(name, accuracy) by how often the person has spoken."""
+    named = {"1": "first turn", "2_3": "turns 2 and 3", "4_on": "turn 4 and later"}
+    found = {said: facts.entry("reward", f"accuracy_turn_{name}") for name, said in named.items()}
     return [(said, entry) for said, entry in found.items() if entry]
 
 
@@ -623,7 +649,7 @@ def _gates(run_dir: Path, config: Any, cards: Mapping[str, Card]) -> tuple[Gate,
         if stage not in cards:
             metric = name.split(".")[1] if "." in name else ""
             waiting = gating.GateResult(name, metric, None, None, None, "", *gating.bounds_of(bounds), "")
-            out.append(Gate(name, "not reached", waiting))
+            out.append(Gate(name, WAITING[stage == gating.BENCHMARKS], waiting))
             continue
         where = f"evaluation/{stage}/card.json"
         (result,) = gating.results(cards[stage].to_dict(), {name: bounds}, stage, where)

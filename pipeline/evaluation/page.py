@@ -156,7 +156,7 @@ def _gates(facts: Facts) -> str:
     rows = []
     for gate in facts.gates:
         state = gate.state.replace(" ", "-")
-        sign = {"passed": "✓", "missed": "✕", "accepted": "!", "warned": "!", "not reached": "·"}[gate.state]
+        sign = {"passed": "✓", "missed": "✕", "accepted": "!", "warned": "!"}.get(gate.state, "·")
         rows.append(
             f'<tr><th scope="row"><code>{_breakable(gate.name)}</code></th>'
             f'<td class="number"><b>{text(f.gate_value(gate))}</b><span>{text(f.interval(gate.result))}</span></td>'
@@ -249,6 +249,16 @@ def _beside(facts: Facts) -> str:
         chart = charts.interval_rows("A wrong answer is preferred", rows, show=_share, label_width=104)
         note = "Share of questions on which the wrong of two replies is the more probable one."
         figures.append(_figure("Preferring a wrong answer", legend + chart, note))
+    alike = [
+        (f.stage_name(p), [_mark(f.stage_name(p), entry, p)])
+        for p in f.POLICIES
+        if (entry := facts.entry(p, "self_bleu"))
+    ]
+    if alike:
+        chart = charts.interval_rows("Self-BLEU", alike, show=f.number, bounds=(0, None))
+        count = facts.entry(next(p for p in f.POLICIES if facts.entry(p, "self_bleu")), "self_bleu").n
+        note = f"How alike {count} answers to as many prompts are: 0 shares no phrase, 1 says the same to everybody."
+        figures.append(_figure("Sameness of answers", chart, note))
     probes = facts.watched.get("probes", [])
     if len(probes) > 1:
         xs = [float(p["update"]) for p in probes]
@@ -322,6 +332,13 @@ def _reward_model(facts: Facts) -> str:
             "guessing",
             "Thirds of the pairs, by how much longer the better answer is.",
         ),
+        (
+            "By turn",
+            f.turn_rows(facts),
+            0.5,
+            "guessing",
+            "Pairs with the labels as given, by how often the person has spoken.",
+        ),
     ):
         if chosen:
             chart = charts.interval_rows(
@@ -333,7 +350,8 @@ def _reward_model(facts: Facts) -> str:
                 label_width=112,
             )
             figures.append(_figure(title, chart, note))
-    return f'<p class="intro">{text(f.ACCURACY_NOTE)}</p>{_grid(figures)}'
+    said = " ".join(filter(None, (f.ACCURACY_NOTE, f.floor_note(facts))))
+    return f'<p class="intro">{text(said)}</p>{_grid(figures)}'
 
 
 def _looks(facts: Facts) -> list[str]:

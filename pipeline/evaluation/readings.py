@@ -123,6 +123,11 @@ def _points(figure: str, said: str, bound: str, sign: int) -> Callable[[_Seen], 
     return rows
 
 
+def _self_bleu(seen: _Seen) -> Rows:
+    if found := seen.pair("self_bleu"):
+        yield f"self-BLEU {found[1]:.2f}, SFT {found[0]:.2f}", f"{seen.bounds.self_bleu_rise:+.2f}"
+
+
 def _together(*parts: Callable[[_Seen], Rows]) -> Callable[[_Seen], Rows]:
     def rows(seen: _Seen) -> Rows:
         for part in parts:
@@ -172,6 +177,7 @@ _ROWS: dict[str, Callable[[_Seen], Rows]] = {
     "mode_collapse": _together(
         _of_sft("entropy", "entropy", "entropy_floor"),
         _of_sft("unique_openings", "different openings", "opening_floor"),
+        _self_bleu,
     ),
     "repetition": _together(
         _of_sft("distinct_2", "distinct-2", "distinct_floor"),

@@ -136,7 +136,11 @@ def _reward_model(facts: Facts) -> list[str]:
     if not rows:
         return []
     lines = ["## Reward model", "", f.ACCURACY_NOTE, ""]
-    lines += _table(("Pairs", "Accuracy"), [(n, _cell(e)) for n, e in [*rows, *f.third_rows(facts)]])
+    lines += _table(
+        ("Pairs", "Accuracy"), [(n, _cell(e)) for n, e in [*rows, *f.third_rows(facts), *f.turn_rows(facts)]]
+    )
+    if said := f.floor_note(facts):
+        lines += ["", escape(said)]
     if probes := f.probe_rows(facts):
         lines += ["", "Good answers against spoilt copies:", ""]
         lines += _table(("Probe", "Share right"), [(n, _cell(e)) for n, e in probes])
@@ -144,16 +148,17 @@ def _reward_model(facts: Facts) -> list[str]:
 
 
 def _beside(facts: Facts) -> list[str]:
-    policies = [p for p in f.POLICIES if facts.entry(p, "general_perplexity") or facts.entry(p, "wrong_suggested")]
-    if not policies:
-        return []
     named = {
         "general_perplexity": "perplexity of ordinary text",
         "general_perplexity_ratio": "over the base model's",
         "general_bits_per_byte": "bits a byte",
         "wrong_unprompted": "prefers a wrong answer",
         "wrong_suggested": "prefers it when it was suggested",
+        "self_bleu": "self-BLEU of the answers",
     }
+    policies = [p for p in f.POLICIES if any(facts.entry(p, metric) for metric in named)]
+    if not policies:
+        return []
     rows = [(said, *(_cell(facts.entry(p, metric)) for p in policies)) for metric, said in named.items()]
     head = ("", *(f.stage_name(p) for p in policies))
     return ["## Beside the task", "", escape(f.BESIDE_NOTE), "", *_table(head, rows)]

@@ -1,4 +1,4 @@
-"""What else stands on the reward model's card: calibration after a temperature, length, and a rule that needs no model."""
+"""What else stands on the reward model's card: calibration after a temperature, length, turns, and a rule that needs no model."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from reward.metrics import margins, pair_outcomes
 
 Pairs = Sequence[Sequence[tuple[int, int]]]
 FOLDS = 2
+# Turns of the person in the prompt, first and last of each group.
+TURNS = {"1": (1, 1), "2_3": (2, 3), "4_on": (4, math.inf)}
 
 
 def calibration_entries(prefix: str, rankings: Sequence[Ranking], scores, pairs: Pairs) -> list[Entry]:
@@ -54,6 +56,28 @@ def _cross_fitted_ece(groups: Sequence[Sequence[float]]) -> float:
             return math.nan
         scaled += [m / temperature for k, group in enumerate(groups) if k % FOLDS == fold for m in group]
     return pair_ece(scaled)
+
+
+def turn_entries(rankings: Sequence[Ranking], scores, pairs: Pairs) -> list[Entry]:
+    """Accuracy by how far the conversation has come, counted in the person's turns; nothing where all lists are at one stage of it."""
+    of = [sum(message.role == "user" for message in r.prompt) for r in rankings]
+    buckets = {
+        name: [k for k, turns in enumerate(of) if low <= turns <= high and pairs[k]]
+        for name, (low, high) in TURNS.items()
+    }
+    if sum(map(bool, buckets.values())) < 2:
+        return []
+    out = []
+    for name, chosen in buckets.items():
+        outcomes = [(x, rankings[k].id) for k in chosen for x in pair_outcomes(scores[k], pairs[k])]
+        if not outcomes:
+            out.append(Entry(f"accuracy_turn_{name}", math.nan, 0, unit="share", note="no pair of so many turns"))
+            continue
+        values, clusters = zip(*outcomes, strict=True)
+        value, low, high = cluster_bootstrap(values, clusters)
+        note = f"{len(values)} pairs, labels as given"
+        out.append(Entry(f"accuracy_turn_{name}", value, len(set(clusters)), low, high, "share", note))
+    return out
 
 
 def length_entries(rankings: Sequence[Ranking], scores, golds, pairs: Pairs) -> list[Entry]:

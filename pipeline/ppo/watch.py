@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.adapters import REWARD
 from pipeline.evaluation import detectors
 from pipeline.evaluation.detectors import Alarm, History, Look, Probe
+from pipeline.evaluation.diversity import self_bleu
 from pipeline.evaluation.metrics import distinct_n, repeated_ngram_share, unique_first_tokens
 from pipeline.evaluation.refusals import refusal_share
 from pipeline.ppo.probes import Probes
@@ -35,6 +36,7 @@ def text_figures(answers: Sequence[str]) -> dict[str, float | None]:
         "distinct_2": distinct_n(answers, 2),
         "repeated_4gram_share": repeated_ngram_share(answers),
         "unique_openings": unique_first_tokens(answers),
+        "self_bleu": sum(self_bleu(answers)) / len(answers) if len(answers) > 1 else math.nan,
         "refusal_share": refusal_share(answers),
     }
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}

@@ -47,6 +47,7 @@ def run(ctx) -> dict[str, float]:
         "steps": float(len(lines)),
         "thumbs_up": float(ups),
         "thumbs_down": float(len(rows) - ups),
+        "thumbs_alone_in_a_batch": float(len(thumbs) - len(rows)),
         "kl_at_start": lines[0]["kl"],
         "passes": float(settings.epochs),
     }

@@ -1,8 +1,6 @@
 """The floors, folds, agreement and readings that the experiments on people's labels rest on."""
 
 import json
-import math
-import re
 from collections import Counter
 from itertools import product
 
@@ -10,57 +8,10 @@ import pytest
 import torch
 
 from benchmarks import labelled
-from benchmarks.floors import BagOfWords, folds, longer, others_agree, words
+from benchmarks.floors import folds, longer, others_agree
 from benchmarks.trunk_cache import TrunkCache
 from data.records import Message
 from pipeline.adapters import REWARD
-
-PAIRS = [
-    ("Yes, the sky is blue.", "No, the sky is green green."),
-    ("The sky is blue", "is is the the sky sky"),
-    ("no no no", "yes, blue"),
-    ("It is blue; blue it is", "Green is it"),
-    ("grass", "green grass is blue"),
-]
-WEIGHTS = [1.0, 0.5, 2.0, 1.0, 0.25]
-
-
-def slow_gradient(bag, pairs, weights):
-    """λw − Σ weight · σ(−w·d) · d, word by word."""
-    gradient = {word: bag.penalty * bag.weights[i] for word, i in bag.vocabulary.items()}
-    for (better, worse), weight in zip(pairs, weights, strict=True):
-        counts = Counter(re.findall(r"\w+", better.lower()))
-        counts.subtract(re.findall(r"\w+", worse.lower()))
-        margin = sum(n * bag.weights[bag.vocabulary[w]] for w, n in counts.items() if w in bag.vocabulary)
-        for word, n in counts.items():
-            if word in gradient:
-                gradient[word] -= weight * n / (1 + math.exp(margin))
-    return gradient
-
-
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
-def test_the_bag_of_words_stands_where_a_slow_loop_finds_no_slope(weights):
-    bag = BagOfWords().fit(PAIRS, weights)
-    assert set(bag.vocabulary) == {"the", "sky", "is", "blue", "green", "no", "yes", "it", "grass"}
-    assert max(map(abs, slow_gradient(bag, PAIRS, weights or [1.0] * 5).values())) < 1e-4
-    assert max(map(abs, bag.weights)) > 0.1
-
-
-def test_a_word_alone_has_the_weight_of_its_equation():
-    # One word, one pair, once against never: w = σ(−w), by bisection.
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if middle < 1 / (1 + math.exp(middle)) else (low, middle)
-    bag = BagOfWords(fewest=1).fit([("hi", "?")])
-    assert bag.weights[bag.vocabulary["hi"]] == pytest.approx(low, abs=1e-5)
-
-
-def test_swapped_answers_have_the_opposite_margin():
-    bag = BagOfWords().fit(PAIRS)
-    assert bag.margins([(b, a) for a, b in PAIRS]) == pytest.approx(-bag.margins(PAIRS))
-    assert bag.margins([("unseen", "words")])[0] == 0
-    assert words("Don't STOP") == ["don", "t", "stop"]
 
 
 def test_longer_counts_characters():

@@ -9,8 +9,8 @@ import pytest
 from data.errors import UserError
 from pipeline.evaluation import benchmarks
 from pipeline.evaluation.benchmarks import entries, read_results
-from pipeline.evaluation.cards import read_card
-from pipeline.run import Run
+from pipeline.evaluation.cards import Card, Entry, read_card, write_card
+from pipeline.run import Run, Step
 
 
 def raw(right, *, task="sums"):
@@ -115,3 +115,104 @@ def test_every_finished_policy_is_asked_as_itself_and_the_card_is_written(stand_
     with pytest.raises(UserError, match="is no directory"):
         benchmarks.run(run, ["sums"], tasks_dir=tmp_path / "none")
     assert read_card(folder / "card.json") == card  # what failed left the last card as it was
+
+
+# -- gates ----------------------------------------------------------------------------------------------------------------
+
+GATE = "benchmarks.ppo_sums_exact_match_last"
+
+
+def prepared(ctx):
+    return {}
+
+
+def evaluated(ctx):
+    write_card(ctx.out / "card.json", Card("base", (Entry("gold", 1.0, 2),)))
+    return {"gold": 1.0}
+
+
+@pytest.fixture
+def door(monkeypatch, capsys, tmp_path):
+    """The command line over a run of one small step, asked by a benchmark on which PPO is right on half of four questions."""
+    from pipeline import cli, conductor
+
+    monkeypatch.setitem(
+        sys.modules, "bodies_of_benchmarks_test", SimpleNamespace(prepared=prepared, evaluated=evaluated)
+    )
+    stage = Step("prepare", (), (), 1, "bodies_of_benchmarks_test:prepared")
+    judged = Step("evaluate-base", ("prepare",), (), 1, "bodies_of_benchmarks_test:evaluated")
+    monkeypatch.setattr(conductor, "registry", lambda: ((stage,), {"prepare": judged}))
+    monkeypatch.setattr(benchmarks, "find_spec", lambda name: name)
+    answered = {"sft": read_results(raw([1, 0, 1, 1])), "ppo": read_results(raw([1, 0, 0, 1]))}
+    monkeypatch.setattr(benchmarks, "_ask_all", lambda *a: answered)
+
+    def call(verb, *arguments):
+        command = ["run_pipeline.py", verb, "--run", str(tmp_path / "r"), *arguments]
+        monkeypatch.setattr(sys, "argv", [*command, *(["--config", "configs/smoke.yaml"] if verb == "run" else [])])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as stopped:
+            status = stopped.code
+        said = capsys.readouterr()
+        return status, said.out, said.err.splitlines(), (tmp_path / "r" / "report.md")
+
+    return call
+
+
+def test_a_run_that_never_asked_benchmarks_is_not_stopped_by_a_gate_on_them_and_says_so(door):
+    status, _, errors, report = door("run", f"gates.{GATE}.min=0.9")
+    assert status == 0 and errors == []
+    assert "at least 0.9 | not measured yet |" in report.read_text()
+    assert door("evaluate")[0] == 0 and "not measured yet" in report.read_text()
+
+
+def test_asked_benchmarks_are_held_with_status_3_and_one_line_and_can_be_accepted(door):
+    door("run", f"gates.{GATE}.min=0.9")
+    status, out, errors, report = door("evaluate", "--benchmarks", "sums")
+    assert status == 3 and "card.json" in out and len(errors) == 2 and errors[1].startswith("The report so far:")
+    assert errors[0].startswith(f"gate {GATE}: 0.5 < 0.9 (") and "evaluation/benchmarks/card.json" in errors[0]
+    assert "at least 0.9 | missed |" in report.read_text()
+    # Measured and missed: judging the run anew says it again. A run that goes on is not stopped by it.
+    assert door("evaluate")[0] == 3 and door("run", f"gates.{GATE}.min=0.9")[0] == 0
+    assert door("evaluate", "--accept", GATE)[2] == [
+        "--accept and --why belong together: --accept ppo.kl_to_reference --why 'looked at the answers'."
+    ]
+    status, out, errors, report = door("evaluate", "--accept", GATE, "--why", "four questions")
+    assert status == 0 and errors == [] and f"gate {GATE}: 0.5 < 0.9" in out and "Accepted: four questions" in out
+    assert "at least 0.9 | accepted |" in report.read_text()
+
+
+@pytest.mark.parametrize(
+    ("gate", "bound", "line"),
+    [
+        (f"{GATE}_minus_sft", "min=-0.3", None),
+        (f"{GATE}_minus_sft.ci_low", "min=-0.3", "-0.75 < -0.3"),
+        ("benchmarks.ppo_gsm8k_exact_match", "min=0.1", "no metric 'ppo_gsm8k_exact_match'"),
+        ("benchmarks.base_sums_exact_match_last", "min=0.1", "no metric 'base_sums_exact_match_last'"),
+    ],
+)
+def test_a_gate_on_what_was_not_measured_fails_once_benchmarks_are_asked(door, gate, bound, line):
+    door("run", f"gates.{gate}.{bound}")
+    status, _, errors, _ = door("evaluate", "--benchmarks", "sums")
+    assert status == (3 if line else 0) and all(line in e for e in errors[:1])
+
+
+def test_a_gate_that_only_warns_is_said(door):
+    door("run", f"gates.{GATE}.min=0.9", f"gates.{GATE}.warn=true")
+    status, out, errors, report = door("evaluate", "--benchmarks", "sums")
+    assert (
+        status == 0
+        and errors == []
+        and f"warning: gate {GATE}: 0.5 < 0.9" in out
+        and "| warned |" in report.read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["benchmarks.gsm8k", "benchmarks.reward_gsm8k_acc", "benchmarks.ppo_gsm8k", "benchmarks.eos_rate"]
+)
+def test_a_gate_that_no_benchmark_could_hold_is_refused_before_anything_runs(door, name):
+    status, _, (line,), report = door("run", f"gates.{name}.min=0.9")
+    assert status == 2 and line.startswith(f"gates.{name}: a benchmark's number is <policy>_<task>_<metric>")
+    assert not report.exists()

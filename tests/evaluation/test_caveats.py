@@ -1,5 +1,6 @@
 """The report's doubts: each is raised by a card that gives reason for it, and by no healthy card."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -64,6 +65,36 @@ def test_a_healthy_run_has_only_the_doubt_that_every_run_has():
 )
 def test_each_weak_point_is_said(cards, said):
     assert sum(said in line for line in caveats(facts(cards))) == 1
+
+
+NOTE = "above “longer”, the best floor on these pairs: shorter 20.0 %, longer 80.0 %, bag of words 60.0 %"
+
+
+def test_the_best_floor_is_named_once_and_takes_the_place_of_the_length_rule():
+    cards = changed("reward", "length_rule_accuracy", 0.86, 0.8, 0.9)
+
+    def lines(**entries):
+        made = facts(cards)
+        card = made.cards["reward"]
+        more = tuple(Entry(m, v, 10, low, high, "share", NOTE) for m, (v, low, high) in entries.items())
+        card = Card("reward", (*card.entries, *more))
+        return [
+            line
+            for line in caveats(replace(made, cards={**made.cards, "reward": card}))
+            if "language model" in line or "rule" in line
+        ]
+
+    (line,) = lines(
+        clean_accuracy_minus_best_floor=(0.02, -0.01, 0.05), observed_accuracy_minus_best_floor=(-0.1, -0.2, -0.05)
+    )
+    assert "pairs without noise" in line and "“longer”: +2.0 pp (−1.0 pp to 5.0 pp)" in line
+    # Better on the clean pairs is better: noise in labels holds for model and floor alike.
+    assert (
+        lines(clean_accuracy_minus_best_floor=(0.04, 0.01, 0.07), observed_accuracy_minus_best_floor=(0.0, -0.1, 0.1))
+        == []
+    )
+    (line,) = lines(observed_accuracy_minus_best_floor=(0.0, -0.1, 0.1))[1:]
+    assert "pairs as labelled" in line
 
 
 def test_a_loss_within_the_noise_is_told_as_such():

@@ -43,6 +43,7 @@ def healthy(updates=12, answers=32):
             "distinct_2": 0.9 - 0.02 * (u % 3),
             "repeated_4gram_share": 0.03 * (u % 2),
             "unique_openings": 1.0 - 0.03 * (u % 4),
+            "self_bleu": 0.06 + 0.02 * (u % 3),
             "refusal_share": 0.03 * (u % 3 == 0),
         }
         for u in range(updates)
@@ -76,6 +77,7 @@ def test_a_healthy_run_raises_no_alarm():
         ("length_drift", "response_tokens", 8.0, "8 tokens an answer, SFT 27.2 (-71%, bound -70%)"),
         ("mode_collapse", "entropy", 0.39, "entropy 0.39 nats a token, SFT 1.33"),
         ("mode_collapse", "unique_openings", 0.4, "different openings 40% of answers, SFT 100%"),
+        ("mode_collapse", "self_bleu", 0.22, "self-BLEU 0.22, SFT 0.06 (bound +0.15)"),
         ("repetition", "distinct_2", 0.7, "distinct-2 0.7, SFT 0.9"),
         ("repetition", "repeated_4gram_share", 0.2, "20% of answers repeat four words thrice, SFT 0%"),
         ("kl_blow_up", "kl", 31.0, "KL to the reference 31 nats a sequence (bound 30)"),
@@ -105,6 +107,11 @@ def test_a_value_model_may_be_bad_at_first_and_is_warned_of_later():
     assert {a.detector for a in found} == {"value_failure"} and found[0].update == 19 and not found[0].stops
 
 
+def test_self_bleu_may_rise_up_to_its_bound_and_fall_as_far_as_it_likes():
+    for quiet in (0.2, 0.0):
+        assert raised(ending_in("self_bleu", quiet)) == []
+
+
 def test_the_first_rollout_is_the_yardstick_and_never_part_of_the_window():
     assert alarms(History(ending_in("response_tokens", 60.0, updates=3)), BOUNDS) == []
 
@@ -118,7 +125,7 @@ def test_a_share_must_move_by_more_than_its_noise():
 
 @pytest.mark.parametrize("odd", [None, math.nan, math.inf])
 def test_a_figure_that_is_no_number_raises_nothing(odd):
-    for figure in (*QUICKSTART, "distinct_2", "unique_openings", "refusal_share", "repeated_4gram_share"):
+    for figure in (*QUICKSTART, "distinct_2", "unique_openings", "self_bleu", "refusal_share", "repeated_4gram_share"):
         lines = healthy()
         for line in lines:
             line[figure] = odd

@@ -11,7 +11,8 @@ LINES = [
     {
         "update": u, "episodes": 32 * (u + 1), "kl": 0.5 * u, "entropy": 2.0 - 0.2 * u, "response_tokens": 20.0 - u, "eos_rate": 0.5,
         "approx_kl": 0.01, "clip_fraction": 0.02, "explained_variance": -0.5, "distinct_2": 0.8, "repeated_4gram_share": 0.0,
-        "unique_openings": 1.0, "refusal_share": 0.0, "model_score": 0.1 * u, "model_score_high": 2.0, "member_variance": 0.5,
+        "unique_openings": 1.0, "self_bleu": 0.05 + 0.01 * u, "refusal_share": 0.0, "model_score": 0.1 * u,
+        "model_score_high": 2.0, "member_variance": 0.5,
     }
     for u in range(5)
 ]  # fmt: skip
@@ -37,6 +38,8 @@ def test_figures_are_those_of_the_last_window_against_the_first_rollout():
     assert (
         found["mode collapse"].seen[0] == "entropy 70 % of SFT's" and found["mode collapse"].bounds[0] == "below 30 %"
     )
+    # Updates 2 to 4: 0.07, 0.08 and 0.09.
+    assert (found["mode collapse"].seen[2], found["mode collapse"].bounds[2]) == ("self-BLEU 0.08, SFT 0.05", "+0.15")
     assert found["KL blow-up"].seen[0] == "KL to SFT at most 2 nats a sequence"
     # exp(104/50), exp(100/50), exp(110/50), and 15 % above the base model's, which is the worse.
     assert found["forgetting"].seen == ("perplexity 8.0, SFT 7.4, base 9.0",) and found["forgetting"].bounds == (

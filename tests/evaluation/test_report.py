@@ -1,5 +1,6 @@
 """The report is checked on fabricated runs: numbers in round figures that no training would give."""
 
+import itertools
 import json
 import random
 import re
@@ -561,6 +562,21 @@ def test_ticks_are_round_and_inside():
     assert charts.nice_ticks(3, 3) == [3]
 
 
+@pytest.mark.parametrize("label_width", [84, 112, 138, 200])
+@pytest.mark.parametrize("ends", [(0.08, 1.0), (0.4, 0.95), (-0.1, 0.02)])
+def test_the_labels_of_an_axis_leave_room_between_each_other(label_width, ends):
+    def show(x):
+        return f"{100 * x:.0f} %"
+
+    mark = charts.Mark("a", sum(ends) / 2, *ends)
+    drawn = charts.interval_rows("t", [("a", [mark])], show=show, label_width=label_width)
+    ticks = [(float(x), said) for x, said in re.findall(r'class="tick" x="([\d.]+)"[^>]*>([^<]+)<', drawn)]
+    assert len(ticks) >= 2
+    # Eleven pixels of type: a digit is about six wide. Half of either label lies between the two middles.
+    for (left, first), (right, second) in itertools.pairwise(ticks):
+        assert right - left - 6 * (len(first) + len(second)) / 2 >= 8, ticks
+
+
 def test_labels_are_moved_apart_and_no_further():
     assert charts.spread([10, 50], 13) == [10, 50]
     close = charts.spread([10, 12], 13)
@@ -648,6 +664,47 @@ def test_what_training_did_beside_its_task_stands_in_both_reports(run):
         assert html.count(f"<figcaption><b>{title}</b>") == 1
     assert "PPO (EMA)" in said and "PPO, averaged over its updates" in html
     assert "Beside the task" not in read(fabricate_run(run.parent / "plain"))[0]
+
+
+def test_what_needs_no_language_model_stands_beside_the_reward_model(run):
+    note = "above “bag of words”, the best floor on these pairs: shorter 55.0 %, longer 45.0 %, bag of words 76.0 %"
+    with_entries(
+        run,
+        "reward",
+        Entry("observed_bag_of_words_accuracy", 0.333, 60, 0.55, 0.67, "share"),
+        Entry("bag_of_words_accuracy", 0.76, 120, 0.72, 0.8, "share"),
+        Entry("clean_accuracy_minus_best_floor", -0.01, 120, -0.05, 0.03, "share", note),
+        Entry("accuracy_turn_1", 0.7, 30, 0.6, 0.8, "share"),
+        Entry("accuracy_turn_2_3", float("nan"), 0, unit="share"),
+        Entry("accuracy_turn_4_on", 0.5, 30, 0.4, 0.6, "share"),
+    )
+    markdown, html = read(run)
+    section = markdown.split("## Reward model")[1].split("\n## ")[0]
+    assert "| rule: bag of words | 76.0 % (72.0 % to 80.0 %) |" in section and "33.3 %" not in section
+    assert "| first turn | 70.0 % (60.0 % to 80.0 %) |" in section and "| turn 4 and later | 50.0 %" in section
+    assert "turns 2 and 3" not in section
+    said = "On the pairs without noise, the reward model is −1.0 pp (−5.0 pp to 3.0 pp) above “bag of words”"
+    assert said in section and said in Document(html).text
+    assert "not measurably better than the best rule without a language model, “bag of words”" in markdown
+    assert html.count("<figcaption><b>By turn</b>") == 1 and "rule: bag of words" in html
+
+
+def test_how_alike_answers_are_stands_in_both_reports(run):
+    for stage, value in (("base", 0.14), ("sft", 0.11), ("ppo", 0.32)):
+        with_entries(run, stage, Entry("self_bleu", value, 120, value - 0.02, value + 0.02))
+    markdown, html = read(run)
+    assert (
+        "| self-BLEU of the answers | 0.140 (0.120 to 0.160) | 0.110 (0.09 to 0.130) | 0.320 (0.300 to 0.340) |"
+        in markdown
+    )
+    assert html.count("<figcaption><b>Sameness of answers</b>") == 1 and "How alike 120 answers" in html
+
+
+def test_a_gate_on_benchmarks_that_nobody_asked_says_so(run):
+    gate = "benchmarks.ppo_gsm8k_exact_match.ci_low"
+    markdown, html = read(run, make_config(gates={gate: {"min": 0.1}, "sft.eos_rate": {"min": 0.3}}))
+    assert f"| {gate} | – | – | at least 0.1 | not measured yet |" in markdown.replace("\\_", "_")
+    assert "the one gate passed, 1 not measured yet." in markdown and 'class="state not-measured-yet"' in html
 
 
 def test_what_each_detector_saw_is_a_table_with_its_state(run):
