@@ -179,10 +179,14 @@ def chat(overrides: Overrides = None, config: ConfigOption = None, run_name: Run
     """Talk to a run's models in the terminal; /good and /bad are kept."""
     opened = _open(config, run_name, overrides, must_exist=True)
     from pipeline.chat.terminal import chat as talk
+    from pipeline.lineup import of_rounds
     from pipeline.service import follow
 
-    opened = follow(opened, overrides)
-    talk(opened.path, opened.config)
+    serving = follow(opened, overrides)
+    others, left_out = of_rounds(opened.path, serving, serving.config.chat.other_rounds)
+    for line in left_out:
+        print(f"not offered: {line}")
+    talk(serving.path, serving.config, others)
 
 
 from pipeline.cli_plan import plan  # noqa: E402

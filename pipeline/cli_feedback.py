@@ -119,16 +119,18 @@ def delete(
     """Remove all that a rater said and voted, for good, and say which files written before still hold some of it."""
     with _opened(run_name, config, db) as (store, _):
         _refuse_unknown(store, rater)
+        history = store.path.with_suffix(".history")
         if not yes:
             typer.confirm(f"Remove everything of '{rater}' from {store.path}? This cannot be undone", abort=True)
         elsewhere, gone = store.exports_with(rater), store.forget(rater)
-    print("removed: " + ", ".join(f"{count:,} {what}" for what, count in gone.items()))
-    for path, digest in elsewhere:
-        there = "" if Path(path).exists() else ", which is not there any more"
-        print(f"still in {path}{there} (sha256 {digest})")
-    history = store.path.with_suffix(".history")
-    if history.exists():
-        print(f"{history} holds lines typed in the terminal chat, by whomever; remove it if they are theirs.")
+        print("removed: " + ", ".join(f"{count:,} {what}" for what, count in gone.items()))
+        for path, digest in elsewhere:
+            there = "" if Path(path).exists() else ", which is not there any more"
+            print(f"still in {path}{there} (sha256 {digest})")
+        if history.exists():
+            print(f"{history} holds lines typed in the terminal chat, by whomever; remove it if they are theirs.")
+        # Last: where it cannot be done, all that was removed has been told.
+        store.wipe()
 
 
 @app.command()
