@@ -28,7 +28,7 @@ from data.yardsticks import BUILT_IN, load_facts, load_paragraphs, source  # noq
 from pipeline import progress  # noqa: E402
 from pipeline.adapters import BASE  # noqa: E402
 from pipeline.config import load_config  # noqa: E402
-from pipeline.evaluation import harness  # noqa: E402
+from pipeline.evaluation import harness, policy_card, reward_card, scoring  # noqa: E402
 from pipeline.evaluation.answers import read_answers  # noqa: E402
 from pipeline.evaluation.cards import Entry, read_card  # noqa: E402
 from pipeline.evaluation.comparisons import length_controlled_win_rate  # noqa: E402
@@ -183,12 +183,12 @@ def measure(run: Path, config):
     golds = [
         [gold_score(r.prompt[-1].content, a, f) for a, f in zip(r.responses, r.finished, strict=True)] for r in heldout
     ]
-    scores = harness._score_rankings(model, heldout, config, progress.track, "held-out rankings")
+    scores = scoring.score_rankings(model, heldout, config, progress.track, "held-out rankings")
     pairs = [pairs_by(g) for g in golds]
-    ask = harness._asking(model, config)
+    ask = scoring.asking(model, config)
     yield from _named("reward", calibration_entries("", heldout, scores, pairs))
     yield from _named("reward", length_entries(heldout, scores, golds, pairs))
-    yield from _named("reward", [harness._mismatch_entry(model, heldout, golds, scores, config)])
+    yield from _named("reward", [reward_card.mismatch_entry(model, heldout, golds, scores, config)])
     yield from _named("reward", probe_answers(heldout, [int(np.argmax(g)) for g in golds], ask))
     yield from _named("reward", probe_facts(load_facts(source("facts", BUILT_IN)), ask))
 
@@ -223,11 +223,11 @@ def floors(run: Path, config):
     bag, said = BagOfWords.of_rankings(train), f"{len(train)} training lists"
     length = [[-len(a.split()) for a in r.responses] for r in heldout]
     pairs = [pairs_by(g) for g in golds]
-    yield from _named("reward", harness._accuracy_entries("length_rule_accuracy", heldout, length, pairs, short=True))
+    yield from _named("reward", reward_card.accuracy_entries("length_rule_accuracy", heldout, length, pairs, short=True))
     for label, rankings, own in (("observed", observed, [r.pairs() for r in observed]), ("clean", heldout, pairs)):
-        scores = harness._score_rankings(model, rankings, config, progress.track, f"{label} rankings")
+        scores = scoring.score_rankings(model, rankings, config, progress.track, f"{label} rankings")
         name = f"{label}_accuracy"
-        yield from _named("reward", harness._accuracy_entries(name, rankings, scores, own, short=True))
+        yield from _named("reward", reward_card.accuracy_entries(name, rankings, scores, own, short=True))
         yield from _named("reward", floor_entries(label, rankings, scores, own, bag, said))
 
 
@@ -243,7 +243,7 @@ def _length(run: Path):
     ]
     card = json.loads((run / "evaluation" / "ppo" / "card.json").read_text(encoding="utf-8"))
     kl = next(e["value"] for e in card["entries"] if e["metric"] == "kl_to_reference")
-    return [*harness._length_entries(rows, sft, compared), harness._limit_entry(rows, sft, kl)]
+    return [*policy_card.length_gain_entries(rows, sft, compared), policy_card.limit_entry(rows, sft, kl)]
 
 
 def _named(stage: str, entries):

@@ -1,4 +1,4 @@
-"""Writes docs/overoptimisation.md and its plot from what benchmarks/overoptimise.py has measured. It measures nothing itself."""
+"""Writes docs/overoptimisation.md and its plots from what benchmarks/overoptimise.py and overoptimise_ppo.py have measured."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import numpy as np
 import torch
 
+from benchmarks import overoptimise_ppo_page as ppo
 from benchmarks.best_of_n import SIZES, curve, distances, fit_with_intervals
 from benchmarks.overoptimise import ENSEMBLE_AT, MEMBERS, RESULTS, ROOT
 from pipeline.evaluation.statistics import Estimate, best_of_n_kl, cluster_bootstrap
@@ -21,6 +22,12 @@ def main() -> None:
     text = notes.read_text(encoding="utf-8") if notes.exists() else "# Overoptimisation in small"
     head, _, tail = text.partition("\n---\n")
     parts = [head.strip(), ""]
+    parts += [
+        "## Best of n",
+        "",
+        *(f"    python benchmarks/overoptimise.py {c}" for c in ("pool --run runs/seed-0", "proxies --cache DIR")),
+        "",
+    ]
     if RESULTS.exists():
         found = json.loads(RESULTS.read_text(encoding="utf-8"))
         gold = np.array(found["gold"])
@@ -29,7 +36,7 @@ def main() -> None:
         draw(choosers, gold)
     else:
         parts += ["Not measured yet.", ""]
-    parts.append(tail.strip())
+    parts += [*ppo.section(), tail.strip()]
     (DOCS / "overoptimisation.md").write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
 
 

@@ -3,11 +3,13 @@
     python benchmarks/people.py floors --rows DIR               # the floors and the annotators' agreement; no model, a minute
     python benchmarks/people.py read --rows DIR --cache DIR     # the trunk reads every text once
     python benchmarks/people.py hh --rows DIR --cache DIR       # five folds of HH harmless, each saved as it falls
+    python benchmarks/people.py hh10 --rows DIR --cache DIR     # the same folds with the quickstart's ten adapted layers
     python benchmarks/people.py kinds --rows DIR --cache DIR    # one model from four sets, tested on six
     python benchmarks/people_page.py                            # docs/people.md with its tables and plots
 
 DIR of --rows holds the public sets that docs/people.md names. The model is Thumbloop's own reward model on the embedded 135M base, adapters
-on the last two layers. Seeds and settings stand in `SETTINGS` and were fixed before any test pair was scored; nothing was tuned. A command
+on the last two layers; on HH harmless also on the last ten, as the quickstart has it.
+Seeds and settings stand in `SETTINGS` and were fixed before any test pair was scored; nothing was tuned. A command
 that was stopped goes on where it was. Results: `benchmarks/results/people_*.json`, figures only, no text.
 """
 
@@ -19,6 +21,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,8 +33,11 @@ from reward.bag_of_words import BagOfWords  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 PARTS = ROOT / "runs" / "people"
-LAST_LAYERS, FOLDS, FOLD_SEED = 2, 5, 0
+LAST_LAYERS = {"hh": 2, "hh10": 10, "kinds": 2}
+FOLDS, FOLD_SEED = 5, 0
 SEEDS = {"hh": (0,), "kinds": (0,)}
+# Other models on the folds of a design; its floors are theirs.
+SAME_FOLDS = {"hh10": "hh"}
 # UltraFeedback is labelled by GPT-4 and its texts are long: the first 120 lists with a label, for the comparison.
 FIRST = {"UltraFeedback": 120}
 SETTINGS = {
@@ -60,7 +66,7 @@ class Fit:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("floors", "read", "hh", "kinds"))
+    parser.add_argument("part", choices=("floors", "read", *DESIGNS))
     parser.add_argument("--rows", type=Path, required=True, help="folder of the sets that docs/people.md names")
     parser.add_argument("--cache", type=Path, help="folder for the trunk's states, about 1.2 KB a token")
     parser.add_argument("--sets", nargs="+", help="read: only these sets")
@@ -68,7 +74,8 @@ def main() -> None:
     sets = {name: used(name, found) for name, found in read_all(arguments.rows).items()}
     if arguments.part == "floors":
         for design, fits in DESIGNS.items():
-            floors(design, sets)
+            if design not in SAME_FOLDS:
+                floors(design, sets)
             join(design, fits(sets), command(design))
         return
     if arguments.cache is None:
@@ -78,7 +85,7 @@ def main() -> None:
     from benchmarks.people_models import Models
 
     torch.set_num_threads(1)
-    models = Models(arguments.cache)
+    models = Models(arguments.cache, LAST_LAYERS.get(arguments.part, 2))
     if arguments.part == "read":
         models.read({name: found.lists for name, found in sets.items() if name in (arguments.sets or sets)})
     else:
@@ -93,14 +100,14 @@ def used(name: str, found: LabelledSet) -> LabelledSet:
     return LabelledSet(told[: FIRST.get(name)], +found.left_out)
 
 
-def cross_validated(sets: dict[str, LabelledSet]) -> list[Fit]:
+def cross_validated(sets: dict[str, LabelledSet], prefix: str = "hh") -> list[Fit]:
     """Every pair of HH harmless is tested on the model of the fold that did not hold its question."""
     name = "HH harmless"
     items = sets[name].lists
     of = folds([item.question for item in items], FOLDS, FOLD_SEED)
     return [
         Fit(
-            f"hh-{seed}-{fold}",
+            f"{prefix}-{seed}-{fold}",
             seed,
             tuple(item for item, place in zip(items, of, strict=True) if place != fold),
             {name: tuple(item for item, place in zip(items, of, strict=True) if place == fold)},
@@ -122,19 +129,21 @@ def jointly(sets: dict[str, LabelledSet]) -> list[Fit]:
     return [Fit(f"kinds-{seed}", seed, tuple(train), test) for seed in SEEDS["kinds"]]
 
 
-DESIGNS = {"hh": cross_validated, "kinds": jointly}
+DESIGNS = {"hh": cross_validated, "hh10": partial(cross_validated, prefix="hh10"), "kinds": jointly}
 
 
 def floors(design: str, sets: dict[str, LabelledSet]) -> None:
     """A bag of words on the very lists that each reward model learns from, and what else is known of every test pair."""
     fits, lines = DESIGNS[design](sets), []
     for fit in fits:
-        pairs = [(item.answers[b], item.answers[w], 1 / len(item.pairs)) for item in fit.train for b, w in item.pairs]
-        bag = BagOfWords().fit([(b, w) for b, w, _ in pairs], [weight for *_, weight in pairs])
+        told = [(item, b, w) for item in fit.train for b, w in item.pairs]
+        pairs = [(item.answers[b], item.answers[w]) for item, b, w in told]
+        weights, questions = ([f(item) for item, *_ in told] for f in (lambda i: 1 / len(i.pairs), lambda i: i.question))
+        bag = BagOfWords().fit(pairs, weights, questions)
         for name, items in fit.test.items():
             for item in items:
                 lines += [{"fit": fit.name, "set": name} | line for line in pair_lines(item, bag)]
-        print(f"{fit.name}: bag of {len(bag.vocabulary)} words from {len(pairs)} pairs", flush=True)
+        print(f"{fit.name}: bag of {len(bag.vocabulary)} terms from {len(pairs)} pairs, penalty {bag.penalty:g}", flush=True)
     found = {
         "command": command("floors"),
         "sets": {name: {"used": len(s.lists), "left_out": dict(s.left_out)} for name, s in sets.items()},
@@ -149,7 +158,7 @@ def join(design: str, fits: list[Fit], said: str) -> None:
     parts = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.exists()}
     lines = [line for part in parts.values() for line in part.pop("pairs")]
     if parts:
-        found = {"command": said, "last_layers": LAST_LAYERS, "settings": SETTINGS, "fits": parts}
+        found = {"command": said, "last_layers": LAST_LAYERS[design], "settings": SETTINGS, "fits": parts}
         save(RESULTS / f"people_{design}.json", found, lines)
 
 
@@ -192,9 +201,9 @@ def save(file: Path, found: dict, lines: list[dict]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     head = json.dumps({"commit": commit(), **found}, ensure_ascii=False)[:-1]
     body = ",\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
-    partial = file.with_suffix(".partial")
-    partial.write_text(f'{head}, "pairs": [\n{body}\n]}}\n', encoding="utf-8")
-    partial.replace(file)
+    half = file.with_suffix(".partial")
+    half.write_text(f'{head}, "pairs": [\n{body}\n]}}\n', encoding="utf-8")
+    half.replace(file)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.labelled import Labelled, encode
-from benchmarks.people import LAST_LAYERS, PARTS, SETTINGS, Fit, compared, join, save
+from benchmarks.people import PARTS, SETTINGS, Fit, compared, join, save
 from benchmarks.trunk_cache import TrunkCache
 from pipeline.adapters import SharedBase
 from pipeline.config import LoraConfig, ModelConfig, RewardConfig
@@ -20,9 +20,9 @@ from reward.train import train
 class Models:
     """The embedded base, and the states of its trunk on disk."""
 
-    def __init__(self, cache: Path):
+    def __init__(self, cache: Path, last_layers: int):
         model, self.tokenizer = load(ModelConfig())
-        self.base = SharedBase(model, self.tokenizer, LoraConfig(last_layers=LAST_LAYERS))
+        self.base = SharedBase(model, self.tokenizer, LoraConfig(last_layers=last_layers))
         self.cache = TrunkCache(self.base, cache, f"{ModelConfig().name} {model.dtype}")
 
     def read(self, sets: dict[str, list[Labelled]]) -> None:

@@ -181,6 +181,9 @@ class RewardConfig(_Section):
         10.0, ge=0, description="thumbs at which a rater's own share of thumbs up counts as much as everybody's"
     )
     members: int = Field(1, ge=1, le=8, description="reward models, each with its own head and order of the rankings")
+    test_share: float = Field(
+        0.0, ge=0, lt=1, description="share of the questions that teach the test model instead, which no policy raises"
+    )
     scale_lists: int = Field(64, ge=2, description="rankings on which the score's mean and spread are measured")
 
     @model_validator(mode="after")
@@ -375,7 +378,9 @@ class EvaluationConfig(_Section):
     limit: int | None = Field(None, ge=1, description="first N held-out prompts")
     best_of: list[int] = Field([2], description="n of the best-of-n baselines, at most samples_per_prompt")
     side_by_side: int = Field(10, ge=0, description="prompts shown in the report")
-    gold: Literal["rubric", "none"] = Field("none", description="what stands in for people in synthetic runs")
+    gold: Literal["rubric", "test_model", "none"] = Field(
+        "none", description="what judges answers: the rubric of the built-in data, or a reward model of reward.test_share"
+    )
 
     @model_validator(mode="after")
     def _pools(self) -> EvaluationConfig:
@@ -497,11 +502,21 @@ class Config(_Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _a_test_model_to_judge(self) -> Config:
+        if self.evaluation.gold == "test_model" and not self.reward.test_share:
+            raise ValueError(
+                "'evaluation.gold' needs rankings that teach the test model: set reward.test_share, to 0.5 say (got test_model, and 0.0)"
+            )
+        return self
+
     @property
-    def independent_gold(self) -> bool:
-        """Whether the rubric may choose between policies. What PPO raises never may: the policy that it likes best is the one
+    def judged_by(self) -> Literal["rubric", "test_model"] | None:
+        """Whose scores may choose between policies. What PPO raises never may: the policy that it likes best is the one
         that games it best (Gao et al. 2023)."""
-        return self.evaluation.gold == "rubric" and not self.ppo.reward_sources.get("rubric")
+        if self.evaluation.gold == "rubric" and not self.ppo.reward_sources.get("rubric"):
+            return "rubric"
+        return "test_model" if self.reward.test_share else None
 
     def subset(self, keys: Sequence[str]) -> dict[str, Any]:
         """The settings under dotted keys, flat: {"sft.epochs": 1.0, …}. What a stage's key is made of.

@@ -17,6 +17,8 @@ from reward.model import ScalarHead, score, score_all
 from reward.scale import Scale
 
 ADAPTER, HEAD, SCALE, MEMBER = "adapter", "head.safetensors", "scale.json", "member-"
+# The second reward model, which no policy raises: its folder in the reward stage, and its adapter's role.
+TEST_MODEL, TEST_REWARD = "test-model", "test-reward"
 SEEN = "training_scores.json"
 # As reward.model.Encoder, with the adapter role to read with.
 RoleEncoder = Callable[..., tuple[Tensor, Tensor]]
@@ -136,6 +138,11 @@ class RewardEnsemble:
     def combine(self, member_scores: Tensor) -> Tensor:
         """(m, b) → (b,), in the way that the run's config asks for."""
         return combine_ensemble(member_scores, how=self._how, coef=self._coef)
+
+
+def open_test_model(base: SharedBase, directory: Path) -> RewardModel:
+    """The reward model of `reward.test_share` that the reward stage left in `directory`, frozen."""
+    return RewardModel.open(base, directory / TEST_MODEL, TEST_REWARD)
 
 
 def member_role(index: int) -> str:

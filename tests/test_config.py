@@ -87,10 +87,10 @@ def test_no_gate_lets_a_policy_pass_for_the_reward_that_it_raises(tmp_path, metr
 def test_the_rubric_is_no_judge_where_ppo_is_paid_by_it(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text("data: {demonstrations: a, rankings: b, heldout_prompts: c}\nevaluation: {gold: rubric}\n")
-    assert load_config(file).independent_gold
-    assert load_config(file, ["ppo.reward_sources={model: 1.0, rubric: 0.0}"]).independent_gold
-    assert not load_config(file, ["ppo.reward_sources={model: 1.0, rubric: 0.1}"]).independent_gold
-    assert not load_config(file, ["evaluation.gold=none"]).independent_gold
+    assert load_config(file).judged_by == "rubric"
+    assert load_config(file, ["ppo.reward_sources={model: 1.0, rubric: 0.0}"]).judged_by == "rubric"
+    assert load_config(file, ["ppo.reward_sources={model: 1.0, rubric: 0.1}"]).judged_by is None
+    assert load_config(file, ["evaluation.gold=none"]).judged_by is None
 
 
 def test_overrides_win_and_reach_into_gates(tmp_path):

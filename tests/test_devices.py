@@ -120,14 +120,14 @@ def test_the_reward_model_trains_and_scores_on_the_bases_device(on_card, card, t
 
 
 def test_answers_and_evaluation_stay_on_the_bases_device(on_card, card, namespace):
-    from pipeline.evaluation.harness import _nll
+    from pipeline.evaluation.scoring import response_nll
 
     base = on_card(POLICY)
     with base.acting_as(POLICY):
         drawn = sample(base.causal_lm, [[5, 6, 7], [8]], Sampling(8, 0.8, 0.9, 20, seed=1), eos_id=2, pad_id=3)
     assert len(drawn) == 2 and card.asked == ["cuda"]
     demonstration = Demonstration("d", (Message("user", "why"),), "because")
-    losses, _ = _nll(base, POLICY, [demonstration], namespace(model=namespace(system_prompt=None)))
+    losses, _ = response_nll(base, POLICY, [demonstration], namespace(model=namespace(system_prompt=None)))
     assert all(loss > 0 for loss in losses)
 
 

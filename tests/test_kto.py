@@ -1,6 +1,7 @@
 """KTO in PPO's place: that the reference is SFT, the rows are ours, and that it learns what the thumbs say."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from pipeline.ppo.logprobs import token_logprobs
 from pipeline.roles import ADAPTER, open_base
 from pipeline.stages import kto
 from pipeline.template import prompt_ids, response_ids
+from reward.test_model import is_for_test_model
 
 SETTINGS = ("threads=1", "learner=kto", "kto.batch_size=8", "kto.learning_rate=5e-3", "kto.epochs=2")
 
@@ -67,6 +69,11 @@ def test_it_starts_at_sft_and_moves_towards_what_was_liked(context):
     rows = kto.examples(thumbs(24, 12), open_base(context.config).tokenizer, context.config)[:8]
     assert first["loss"] == pytest.approx(0.5 * sum(0.5 if row["label"] else 1.0 for row in rows) / 8, abs=1e-5)
     assert (metrics["thumbs_up"], metrics["thumbs_down"], metrics["steps"]) == (24, 12, 10)
+    # Linear: after the warm-up the rate falls by the same amount each step.
+    rates = [line["learning_rate"] for line in context.lines]
+    falling = rates[rates.index(max(rates)) :]
+    drops = [before - after for before, after in pairwise(falling)]
+    assert len(drops) >= 5 and min(drops) > 0 and max(drops) == pytest.approx(min(drops))
     liked, disliked = thumbs(1, 1)
     moved = {}
     for name, folder in (("before", context.inputs["sft"]), ("after", context.out)):
@@ -87,6 +94,24 @@ def test_rows_are_rendered_as_everywhere_and_mismatched_within_their_batch(conte
     for first in (0, 8):
         said = [row["completion_ids"] for row in rows[first : first + 8]]
         assert [row["KL_completion_ids"] for row in rows[first : first + 8]] == [said[-1], *said[:-1]]
+
+
+def test_the_one_that_would_be_alone_is_counted(context, monkeypatch):
+    write_rows(context.inputs["prepare"] / "thumbs.train.jsonl", map(thumb_row, thumbs(6, 11)))
+    monkeypatch.setattr(kto, "_train", lambda *a: [{"loss": 1.0, "kl": 0.0}])
+    metrics = kto.run(context)
+    assert metrics["thumbs_alone_in_a_batch"] == 1.0
+    assert metrics["thumbs_up"] + metrics["thumbs_down"] == 16.0
+
+
+def test_thumbs_that_teach_the_test_model_teach_no_policy(context, monkeypatch):
+    monkeypatch.setattr(kto, "_train", lambda *a: [{"loss": 1.0, "kl": 0.0}])
+    context.config = load_config(Path("configs/smoke.yaml"), [*SETTINGS, "reward.test_share=0.5"])
+    metrics = kto.run(context)
+    own = [t for t in thumbs(24, 12) if not is_for_test_model(t.prompt, 0.5)]
+    assert 0 < len(own) < 36
+    told = ("thumbs_up", "thumbs_down", "thumbs_alone_in_a_batch")
+    assert sum(metrics[name] for name in told) == len(own)
 
 
 @pytest.mark.parametrize(("ups", "downs"), [(10, 10), (90, 10), (1, 4)])

@@ -16,7 +16,7 @@ from reward.rubric import gold, rubric_parts
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """One answer and what was measured of it. `gold` and `parts` are empty where no rubric stands in for people."""
+    """One answer and what was measured of it. `gold` is the rubric's score, or the test model's; `parts` are the rubric's alone."""
 
     prompt_id: str
     topic: str | None
@@ -84,6 +84,10 @@ def answer_prompts(
 
 def with_proxy(rows: Sequence[AnswerRow], scores: Sequence[float]) -> list[AnswerRow]:
     return [replace(row, proxy=score) for row, score in zip(rows, scores, strict=True)]
+
+
+def with_gold(rows: Sequence[AnswerRow], scores: Sequence[float]) -> list[AnswerRow]:
+    return [replace(row, gold=score) for row, score in zip(rows, scores, strict=True)]
 
 
 def write_answers(path: Path, rows: Sequence[AnswerRow]) -> None:

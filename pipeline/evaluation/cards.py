@@ -135,3 +135,8 @@ def read_card(path: Path) -> Card:
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UserError(f"{path}: no readable report card: {reason}. Run the evaluation again.") from error
+
+
+def estimated(metric: str, estimate, n: int, unit: str = "", note: str = "") -> Entry:
+    value, low, high = estimate
+    return Entry(metric, value, n, low, high, unit, note)

@@ -150,7 +150,12 @@ def _accepted(facts: Facts) -> Iterator[str]:
 
 
 def _always(facts: Facts) -> Iterator[str]:
-    if any(facts.entry(policy, "gold") for policy in f.POLICIES):
+    if f.by_test_model(facts):
+        yield (
+            "The test model judges, and it learnt from the same raters as the reward model, on the same base: what both get wrong in the "
+            "same way, such as a liking for length, neither shows. Read the answers below."
+        )
+    elif any(facts.entry(policy, "gold") for policy in f.POLICIES):
         yield (
             "The rubric reads form and the words of the question, not truth: an answer that is wrong can have full marks. "
             "Read the answers below."

@@ -63,6 +63,11 @@ GOLD_NOTE = (
     "The gold score is a fixed rubric that stands in for people. Answers are to held-out prompts; "
     "every interval is a 95 % interval over prompts."
 )
+TEST_MODEL_NOTE = (
+    "The gold score is the test model's: a second reward model, taught by questions that the first one never saw, and raised by no policy "
+    "(reward.test_share). Its unit is the spread of its training answers. Answers are to held-out prompts; every interval is a 95 % "
+    "interval over prompts and leaves out that another test model would judge otherwise."
+)
 BEST_OF_NOTE = (
     "Best-of-n: draw n SFT answers, keep the one that the reward model likes best. "
     "It needs no training, so PPO has to stand beside it."
@@ -108,6 +113,9 @@ class Facts:
     def entry(self, stage: str, metric: str) -> Entry | None:
         card = self.cards.get(stage)
         entry = card.get(metric) if card else None
+        if entry is None and metric == "gold" and (last := self.cards.get("ppo")):
+            # A test model is younger than the cards of base and SFT: what it says of them stands on PPO's.
+            entry = last.get(f"{stage}_gold")
         return entry if entry is not None and is_finite(entry.value) else None
 
     def parts(self, stage: str, prefix: str) -> list[str]:
@@ -375,6 +383,8 @@ def accuracy_rows(facts: Facts) -> list[tuple[str, Entry]]:
     """(name, accuracy) of the reward model: as labelled, clean, part by part of the rubric, and the length rule."""
     named = [("observed_accuracy", "labels as given"), ("clean_accuracy", "labels without noise")]
     named += [(f"clean_accuracy_{part}", part.replace("_", " ")) for part in facts.parts("reward", "clean_accuracy_")]
+    named += [("test_model_accuracy", "test model, as given")]
+    named += [("test_model_clean_accuracy", "test model, no noise")]
     named += [("length_rule_accuracy", "rule: shorter wins")]
     clean = facts.entry("reward", "bag_of_words_accuracy")
     named += [("bag_of_words_accuracy" if clean else "observed_bag_of_words_accuracy", "rule: bag of words")]
@@ -447,15 +457,23 @@ def beside_rows(facts: Facts) -> list[tuple[str, list[tuple[str, Entry]]]]:
 def judge_note(facts: Facts) -> str:
     """What the looks of the independent judge are."""
     prompts = len(facts.watched["looks"][0]["judge"])
+    whose = "test model" if getattr(facts.config, "judged_by", None) == "test_model" else "gold rubric"
     return (
-        f"While PPO ran, the gold rubric, which PPO does not raise, judged answers to the same {prompts} prompts of the test "
+        f"While PPO ran, the {whose}, which PPO does not raise, judged answers to the same {prompts} prompts of the test "
         "split. A reward that rises while the judge falls is being gamed."
     )
+
+
+def by_test_model(facts: Facts) -> bool:
+    """Whether the gold score is the test model's."""
+    return getattr(getattr(facts.config, "evaluation", None), "gold", None) == "test_model"
 
 
 def gold_note(facts: Facts) -> str:
     """What the gold score is, and what PPO was paid by: the comparison means less where that held the rubric."""
     sources = getattr(getattr(facts.config, "ppo", None), "reward_sources", None)
+    if by_test_model(facts):
+        return TEST_MODEL_NOTE
     if not sources:
         return GOLD_NOTE
     if set(sources) == {"model"}:

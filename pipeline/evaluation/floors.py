@@ -54,7 +54,7 @@ def floor_entries(
     value, low, high = cluster_bootstrap(bagged, clusters)
     above, above_low, above_high = paired_difference(model, floors[best], clusters)
     return [
-        Entry(named[0], value, n, low, high, "share", f"word counts alone, fitted on {learnt_from}"),
+        Entry(named[0], value, n, low, high, "share", f"words alone, fitted on {learnt_from}"),
         Entry(
             named[1], above, n, above_low, above_high, "share", f"above “{best}”, the best floor on these pairs: {said}"
         ),

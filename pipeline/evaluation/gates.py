@@ -121,7 +121,7 @@ HINTS: dict[tuple[str, str], str] = {
     ("*.distinct_2", "min"): "Answers repeat themselves; train for fewer epochs or raise evaluation.temperature.",
     ("*.answer_tokens", "max"): "Answers grew long; look for a reward that pays for length.",
     ("*.answer_tokens", "min"): "Answers shrank; look for a reward that pays for brevity alone.",
-    ("*.gold", "min"): "The answers score too low by the gold rubric; look at the parts of the score in report.md.",
+    ("*.gold", "min"): "The answers score too low by the gold score; look at its parts, if it has any, and at the answers in report.md.",
 }
 ENDS = ("ci_low", "ci_high")
 
@@ -203,9 +203,10 @@ METRICS: dict[str, str] = {
     r"|general_perplexity_ratio|wrong_suggested_minus_base",
     "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|(observed_)?bag_of_words_accuracy|wrong_prompt_accuracy|facts_accuracy"
     r"|(observed_)?(pairs|mean_margin|ece|temperature|pair_loss|ece_after_temperature)|probe_\w+"
-    r"|(gold_)?length_correlation|length_correlation_excess|accuracy_(shorter|middle|longer)_third"
-    r"|accuracy_turn_(1|2_3|4_on)",
-    "ppo": rf"{_ANSWERS}|sft_proxy|(gold(_\w+)?|eos_rate)_minus_sft|(lc_)?win_rate_vs_sft|distinct_2_ratio|self_bleu_minus_sft|gold_minus_best_of_\d+"
+    r"|test_model_(clean_)?accuracy|accuracy_turn_(1|2_3|4_on)"
+    r"|(gold_)?length_correlation|length_correlation_excess|accuracy_(shorter|middle|longer)_third",
+    "ppo": rf"{_ANSWERS}|sft_proxy|(base|sft)_gold|((base|sft)_)?test_model|test_model_minus_sft|self_bleu_minus_sft"
+    r"|(gold(_\w+)?|eos_rate)_minus_sft|(lc_)?win_rate_vs_sft|distinct_2_ratio|gold_minus_best_of_\d+"
     r"|best_of_\d+_(gold|proxy|kl)|kl_to_reference|kl_at_start|general_perplexity_ratio|wrong_suggested_minus_sft"
     r"|normalised_reward_gain|lc_minus_raw_win_rate|gain_over_limit"
     r"|ema_(gold(_minus_(sft|raw))?|eos_rate(_minus_raw)?|answer_tokens|win_rate_vs_sft|kl_to_reference)"

@@ -106,7 +106,7 @@ def _header(facts: Facts) -> str:
     figure = _figure(
         "Gold score on held-out prompts",
         charts.interval_rows("Gold score on held-out prompts", marks, show=f.number, label_width=70),
-        "Mean with 95 % interval over prompts. The rubric stands in for people.",
+        f"Mean with 95 % interval over prompts. The {'test model' if f.by_test_model(facts) else 'rubric'} stands in for people.",
     )
     verdict = text(f.verdict(facts)).replace(" %", "&nbsp;%")
     return (
@@ -296,7 +296,7 @@ def _reward_model(facts: Facts) -> str:
     if not rows:
         return ""
     whole = {"labels as given", "labels without noise"}
-    overall = [(name, entry) for name, entry in rows if name in whole or name.startswith(("rule", "against"))]
+    overall = [(name, entry) for name, entry in rows if name in whole or name.startswith(("rule", "against", "test"))]
     parts = [row for row in rows if row not in overall]
     figures = [
         _figure(

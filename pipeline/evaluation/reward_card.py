@@ -8,10 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from data.records import Ranking
-from pipeline.evaluation.cards import Entry
+from pipeline.evaluation.cards import Entry, estimated
 from pipeline.evaluation.length import accuracy_by_length, within_prompt_correlation
 from pipeline.evaluation.metrics import words
+from pipeline.evaluation.scoring import conversation
 from pipeline.evaluation.statistics import cluster_bootstrap, fit_temperature, pair_ece, paired_difference
+from pipeline.roles import RewardEnsemble
 from reward.metrics import margins, pair_outcomes
 
 Pairs = Sequence[Sequence[tuple[int, int]]]
@@ -128,3 +130,48 @@ def length_entries(rankings: Sequence[Ranking], scores, golds, pairs: Pairs) -> 
         )
     )
     return out
+
+
+def accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *, short: bool = False) -> list[Entry]:
+    """Pair accuracy with an interval over prompts; calibration and margin too unless `short`."""
+    outcomes = [(o, r.id) for r, s, p in zip(rankings, scores, pairs, strict=True) for o in pair_outcomes(s, p)]
+    name = label if short else f"{label}_accuracy"
+    if not outcomes:
+        return [Entry(name, math.nan, 0, unit="share", note="no pair to compare")]
+    values, clusters = zip(*outcomes, strict=True)
+    entry = estimated(name, cluster_bootstrap(values, clusters), len(set(clusters)), "share", f"{len(values)} pairs")
+    if short:
+        return [entry]
+    gaps = [m for s, p in zip(scores, pairs, strict=True) for m in margins(s, p)]
+    prefix = "" if label == "clean" else f"{label}_"
+    return [
+        entry,
+        Entry(f"{prefix}pairs", len(values), len(set(clusters))),
+        Entry(f"{prefix}mean_margin", float(np.mean(gaps)), len(set(clusters)), unit="reward"),
+        Entry(f"{prefix}ece", pair_ece(gaps), len(set(clusters)), unit="share", note="10 equal-mass bins of |margin|"),
+        Entry(
+            f"{prefix}temperature",
+            fit_temperature(gaps),
+            len(set(clusters)),
+            note="margins divided by it are calibrated",
+        ),
+    ]
+
+
+def mismatch_entry(model: RewardEnsemble, rankings: Sequence[Ranking], golds, scores, config) -> Entry:
+    """How often the best answer to a prompt beats the best answer to another prompt: does the model read the question?"""
+    best = [int(np.argmax(g)) for g in golds]
+    answers = [(r.responses[i], r.finished[i]) for r, i in zip(rankings, best, strict=True)]
+    shift = max(1, len(rankings) // 2)
+    swapped = answers[shift:] + answers[:shift]
+    other = model.score_all(
+        [conversation(model.base, r.prompt, *a, config) for r, a in zip(rankings, swapped, strict=True)]
+    )
+    values = [(s[i] > o) + 0.5 * (s[i] == o) for s, i, o in zip(scores, best, other, strict=True)]
+    return estimated(
+        "wrong_prompt_accuracy",
+        cluster_bootstrap(values, [r.id for r in rankings]),
+        len(rankings),
+        "share",
+        "own best answer against another prompt's best",
+    )

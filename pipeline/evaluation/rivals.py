@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError
+from data.loading import load as load_records
 from data.records import Ranking
 from pipeline.evaluation import judges
-from pipeline.evaluation.answers import AnswerRow, read_answers
+from pipeline.evaluation.answers import AnswerRow, read_answers, with_gold
 from pipeline.evaluation.cards import Entry
-from pipeline.evaluation.harness import ANSWERS, _accuracy_entries, _by_prompt, _score_rankings
+from pipeline.evaluation.harness import ANSWERS
 from pipeline.evaluation.judges import Comparison
+from pipeline.evaluation.policy_card import by_prompt
+from pipeline.evaluation.reward_card import accuracy_entries
+from pipeline.evaluation.scoring import score_answers, score_rankings
 from pipeline.evaluation.statistics import cluster_bootstrap, paired_difference
-from pipeline.roles import RewardEnsemble, open_base
+from pipeline.roles import RewardEnsemble, open_base, open_test_model
 from pipeline.template import PromptTooLong, prompt_ids, text_lengths
 
 
@@ -40,7 +44,8 @@ class Gain:
 def gain(new: Path, new_stage: str, old: Path, old_stage: str, config, progress) -> Gain | None:
     """The new assistant minus the old one on their stored answers; None where nothing that PPO has not optimised can judge.
 
-    Never by the reward model, nor by the rubric where the new one was paid by it.
+    Never by the reward model, nor by the rubric where the new one was paid by it. A test model is the new run's: it has read its share
+    of the newest votes, and its questions have taught no round's reward model (`reward.test_model`).
 
     Raises:
         UserError: the two answered other prompts.
@@ -48,18 +53,35 @@ def gain(new: Path, new_stage: str, old: Path, old_stage: str, config, progress)
     mine, theirs = (
         read_answers(run / "evaluation" / stage / ANSWERS) for run, stage in ((new, new_stage), (old, old_stage))
     )
-    own, other = _by_prompt(mine), _by_prompt(theirs)
+    own, other = by_prompt(mine), by_prompt(theirs)
     if own.keys() != other.keys():
         raise UserError(
             f"{new} and {old} were evaluated on different prompts. Evaluate both with the same data.heldout_prompts and evaluation.limit."
         )
     prompts = list(own)
-    if config.independent_gold:
-        a, b = ([float(np.mean([r.gold for r in side[p]])) for p in prompts] for side in (own, other))
-        return Gain(*paired_difference(a, b, prompts), "points", "the rubric", len(prompts))
+    if config.judged_by == "rubric":
+        return _difference(own, other, "points", "the rubric")
+    if config.judged_by == "test_model":
+        own, other = (by_prompt(side) for side in _rescored(mine, theirs, new, config, progress))
+        return _difference(own, other, "reward", "the test model")
     if config.judge.url:
         return _judged(own, other, prompts[: config.judge.prompts], config.judge, progress)
     return None
+
+
+def _difference(own: dict[str, list[AnswerRow]], other: dict[str, list[AnswerRow]], unit: str, by: str) -> Gain:
+    a, b = ([float(np.mean([r.gold for r in side[p]])) for p in own] for side in (own, other))
+    return Gain(*paired_difference(a, b, list(own)), unit, by, len(own))
+
+
+def _rescored(mine, theirs, new: Path, config, progress) -> list[list[AnswerRow]]:
+    """Both sides' answers with the scores of one and the same test model."""
+    model = open_test_model(open_base(config), new / "stages" / "reward")
+    prompts = load_records(new / "stages" / "prepare" / "heldout_prompts.jsonl", "prompts")
+    return [
+        with_gold(rows, score_answers(model, rows, prompts, config, progress, f"test model on {name} answers"))
+        for name, rows in (("the new one's", mine), ("the present one's", theirs))
+    ]
 
 
 def _judged(own: dict[str, list[AnswerRow]], other: dict[str, list[AnswerRow]], prompts, judge, progress) -> Gain:
@@ -78,8 +100,8 @@ def accuracy_on(rankings: Sequence[Ranking], run: Path, config, progress) -> tup
     base = open_base(config)
     model = RewardEnsemble.open(base, run / "stages" / "reward", config.ppo)
     fitting = [r for r in rankings if r.pairs() and _fits(base.tokenizer, r, config)]
-    scores = _score_rankings(model, fitting, config, progress, "scoring new votes")
-    (entry,) = _accuracy_entries("new_votes_accuracy", fitting, scores, [r.pairs() for r in fitting], short=True)
+    scores = score_rankings(model, fitting, config, progress, "scoring new votes")
+    (entry,) = accuracy_entries("new_votes_accuracy", fitting, scores, [r.pairs() for r in fitting], short=True)
     return entry, sum(bool(r.pairs()) for r in rankings) - len(fitting)
 
 

@@ -103,7 +103,7 @@ def _reward(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
     trained = memory.adapter_parameters(shape, lora.rank, layers)
     return StagePlan(
         "reward",
-        _held(shape, numbers, trained, roles=settings.members, trained_roles=1),
+        _held(shape, numbers, trained, roles=_reward_models(config), trained_roles=1),
         {"learning": memory.backward(shape, lora.rank, layers, tokens, numbers) + mask},
         {"learnt": None},
     )
@@ -131,7 +131,7 @@ def _ppo(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
     drawn = settings.updates * rows
     return StagePlan(
         "ppo",
-        _held(shape, numbers, trained, roles=3 + config.reward.members, trained_roles=2),
+        _held(shape, numbers, trained, roles=3 + _reward_models(config), trained_roles=2),
         moments,
         {
             "drawn": drawn * answer,
@@ -148,7 +148,7 @@ def _evaluation(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
     trained = memory.adapter_parameters(shape, config.lora.rank, _adapted(config, shape))
     return StagePlan(
         "evaluate",
-        _held(shape, numbers, trained, roles=2 + config.reward.members, trained_roles=0),
+        _held(shape, numbers, trained, roles=2 + _reward_models(config), trained_roles=0),
         {
             "drawing": memory.cache(shape, rows * (prompt + settings.max_new_tokens), numbers)
             + memory.sampling_logits(shape, rows, numbers)
@@ -166,6 +166,11 @@ def _held(shape: Shape, numbers: memory.Numbers, adapter: int, *, roles: int, tr
         "adapters": float(roles * adapter * memory.FLOAT32),
         "optimizer": memory.optimizer(trained_roles * adapter, numbers),
     }
+
+
+def _reward_models(config) -> int:
+    """Those that lie in memory: the members, and the test model."""
+    return config.reward.members + bool(config.reward.test_share)
 
 
 def _adapted(config, shape: Shape) -> int:

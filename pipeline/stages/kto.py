@@ -18,6 +18,7 @@ from pipeline.roles import ADAPTER, open_base
 from pipeline.stages.trl import as_before, on_one_device, quieted, shared_arguments
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
+from reward.test_model import is_for_test_model
 
 # The name under which TRL's trainer looks for the policy; it adds a frozen copy of it, "ref", for the reference.
 _POLICY, _REFERENCE = "default", "ref"
@@ -31,7 +32,10 @@ def run(ctx) -> dict[str, float]:
         raise UserError("learner: kto, but there are no thumbs. Name a file in data.thumbs, or use learner: ppo.")
     base = open_base(config)
     base.load(_POLICY, ctx.inputs["sft"] / ADAPTER, trainable=True)
-    rows = examples(load_records(file, "thumbs"), base.tokenizer, config)
+    # What teaches the test model teaches no policy that it judges.
+    share = config.reward.test_share
+    thumbs = [t for t in load_records(file, "thumbs") if not is_for_test_model(t.prompt, share)]
+    rows = examples(thumbs, base.tokenizer, config)
     ups = sum(row["label"] for row in rows)
     if ups in (0, len(rows)):
         raise UserError(f"kto: all {len(rows)} thumbs are {'up' if ups else 'down'}; it needs both kinds.")
@@ -43,6 +47,7 @@ def run(ctx) -> dict[str, float]:
         "steps": float(len(lines)),
         "thumbs_up": float(ups),
         "thumbs_down": float(len(rows) - ups),
+        "thumbs_alone_in_a_batch": float(len(thumbs) - len(rows)),
         "kl_at_start": lines[0]["kl"],
         "passes": float(settings.epochs),
     }

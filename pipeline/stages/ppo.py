@@ -25,7 +25,7 @@ from pipeline.ppo.probes import Probes, spread_evenly
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
 from pipeline.ppo.watch import Watch, text_figures
-from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base
+from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base, open_test_model
 from pipeline.rollouts.engine import RolloutEngine, open_engine
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
@@ -169,11 +169,16 @@ class _Scorer:
 
 
 def _watch(ctx, base) -> Watch:
-    """The detectors, with the rubric as the judge where it stands in for people and PPO does not raise it itself."""
+    """The detectors, with the rubric as the judge where it stands in for people and PPO does not raise it itself; else the test
+    model, where there is one."""
     config = ctx.config
-    independent = config.independent_gold
-    prompts = _judge_prompts(ctx, base) if independent and config.detectors.judge_every else []
-    judge = (lambda answers: REWARD_SOURCES["rubric"](answers).tolist()) if independent else None
+    judge = None
+    if config.judged_by == "rubric":
+        judge = lambda answers: REWARD_SOURCES["rubric"](answers).tolist()  # noqa: E731
+    elif config.judged_by == "test_model":
+        model = open_test_model(base, ctx.inputs["reward"])
+        judge = lambda answers: model.score_all([a.ids for a in answers])  # noqa: E731
+    prompts = _judge_prompts(ctx, base) if judge and config.detectors.judge_every else []
     return Watch(config.detectors, prompts, judge, probes=_probes(ctx, base), seed=config.seed)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -12,11 +13,21 @@ from data.records import Ranking, Thumb
 from pipeline import checkpoint
 from pipeline.adapters import SharedBase
 from pipeline.memory import MicroBatch, release
-from pipeline.roles import ADAPTER, MEMBER, RewardModel, member_folder, member_role, open_base
+from pipeline.roles import (
+    ADAPTER,
+    MEMBER,
+    TEST_MODEL,
+    TEST_REWARD,
+    RewardModel,
+    member_folder,
+    member_role,
+    open_base,
+)
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead, score_all
 from reward.scale import Scale
+from reward.test_model import is_for_test_model
 from reward.thumbs import EncodedThumbs, rater_offsets
 from reward.train import EncodedRanking, total_steps, train
 
@@ -25,30 +36,69 @@ MEMBER_SEED_STEP = 7919
 
 
 def run(ctx) -> dict[str, float]:
-    """Starts from the SFT adapter, as InstructGPT's did from its SFT model. Leaves `adapter/`, the head and the scale."""
+    """Starts from the SFT adapter, as InstructGPT's did from its SFT model. Leaves `adapter/`, the head and the scale; with
+    `reward.test_share` the same of the test model in a folder of its own."""
     config, settings = ctx.config, ctx.config.reward
     base = open_base(config)
     rankings = load_records(ctx.inputs["prepare"] / "rankings.train.jsonl", "ranked")
-    encoded, unused = encode_rankings(base, rankings, config)
-    thumbs = encode_thumbs(base, _thumbs(ctx), config)
-    if not encoded:
-        raise UserError(
-            f"reward: none of {len(rankings)} rankings can be used ({unused['tied']} all tied, {unused['too_long']} longer than "
-            f"reward.max_tokens {settings.max_tokens})."
-        )
-    members = [_member(ctx, base, encoded, thumbs, index) for index in range(settings.members)]
+    thumbs = _thumbs(ctx)
+    share = settings.test_share
+    # First: whoever sets too large a share is told before anything is trained.
+    kept, kept_unused = _encoded(base, [r for r in rankings if is_for_test_model(r.prompt, share)], config, "test model")
+    encoded, unused = _encoded(base, [r for r in rankings if not is_for_test_model(r.prompt, share)], config, "reward model")
+    own_thumbs = encode_thumbs(base, [t for t in thumbs if not is_for_test_model(t.prompt, share)], config)
+    steps = total_steps(len(encoded) + len(own_thumbs), settings)
+    places = [_Place(member_role(i), f"{MEMBER}{i}", i, i * steps) for i in range(settings.members)]
+    members = [_member(ctx, base, encoded, own_thumbs, place) for place in places]
     for index, member in enumerate(members):
         member.save(member_folder(ctx.out, index))
+    tested = {}
+    if share:
+        kept_thumbs = encode_thumbs(base, [t for t in thumbs if is_for_test_model(t.prompt, share)], config)
+        place = _Place(TEST_REWARD, TEST_MODEL, settings.members, settings.members * steps)
+        _member(ctx, base, kept, kept_thumbs, place).save(ctx.out / TEST_MODEL)
+        tested = {"test_model_rankings": float(len(kept)), "test_model_pairs": float(sum(len(r.pairs) for r in kept))}
+        unused = {reason: count + kept_unused[reason] for reason, count in unused.items()}
     return {
         "rankings": float(len(encoded)),
         "pairs": float(sum(len(r.pairs) for r in encoded)),
         "all_tied": float(unused["tied"]),
         "too_long": float(unused["too_long"]),
-        **({"thumbs": float(sum(len(t.ups) for t in thumbs))} if thumbs else {}),
+        **tested,
+        **({"thumbs": float(sum(len(t.ups) for t in own_thumbs))} if own_thumbs else {}),
         "members": float(len(members)),
         "raw_mean": members[0].scale.mean,
         "raw_std": members[0].scale.std,
     }
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a reward model stands.
+
+    Attributes:
+        role: of its adapter.
+        folder: of its checkpoints.
+        index: among those that are trained one after the other, which its chance goes by.
+        before: steps of the others before it, from which the log counts on.
+    """
+
+    role: str
+    folder: str
+    index: int
+    before: int
+
+
+def _encoded(base, rankings: Sequence[Ranking], config, name: str) -> tuple[list[EncodedRanking], dict[str, int]]:
+    share = config.reward.test_share
+    encoded, unused = encode_rankings(base, rankings, config)
+    if encoded or (name == "test model" and not share):
+        return encoded, unused
+    whose = f" for the {name}" if share else ""
+    raise UserError(
+        f"reward: none of {len(rankings)} rankings{whose} can be used ({unused['tied']} all tied, {unused['too_long']} longer than "
+        f"reward.max_tokens {config.reward.max_tokens})." + (f" reward.test_share is {share:g}." if share else "")
+    )
 
 
 def _thumbs(ctx) -> list[Thumb]:
@@ -64,13 +114,14 @@ def _thumbs(ctx) -> list[Thumb]:
 
 
 def _member(
-    ctx, base: SharedBase, encoded: list[EncodedRanking], thumbs: list[EncodedThumbs], index: int
+    ctx, base: SharedBase, encoded: list[EncodedRanking], thumbs: list[EncodedThumbs], place: _Place
 ) -> RewardModel:
     """One reward model, with a head and an order of the rankings of its own: what an ensemble differs in (Coste et al. 2023)."""
     config, settings = ctx.config, ctx.config.reward
-    role, seed = member_role(index), config.seed + index * MEMBER_SEED_STEP
+    role, index, checkpoints = place.role, place.index, ctx.checkpoints / place.folder
+    seed = config.seed + index * MEMBER_SEED_STEP
     steps = total_steps(len(encoded) + len(thumbs), settings)
-    found = checkpoint.newest(ctx.checkpoints / f"{MEMBER}{index}")
+    found = checkpoint.newest(checkpoints)
     torch.manual_seed(seed)
     if settings.start_from_sft:
         base.load(role, ctx.inputs["sft"] / ADAPTER, trainable=True)
@@ -78,6 +129,8 @@ def _member(
         base.add(role, trainable=True)
     head = ScalarHead(base.hidden_size).to(base.device)
     label = "reward model" if settings.members == 1 else f"reward model {index + 1}/{settings.members}"
+    if role == TEST_REWARD:
+        label = "test model"
     micro = MicroBatch(settings.micro_lists, "reward.micro_lists", "reward.max_tokens")
     with ctx.progress(steps, label, unit="steps") as bar, steps_finish():
         lines = list(found[1]["lines"]) if found else []
@@ -86,7 +139,7 @@ def _member(
         bar.advance(len(lines))
 
         def on_step(figures: dict[str, float], state) -> None:
-            lines.append({"member": index, **figures, "step": index * steps + figures["step"]})
+            lines.append({"member": index, **figures, "step": place.before + figures["step"]})
             ctx.log(lines[-1])
             done = len(lines)
             if done % 10 == 0:
@@ -95,7 +148,7 @@ def _member(
             due = settings.checkpoint_every and done % settings.checkpoint_every == 0
             # The last step is kept too: a later member may be the one that is interrupted.
             if due or done == steps or asked():
-                checkpoint.save(ctx.checkpoints / f"{MEMBER}{index}", done, state(), {"lines": lines})
+                checkpoint.save(checkpoints, done, state(), {"lines": lines})
             stop_if_asked()
 
         try:

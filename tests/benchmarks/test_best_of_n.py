@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from benchmarks import overoptimise_ppo_page as ppo_page
 from benchmarks.best_of_n import curve, distances, fit, fit_with_intervals
 from benchmarks.overoptimise import labelled_lists, plan
 from benchmarks.overoptimise_page import agreement
@@ -66,3 +67,21 @@ def test_the_clean_order_is_the_rubrics(tokenizer):
 
 def test_every_proxy_is_trained_once():
     assert len(set(plan())) == len(plan()) == 14
+
+
+def test_the_form_for_ppo_is_found_again_and_peaks_where_it_says():
+    d = np.sqrt([0.5, 2.0, 5.0, 9.0, 20.0])
+    alpha, beta = ppo_page.fit(d, d * (1.2 - 0.4 * np.log(d)))
+    assert (alpha, beta) == pytest.approx((1.2, 0.4))
+    # By a fine grid instead of the derivative.
+    grid = np.linspace(0.1, 30, 200_000)
+    assert grid[np.argmax(grid * (alpha - beta * np.log(grid)))] == pytest.approx(np.exp(alpha / beta - 1), abs=1e-3)
+
+
+def test_looks_without_a_distance_are_left_out_and_gains_are_over_the_first():
+    looks = [
+        {"update": u, "gold": g, "proxy": 0.0, "kl": kl}
+        for u, g, kl in ((0, [1.0, 3.0], 0.0), (2, [2.0, 4.0], 4.0), (4, [5.0, 5.0], None))
+    ]
+    d, gain = ppo_page.distances_and_gains(looks)
+    assert d.tolist() == [2.0] and gain.tolist() == [1.0]

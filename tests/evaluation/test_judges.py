@@ -9,7 +9,7 @@ import pytest
 
 from data.errors import UserError
 from pipeline.config import JudgeConfig
-from pipeline.evaluation import gates, harness
+from pipeline.evaluation import gates, policy_card
 from pipeline.evaluation.answers import AnswerRow
 from pipeline.evaluation.judges import FIRST, SECOND, TIE, Comparison, Endpoint, judge, read_verdict
 from pipeline.progress import track
@@ -189,7 +189,7 @@ def test_the_card_has_the_win_rate_over_consistent_verdicts_and_how_far_to_trust
             return None
         return FIRST if number == 3 or first.startswith("ppo") == (number < 2) else SECOND
 
-    entries = {e.metric: e for e in harness._judge_entries(own, sft, JudgeConfig(prompts=5), ask, track)}
+    entries = {e.metric: e for e in policy_card.judge_entries(own, sft, JudgeConfig(prompts=5), ask, track)}
     assert entries["judge_win_rate_vs_sft"].value == pytest.approx(2 / 3) and entries["judge_win_rate_vs_sft"].n == 3
     assert "3 of 5 comparisons: 1 changed with the order, 1 refused" in entries["judge_win_rate_vs_sft"].note
     assert entries["judge_lc_win_rate_vs_sft"].value == pytest.approx(2 / 3, abs=1e-6)
@@ -201,5 +201,5 @@ def test_the_card_has_the_win_rate_over_consistent_verdicts_and_how_far_to_trust
 
 def test_a_judge_that_decides_nothing_leaves_no_number_to_pass_a_gate_with():
     rows = [answer_row("p", "x", 1)]
-    entries = harness._judge_entries(rows, rows, JudgeConfig(), lambda *_: None, track)
+    entries = policy_card.judge_entries(rows, rows, JudgeConfig(), lambda *_: None, track)
     assert entries[0].metric == "judge_win_rate_vs_sft" and math.isnan(entries[0].value)

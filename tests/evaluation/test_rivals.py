@@ -29,7 +29,7 @@ def two(tmp_path):
 
 
 def config(independent):
-    return SimpleNamespace(independent_gold=independent, judge=SimpleNamespace(url=None))
+    return SimpleNamespace(judged_by="rubric" if independent else None, judge=SimpleNamespace(url=None))
 
 
 def test_the_reward_never_ranks_policies(two):

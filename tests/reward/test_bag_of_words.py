@@ -1,13 +1,14 @@
 """The bag of words against its own equation, found by slow means; and on sets where the answer is known."""
 
 import math
+import random
 import re
 from collections import Counter
 
 import pytest
 
 from data.records import Message, Ranking
-from reward.bag_of_words import BagOfWords, words
+from reward.bag_of_words import PENALTIES, BagOfWords, terms
 
 PAIRS = [
     ("Yes, the sky is blue.", "No, the sky is green green."),
@@ -19,23 +20,29 @@ PAIRS = [
 WEIGHTS = [1.0, 0.5, 2.0, 1.0, 0.25]
 
 
+def slow_terms(text):
+    found = re.findall(r"\w+", text.lower())
+    return set(found) | {f"{found[k]} {found[k + 1]}" for k in range(len(found) - 1)}
+
+
 def slow_gradient(bag, pairs, weights):
-    """λw − Σ weight · σ(−w·d) · d, word by word."""
-    gradient = {word: bag.penalty * bag.weights[i] for word, i in bag.vocabulary.items()}
+    """λw − Σ weight · σ(−w·d) · d, term by term."""
+    gradient = {term: bag.penalty * bag.weights[i] for term, i in bag.vocabulary.items()}
     for (better, worse), weight in zip(pairs, weights, strict=True):
-        counts = Counter(re.findall(r"\w+", better.lower()))
-        counts.subtract(re.findall(r"\w+", worse.lower()))
-        margin = sum(n * bag.weights[bag.vocabulary[w]] for w, n in counts.items() if w in bag.vocabulary)
-        for word, n in counts.items():
-            if word in gradient:
-                gradient[word] -= weight * n / (1 + math.exp(margin))
+        there = Counter(slow_terms(better))
+        there.subtract(slow_terms(worse))
+        margin = sum(n * bag.weights[bag.vocabulary[t]] for t, n in there.items() if t in bag.vocabulary)
+        for term, n in there.items():
+            if term in gradient:
+                gradient[term] -= weight * n / (1 + math.exp(margin))
     return gradient
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_the_bag_of_words_stands_where_a_slow_loop_finds_no_slope(weights):
-    bag = BagOfWords().fit(PAIRS, weights)
-    assert set(bag.vocabulary) == {"the", "sky", "is", "blue", "green", "no", "yes", "it", "grass"}
+    bag = BagOfWords(penalty=1.0).fit(PAIRS, weights)
+    words_ = {"the", "sky", "is", "blue", "green", "no", "yes", "it", "grass"}
+    assert set(bag.vocabulary) == words_ | {"the sky", "sky is", "is blue"}
     assert max(map(abs, slow_gradient(bag, PAIRS, weights or [1.0] * 5).values())) < 1e-4
     assert max(map(abs, bag.weights)) > 0.1
 
@@ -46,7 +53,7 @@ def test_a_word_alone_has_the_weight_of_its_equation():
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if middle < 1 / (1 + math.exp(middle)) else (low, middle)
-    bag = BagOfWords(fewest=1).fit([("hi", "?")])
+    bag = BagOfWords(penalty=1.0, fewest=1).fit([("hi", "?")])
     assert bag.weights[bag.vocabulary["hi"]] == pytest.approx(low, abs=1e-5)
 
 
@@ -54,13 +61,13 @@ def test_swapped_answers_have_the_opposite_margin():
     bag = BagOfWords().fit(PAIRS)
     assert bag.margins([(b, a) for a, b in PAIRS]) == pytest.approx(-bag.margins(PAIRS))
     assert bag.margins([("unseen", "words")])[0] == 0
-    assert words("Don't STOP") == ["don", "t", "stop"]
+    assert terms("Don't STOP, don't") == {"don", "t", "stop", "don t", "t stop", "stop don"}
 
 
-def ranking(name, *answers, ranks=None):
+def ranking(name, *answers, ranks=None, question="q"):
     """Answers from best to worst."""
     ranks = ranks or tuple(range(len(answers)))
-    return Ranking(name, (Message("user", "q"),), answers, ranks, (True,) * len(answers))
+    return Ranking(name, (Message("user", question),), answers, ranks, (True,) * len(answers))
 
 
 def test_every_ranking_weighs_the_same_whatever_its_number_of_answers():
@@ -71,29 +78,31 @@ def test_every_ranking_weighs_the_same_whatever_its_number_of_answers():
         ranking("c", "x", "x", ranks=(0, 0)),
     ]
     bag = BagOfWords.of_rankings(lists)
+    # Three questions are too few to leave any out: hardly anything is learnt.
+    assert bag.penalty == PENALTIES[-1]
     pairs = [("yes the sky", "the grass"), ("yes the sky", "no no"), ("the grass", "no no"), ("no the", "yes")]
-    assert set(bag.vocabulary) == {"yes", "the", "sky", "grass", "no"}
+    assert set(bag.vocabulary) == {"yes", "the", "sky", "grass", "no", "yes the", "the sky", "the grass", "no no"}
     assert max(map(abs, slow_gradient(bag, pairs, [1 / 3, 1 / 3, 1 / 3, 1.0]).values())) < 1e-4
 
 
 def test_where_one_word_decides_everything_it_is_found():
     fillers = [f"{a} {b}" for a in ("red", "round", "old") for b in ("house", "hill", "road", "boat")]
     lists = [
-        ranking(str(k), f"{mine} indeed", theirs)
+        ranking(str(k), f"{mine} indeed", theirs, question=f"question {k}")
         for k, (mine, theirs) in enumerate(zip(fillers, fillers[1:], strict=False))
     ]
     bag = BagOfWords.of_rankings(lists)
     heaviest = max(bag.vocabulary, key=lambda w: abs(bag.weights[bag.vocabulary[w]]))
-    assert heaviest == "indeed" and bag.weights[bag.vocabulary["indeed"]] > 0
+    assert heaviest == "indeed" and bag.penalty == PENALTIES[0] and bag.weights[bag.vocabulary["indeed"]] > 0
     better, worse = bag.scores(["a tall tree indeed", "a tall tree"])
     assert better > worse == 0.0
 
 
-def test_scores_are_counts_times_weights_and_the_same_words_tie_exactly():
-    bag = BagOfWords().fit(PAIRS)
+def test_a_score_is_the_sum_of_the_weights_of_the_terms_that_are_there():
+    bag = BagOfWords(penalty=1.0).fit(PAIRS)
     text = "the sky is the grass, unseen"
-    by_hand = sum(bag.weights[bag.vocabulary[w]] for w in ("the", "sky", "is", "the", "grass"))
-    one, other = bag.scores([text, "Grass! THE sky the is"])
+    by_hand = sum(bag.weights[bag.vocabulary[t]] for t in ("the", "sky", "is", "grass", "the sky", "sky is"))
+    one, other = bag.scores([text, "The sky is -- THE grass unheard"])
     assert one == pytest.approx(by_hand) and one == other
     assert bag.margins([PAIRS[0]])[0] == pytest.approx(bag.scores([PAIRS[0][0]])[0] - bag.scores([PAIRS[0][1]])[0])
 
@@ -101,3 +110,22 @@ def test_scores_are_counts_times_weights_and_the_same_words_tie_exactly():
 def test_without_a_word_seen_twice_every_answer_ties():
     bag = BagOfWords.of_rankings([ranking("a", "one", "two")])
     assert bag.vocabulary == {} and bag.scores(["one", "two"]) == [0.0, 0.0] and bag.margins([("one", "two")])[0] == 0.0
+
+
+def test_where_words_say_nothing_the_largest_penalty_is_chosen():
+    chance = random.Random(0)
+    said = [" ".join(chance.choices("abcdefghij", k=6)) for _ in range(400)]
+    lists = [ranking(str(k), one, other, question=f"question {k}") for k, (one, other) in enumerate(zip(said[::2], said[1::2], strict=True))]
+    bag = BagOfWords.of_rankings(lists)
+    assert bag.penalty == PENALTIES[-1]
+
+
+def test_a_question_is_left_out_whole():
+    # The same two answers under one question again and again: whoever parts them learns them by heart.
+    chance = random.Random(1)
+    pairs, questions = [], []
+    for k in range(40):
+        one, other = (" ".join(chance.choices("abcdefghij", k=6)) for _ in range(2))
+        pairs += [(f"{one} {k}x", f"{other} {k}y")] * 5
+        questions += [k] * 5
+    assert BagOfWords().fit(pairs, questions=questions).penalty > BagOfWords().fit(pairs).penalty

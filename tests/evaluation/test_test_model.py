@@ -1,0 +1,185 @@
+"""A second reward model that no policy raises judges the first one's policies: it learns from other questions, and its word is the gold score."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import UserError
+from data.loading import load
+from data.records import Message
+from data.rows import ranking_row, write_rows
+from pipeline import progress
+from pipeline.adapters import POLICY
+from pipeline.conductor import conduct, registry
+from pipeline.config import load_config
+from pipeline.evaluation.answers import read_answers
+from pipeline.evaluation.cards import read_card
+from pipeline.evaluation.rivals import gain
+from pipeline.ppo.rollout import draw
+from pipeline.roles import open_base, open_test_model
+from pipeline.run import Run
+from pipeline.stages.ppo import _judge_prompts
+from pipeline.template import prompt_ids
+from reward.test_model import is_for_test_model
+
+SMALL = (
+    "threads=1", "data.limit=24", "reward.members=2", "reward.test_share=0.4", "evaluation.gold=test_model", "ppo.updates=1",
+    "ppo.episodes=4", "ppo.minibatch=4", "ppo.max_new_tokens=4", "evaluation.max_new_tokens=4", "evaluation.limit=4",
+    "detectors.judge_prompts=3", "detectors.judge_every=1", "run_name=r",
+)  # fmt: skip
+FILES = ("adapter/adapter_model.safetensors", "head.safetensors", "scale.json")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    config = load_config(Path("configs/smoke.yaml"), [*SMALL, f"runs_dir={runs}"])
+    conduct(Run.open(config), [s.name for s in registry()[0]], lambda line: None)
+    return runs / "r"
+
+
+@pytest.fixture(scope="module")
+def judge(finished):
+    """Conversations as the test model scores them, by its files."""
+    config = Run.load(finished).config
+    base = open_base(config)
+    model = open_test_model(base, finished / "stages" / "reward")
+    asked = {p.id: p for p in load(finished / "stages" / "prepare" / "heldout_prompts.jsonl", "prompts")}
+
+    def scores(rows):
+        system = config.model.system_prompt
+        return model.score_all(
+            [[*prompt_ids(base.tokenizer, asked[r.prompt_id].messages, system_prompt=system), *r.ids] for r in rows]
+        )
+
+    return scores
+
+
+def test_a_question_is_on_one_side_whatever_file_or_round_it_stands_in():
+    questions = [(Message("user", f"What is {n}?"),) for n in range(4000)]
+    kept = [is_for_test_model(q, 0.3) for q in questions]
+    # 0.3 ± 4 standard errors of 4,000 draws.
+    assert abs(np.mean(kept) - 0.3) < 4 * np.sqrt(0.21 / 4000)
+    again = (Message("user", "what is  7?"), Message("assistant", "x"), Message("user", "And 8?"))
+    assert is_for_test_model(again, 0.3) == kept[7]
+    assert not any(is_for_test_model(q, 0.0) for q in questions[:50])
+    # A larger share takes more and gives none back.
+    assert all(is_for_test_model(q, 0.6) for q, before in zip(questions, kept, strict=True) if before)
+
+
+@pytest.mark.parametrize("turned", ["own", "others"])
+def test_neither_model_sees_the_others_rankings(finished, tmp_path, turned):
+    """The rankings of one side are turned round: that side's models change, the other side's stay the same to the byte."""
+    shutil.copytree(finished, tmp_path / "r")
+    for name in ("reward", "ppo"):
+        shutil.rmtree(tmp_path / "r" / "stages" / name)
+        shutil.rmtree(tmp_path / "r" / "evaluation" / name)
+    file = tmp_path / "r" / "stages" / "prepare" / "rankings.train.jsonl"
+    rankings = load(file, "ranked")
+    ours = [is_for_test_model(r.prompt, 0.4) == (turned == "own") for r in rankings]
+    assert 0 < sum(ours) < len(ours)
+    write_rows(
+        file,
+        [
+            ranking_row(r) | ({"ranks": [max(r.ranks) - rank for rank in r.ranks]} if mine else {})
+            for r, mine in zip(rankings, ours, strict=True)
+        ],
+    )
+    from pipeline.stages import reward
+
+    ctx = SimpleNamespace(
+        config=Run.load(tmp_path / "r").config,
+        inputs={name: tmp_path / "r" / "stages" / name for name in ("prepare", "sft")},
+        out=tmp_path / "out",
+        checkpoints=tmp_path / "checkpoints",
+        log=lambda line: None,
+        progress=progress.track,
+    )
+    reward.run(ctx)
+    for folder, is_test in (("", False), ("member-1", False), ("test-model", True)):
+        for name in FILES:
+            before, after = (
+                (at / folder / name).read_bytes() for at in (finished / "stages" / "reward", tmp_path / "out")
+            )
+            assert (before == after) != (is_test == (turned == "own")), f"{folder}/{name}"
+
+
+def test_every_ranking_teaches_one_model(finished):
+    done = json.loads((finished / "stages" / "reward" / "manifest.json").read_text())["metrics"]
+    rankings = [r for r in load(finished / "stages" / "prepare" / "rankings.train.jsonl", "ranked") if list(r.pairs())]
+    kept = sum(is_for_test_model(r.prompt, 0.4) for r in rankings)
+    assert done["test_model_rankings"] == kept
+    assert done["rankings"] + kept + done["too_long"] >= len(rankings)
+    steps = [json.loads(line)["step"] for line in (finished / "stages" / "reward" / "log.jsonl").open()]
+    assert steps == list(range(1, len(steps) + 1)) or steps == list(range(len(steps)))
+
+
+def test_the_gold_score_is_the_test_models(finished, judge):
+    card = read_card(finished / "evaluation" / "ppo" / "card.json")
+    ppo = read_answers(finished / "evaluation" / "ppo" / "answers.jsonl")
+    sft = read_answers(finished / "evaluation" / "ppo" / "sft_answers.jsonl")
+    base = read_answers(finished / "evaluation" / "base" / "answers.jsonl")
+    for rows in (ppo, sft):
+        np.testing.assert_allclose([r.gold for r in rows], judge(rows), atol=1e-5)
+    assert [r.gold for r in ppo] != [r.proxy for r in ppo]
+    for metric, rows in (("gold", ppo), ("sft_gold", sft), ("base_gold", base)):
+        assert card.get(metric).value == pytest.approx(np.mean(judge(rows)), abs=1e-5)
+        assert card.get(metric).unit == "reward"
+    # As many answers to each prompt on both sides, so the mean difference is the difference of means.
+    assert card.get("gold_minus_sft").value == pytest.approx(np.mean(judge(ppo)) - np.mean(judge(sft)), abs=1e-5)
+    assert "test model" in card.get("win_rate_vs_sft").note
+    assert card.get("ema_gold_minus_raw") is not None and card.get("best_of_2_gold") is not None
+
+
+def test_two_assistants_are_judged_by_one_test_model(finished, judge):
+    config = Run.load(finished).config
+    assert gain(finished, "ppo", finished, "ppo", config, progress.track).value == 0.0
+    found = gain(finished, "ppo", finished, "sft", config, progress.track)
+    card = read_card(finished / "evaluation" / "ppo" / "card.json")
+    assert found.value == pytest.approx(card.get("gold_minus_sft").value, abs=1e-5)
+    assert (found.unit, found.by, found.prompts) == ("reward", "the test model", 4)
+
+
+def test_the_detectors_ask_the_test_model(finished):
+    config = Run.load(finished).config
+    base = open_base(config)
+    base.load(POLICY, finished / "stages" / "sft" / "adapter", trainable=True)
+    model = open_test_model(base, finished / "stages" / "reward")
+    prompts = _judge_prompts(SimpleNamespace(config=config, inputs={"prepare": finished / "stages" / "prepare"}), base)
+    _, answers = draw(base, prompts, config.ppo, torch.Generator().manual_seed(config.seed))
+    looks = json.loads((finished / "stages" / "ppo" / "detectors.json").read_text())["looks"]
+    np.testing.assert_allclose(looks[0]["judge"], model.score_all([a.ids for a in answers]), atol=1e-4)
+
+
+def test_the_report_says_who_judged(finished):
+    for name in ("report.md", "report.html"):
+        text = (finished / name).read_text(encoding="utf-8")
+        assert "second reward model" in text and "rubric" not in text.lower(), name
+
+
+def test_a_test_model_that_nothing_teaches_is_refused(tmp_path):
+    head = "data: {demonstrations: a, rankings: b, heldout_prompts: c}\n"
+    (tmp_path / "c.yaml").write_text(f"{head}evaluation: {{gold: test_model}}\n")
+    with pytest.raises(UserError, match="set reward.test_share"):
+        load_config(tmp_path / "c.yaml")
+    assert load_config(tmp_path / "c.yaml", ["reward.test_share=0.5"]).judged_by == "test_model"
+
+
+def test_too_large_a_share_says_so_before_anything_is_trained(finished, tmp_path):
+    ctx = SimpleNamespace(
+        config=Run.load(finished, ["reward.test_share=0.999999"]).config,
+        inputs={name: finished / "stages" / name for name in ("prepare", "sft")},
+        out=tmp_path / "out",
+        checkpoints=tmp_path / "checkpoints",
+        log=lambda line: None,
+        progress=progress.track,
+    )
+    from pipeline.stages import reward
+
+    with pytest.raises(UserError, match=r"none of 0 rankings for the reward model can be used.*reward.test_share is 0.999999"):
+        reward.run(ctx)
