@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from pipeline import cli_data, cli_feedback, stopping
+from pipeline import cli_data, cli_feedback, cli_standings, stopping
 from pipeline.errors import UserError
 
 _SHOWN_PROBLEMS = 20
@@ -26,6 +26,7 @@ app = typer.Typer(
     help="Turn a pretrained language model into your chat assistant: SFT, reward model, PPO, with a judge in between.",
 )
 app.add_typer(cli_data.app, name="data")
+cli_feedback.app.command()(cli_standings.standings)
 app.add_typer(cli_feedback.app, name="feedback")
 
 ConfigOption = Annotated[

@@ -22,11 +22,15 @@ def round_(overrides: cli.Overrides = None, config: cli.ConfigOption = None, run
 def rounds(overrides: cli.Overrides = None, config: cli.ConfigOption = None, run_name: cli.RunOption = None) -> None:
     """The rounds of a run, how each ended, and which assistant is in service."""
     from pipeline import service
-    from pipeline.rounds import concluded, unfinished
+    from pipeline.rounds import LAST, against, concluded, unfinished
+    from pipeline.verdicts import verdicts
 
     opened = cli._open(config, run_name, overrides, must_exist=True)
     now = service.present(opened.path)
     print(f"in service: {now.run} ({now.stage})" + (f" since {now.since} UTC" if now.since else ""))
+    if now.why:
+        print(f"       {now.why}")
+    people = verdicts(opened)
     for end in concluded(opened.path):
         right = end.before and end.before["value"]
         known = f"; old reward model {right:.0%} right on them" if right is not None else ""
@@ -34,6 +38,11 @@ def rounds(overrides: cli.Overrides = None, config: cli.ConfigOption = None, run
             f"  {end.number:03d}  {'promoted    ' if end.promoted else 'not promoted'}  {end.counts['new_pairs']} new pairs{known}"
         )
         print(f"       {end.why}")
+        made = service.InService(end.run, LAST, end.number)
+        # Beside the one that it was made to replace, and beside the one that answers now where that is another.
+        for rival in {(was.run, was.stage): was for was in (against(opened.path, end.number), now)}.values():
+            if said := people(made, rival):
+                print(f"       {said}")
     if half := unfinished(opened.path):
         print(f"  {half.name}  not finished; `round` goes on with it")
 
@@ -44,8 +53,8 @@ def rollback(
     run_name: cli.RunOption = None,
     to: Annotated[int | None, typer.Option(min=0, help="this round's assistant; 0 is the run before any round")] = None,
 ) -> None:
-    """Put the assistant before the present one back into service, or that of any round."""
+    """Put the assistant before the present one back into service, or that of any round; what people said of it is noted."""
     from pipeline.rounds import roll_back
 
     now = roll_back(cli._open(config, run_name, overrides, must_exist=True), to)
-    print(f"in service: {now.run} ({now.stage})")
+    print(f"in service: {now.run} ({now.stage}), {now.why}")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline.config import check_files
+from pipeline.disk import sha256, write_json
 from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
 from pipeline.evaluation import detectors, gates
 from pipeline.run import TAKEN_OVER, Run, StageManifest, Step
@@ -270,7 +271,10 @@ def _hold_gates(run: Run, folder: str, say: Say) -> None:
     file = run.path / folder / "card.json"
     card = json.loads(file.read_text(encoding="utf-8"))
     accepted = gates.read_accepted(run.path)
-    missed = [r for r in gates.results(card, run.config.gates, stage, str(file)) if not r.passed]
+    held = gates.results(card, run.config.gates, stage, str(file))
+    verdict = {"card_sha256": sha256(file), "gates": [gates.verdict(result, accepted) for result in held]}
+    write_json(file.with_name(gates.VERDICT_FILE), verdict)
+    missed = [r for r in held if not r.passed]
     for result in missed:
         if result.gate in accepted:
             say(f"{result.problem} Accepted: {accepted[result.gate]}")

@@ -21,6 +21,7 @@ from pipeline.disk import write_json
 from pipeline.errors import GateFailure, UserError
 from pipeline.run import MANIFEST, Run
 from pipeline.snapshot import Snapshot
+from pipeline.verdicts import verdicts
 
 ROUND, BEFORE, LAST, ADAPTER = "round.json", "before.json", "ppo", "adapter"
 Say = Callable[[str], None]
@@ -97,6 +98,12 @@ def concluded(base: Path) -> list[Concluded]:
     ]
 
 
+def against(base: Path, number: int) -> service.InService:
+    """The assistant that was in service when a round began."""
+    raw = json.loads((base / "rounds" / f"{number:03d}" / snapshot.SNAPSHOT).read_text(encoding="utf-8"))
+    return service.InService(**raw["against"])
+
+
 def unfinished(base: Path) -> Path | None:
     """The round that was interrupted."""
     return next((folder for folder in _folders(base) if not (folder / ROUND).is_file()), None)
@@ -104,6 +111,8 @@ def unfinished(base: Path) -> Path | None:
 
 def roll_back(base: Run, to: int | None = None) -> service.InService:
     """Puts in service what was there before, or the assistant of round `to`, promoted or not; 0 is the run itself.
+
+    What people said of it beside the one that was there is noted with it; it is a person's decision, so nothing is refused for it.
 
     Raises:
         UserError: nothing was there before, or that round left no assistant.
@@ -122,7 +131,11 @@ def roll_back(base: Run, to: int | None = None) -> service.InService:
         done = [stage for stage in ("sft", LAST) if (path / "stages" / stage / MANIFEST).is_file()]
         if not done or (to and done[-1] != LAST):
             raise UserError(f"{path}: no finished assistant there. `rounds` lists the rounds.")
-        service.put(base.path, name, done[-1], to)
+        chosen = service.InService(name, done[-1], to)
+        why = "put there by hand"
+        if (chosen.run, chosen.stage) != (now.run, now.stage):
+            why += "; " + (verdicts(base)(chosen, now) or f"nobody has compared it with {now.run} ({now.stage}), blind")
+        service.put(base.path, name, done[-1], to, why)
         return service.present(base.path)
 
 

@@ -24,12 +24,14 @@ class InService:
         stage: the checkpoint that answers, sft or ppo.
         round: the round that made it; 0 is before any round.
         since: UTC time at which it came into service.
+        why: what was known of it then, where a person put it there.
     """
 
     run: str
     stage: str
     round: int
     since: str = ""
+    why: str = ""
 
 
 def history(base: Path) -> tuple[InService, ...]:
@@ -55,9 +57,9 @@ def present(base: Path) -> InService:
     return history(base)[-1]
 
 
-def put(base: Path, run: str, stage: str, number: int) -> None:
+def put(base: Path, run: str, stage: str, number: int, why: str = "") -> None:
     """Puts an assistant in service. Who reads the file meanwhile finds the old one or the new one, also after a loss of power."""
-    rows = [*history(base), InService(run, stage, number, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}")]
+    rows = [*history(base), InService(run, stage, number, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}", why)]
     write_json(base / SERVICE, {"history": [asdict(row) for row in rows]})
 
 

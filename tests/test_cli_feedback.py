@@ -1,6 +1,7 @@
 """The `feedback` verbs as the door calls them."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,9 @@ from data.errors import UserError
 from data.feedback import FeedbackStore
 from data.loading import load
 from pipeline.cli_feedback import consent, delete, export, import_, preview, stats
+from pipeline.cli_standings import standings
+from pipeline.config import dump, load_config
+from pipeline.run import Run
 
 
 @pytest.fixture
@@ -104,3 +108,44 @@ def test_consent_is_noted_by_hand_and_shown_and_says_where_words_already_are(db,
         consent("ann", "all", db=db)
     with pytest.raises(UserError, match="no rater 'nobody'"):
         consent("nobody", "train", db=db)
+
+
+def test_standings_say_that_there_are_none_and_why(db, capsys):
+    standings(db=db)
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and said[0].startswith("no blind votes between two checkpoints yet")
+    assert said[1] == "  not counted: 1 skipped"
+
+
+def test_standings_of_a_run_go_into_its_report_and_out_of_it_again(db, tmp_path, capsys):
+    run = Run.open(load_config(Path("configs/smoke.yaml"), [f"runs_dir={tmp_path}", "run_name=r"]))
+    run.path.mkdir(exist_ok=True)
+    (run.path / "config.yaml").write_text(dump(run.config), encoding="utf-8")
+    store = FeedbackStore.open(db)
+    models = [
+        store.add_model(run="r", stage=stage, weights_sha256=stage, template_sha256="t") for stage in ("sft", "ppo")
+    ]
+    for number in range(4):
+        talk = store.start_conversation(rater="zoe")
+        asked = store.add_message(talk, parent=None, author="human", content=f"q{number}")
+        sides = [
+            store.add_message(talk, parent=asked, author="model", content=m, model=m, finish="stop") for m in models
+        ]
+        store.compare(*sides, rater="zoe", winner="left" if number else "right", blind=True, shown_ms=1)
+    standings(run_name=str(run.path), db=db)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "4 blind votes between 2 checkpoints, of 1 person in 4 conversations"
+    assert (
+        said[1].split("  ")[1] == "ppo over sft"
+        and "25% (too few for an interval)" in said[1]
+        and "p = 0.625" in said[1]
+    )
+    assert "1 won, 3 lost, 0 ties, 0 both bad; 1 person, 4 conversations" in said[1]
+    assert said[2].startswith("left side chosen in 75% [") and said[2].endswith(" of 4 choices of a side")
+    assert "no two of them judged the same two answers" in said[3] and said[-1] == f"Report: {run.path}/report.html"
+    assert "ppo over sft" in (run.path / "report.md").read_text() and "zoe" not in (run.path / "report.md").read_text()
+    store.forget("zoe")
+    store.close()
+    standings(run_name=str(run.path), db=db)
+    assert "no blind votes" in capsys.readouterr().out
+    assert "ppo over sft" not in (run.path / "report.md").read_text()

@@ -1,5 +1,6 @@
 """The door as a user meets it: the smoke recipe end to end, and every slip answered in lines, not tracebacks."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -140,8 +141,16 @@ def test_a_missed_gate_stops_with_one_line_and_status_3_unless_accepted(smoke):
     gate = "gates.sft.gold.min=100"
     done = door("run", "--run", run, gate)
     assert done.returncode == 3 and done.stderr.startswith("gate sft.gold: ") and "< 100" in done.stderr
+    card, verdict = (run / "evaluation" / "sft" / name for name in ("card.json", "gates.json"))
+    held = json.loads(verdict.read_text())
+    assert held["card_sha256"] == hashlib.sha256(card.read_bytes()).hexdigest()
+    (line,) = held["gates"]
+    assert (line["gate"], line["min"], line["max"], line["state"]) == ("sft.gold", 100.0, None, "missed")
+    assert line["value"] == next(e["value"] for e in json.loads(card.read_text())["entries"] if e["metric"] == "gold")
     accepted = door("run", "--run", run, gate, "--accept", "sft.gold", "--why", "a test")
     assert accepted.returncode == 0 and "Accepted: a test" in accepted.stdout
+    (line,) = json.loads(verdict.read_text())["gates"]
+    assert (line["state"], line["why"]) == ("accepted", "a test")
     # The gate leaves the frozen config again.
     (run / "accepted_gates.json").unlink()
     assert door("run", "--config", "configs/smoke.yaml", "--run", run, *own(run)).returncode == 0

@@ -15,6 +15,10 @@ from pipeline.evaluation import gates as gating
 from pipeline.evaluation.cards import Card, Entry, is_finite, read_card
 from pipeline.evaluation.detectors import REPORT as DETECTORS
 from pipeline.evaluation.readings import Reading, readings
+from pipeline.evaluation.standings import Pair, Standings
+from pipeline.evaluation.standings_file import read as read_standings
+from pipeline.evaluation.standings_words import summary as standings_summary
+from pipeline.evaluation.statistics import Estimate
 
 ORDER = ("base", "prepare", "sft", "reward", "ppo", "benchmarks")
 POLICIES = ("base", "sft", "ppo")
@@ -109,6 +113,8 @@ class Facts:
     answers: Mapping[str, list[dict[str, Any]]]
     gates: tuple[Gate, ...]
     watched: Mapping[str, Any] = field(default_factory=dict)
+    # What people had said when `feedback standings` counted it, and when that was.
+    people: tuple[Standings, str] | None = None
 
     def entry(self, stage: str, metric: str) -> Entry | None:
         card = self.cards.get(stage)
@@ -156,6 +162,7 @@ def gather(run_dir: Path, config: Any) -> Facts:
         answers={name: rows for name, rows in answers.items() if rows},
         gates=_gates(run_dir, config, cards),
         watched=_watched(stage_dirs),
+        people=read_standings(run_dir),
     )
 
 
@@ -538,6 +545,43 @@ def side_by_side(facts: Facts) -> list[SideBySide]:
             asked = "\n".join(turn["content"] for turn in asked)
         out.append(SideBySide(asked, rows[0][1].get("topic") or "", rows, place in shown))
     return out
+
+
+def people_note(facts: Facts) -> str:
+    """Whose votes these are, and of when."""
+    found, counted = facts.people
+    told = [f"{standings_summary(found)}, counted {counted} UTC."]
+    if found.first_side is not None:
+        left = of_estimate("left", found.first_side, found.decisive, "share")
+        told.append(
+            f"The left side was chosen in {figure(left)} ({interval(left)}) of {found.decisive} choices of a side."
+        )
+    if found.agreement is not None:
+        same = of_estimate("agreement", found.agreement, found.judged_twice, "share")
+        told.append(
+            f"Two people agreed in {figure(same)} ({interval(same)}) of {found.judged_twice} verdicts on the same answers."
+        )
+    left_out = sum(found.left_out.values())
+    told += [f"{left_out:,} more choices are no such votes; “feedback standings” says why."] if left_out else []
+    return " ".join([*told, *(f"No places: {why}" for why in found.unplaced)])
+
+
+def people_pairs(facts: Facts) -> list[tuple[str, Pair, Entry]]:
+    """(name, votes, win rate) of each pair of checkpoints."""
+    pairs = facts.people[0].pairs if facts.people else ()
+    return [(f"{p.first} over {p.second}", p, of_estimate("win_rate", p.rate, p.votes, "share")) for p in pairs]
+
+
+def people_places(facts: Facts) -> list[list[tuple[str, Entry]]]:
+    """(checkpoint, points of Elo) of each group that has places, best first."""
+    groups = facts.people[0].places if facts.people else ()
+    return [[(name, of_estimate("elo", at, facts.people[0].votes)) for name, at in group] for group in groups]
+
+
+def of_estimate(metric: str, found: Estimate, n: int, unit: str = "") -> Entry:
+    """An estimate as an entry of a card; ends that are NaN become none."""
+    ends = [end if math.isfinite(end) else None for end in (found.low, found.high)]
+    return Entry(metric, found.value, n, *ends, unit)
 
 
 def proxy_and_gold(facts: Facts) -> dict[str, list[tuple[float, float]]]:

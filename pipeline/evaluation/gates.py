@@ -24,6 +24,8 @@ from pipeline.disk import write_json
 from pipeline.evaluation.cards import Card, is_finite
 
 ACCEPTED_FILE = "accepted_gates.json"
+# Beside each card: how its gates came out when they were held last, for other programs.
+VERDICT_FILE = "gates.json"
 BENCHMARKS = "benchmarks"
 
 # (gate, which bound was missed) -> what to change. `*` stands for any stage.
@@ -144,6 +146,23 @@ class GateResult:
     @property
     def passed(self) -> bool:
         return not self.problem
+
+
+def verdict(result: GateResult, accepted: Mapping[str, str]) -> dict[str, Any]:
+    """One line of `gates.json`: what was asked of which number, and "passed", "missed", "accepted" or "warned"."""
+    state = "passed"
+    if not result.passed:
+        state = "accepted" if result.gate in accepted else "warned" if result.warns else "missed"
+    number = result.value if is_finite(result.value) else None
+    return {
+        "gate": result.gate,
+        "metric": result.metric,
+        "value": number,
+        "min": result.low,
+        "max": result.high,
+        "state": state,
+        "why": accepted[result.gate] if state == "accepted" else result.problem,
+    }
 
 
 def check(card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: str) -> list[str]:

@@ -18,6 +18,7 @@ from pipeline.evaluation import facts as f
 from pipeline.evaluation.caveats import caveats
 from pipeline.evaluation.charts import Line, Mark
 from pipeline.evaluation.facts import Facts
+from pipeline.evaluation.standings_words import NOTE, many, p_value
 
 PPO_CURVES = (
     ("score", "Reward-model score", "What PPO maximises, mean of each update’s episodes.", "reward", (None, None)),
@@ -59,6 +60,7 @@ def page(facts: Facts) -> str:
         ("gates", "Gates", _gates(facts)),
         ("doubts", "What to doubt", _doubts(facts)),
         ("gold", "Gold score", _gold(facts)),
+        ("people", "What people prefer", _people(facts)),
         ("beside", "Beside the task", _beside(facts)),
         ("reward", "Reward model", _reward_model(facts)),
         ("detectors", "Failure detectors", _detectors(facts)),
@@ -220,6 +222,57 @@ def _gold(facts: Facts) -> str:
             _figure("Reward-model score against gold", charts.key([(f.stage_name(p), p) for p in clouds]) + chart, note)
         )
     return f'<p class="intro">{text(f.gold_note(facts))}</p>{_grid(figures)}' if figures else ""
+
+
+def _people(facts: Facts) -> str:
+    found = f.people_pairs(facts)
+    if not found:
+        return ""
+    rows = [
+        f'<tr><th scope="row">{text(name)}</th>'
+        f'<td class="number"><b>{text(f.figure(rate))}</b><span>{text(f.interval(rate) or "no interval")}</span></td>'
+        f'<td class="number"><b>{p.won} won, {p.lost} lost</b><span>{p.tied} tied, {p.both_bad} both bad</span></td>'
+        f'<td class="number"><b>{many(p.people, "person", "people")}</b>'
+        f"<span>{many(p.conversations, 'conversation')}</span></td>"
+        f'<td class="number">{text(p_value(p.p_holm))}</td></tr>'
+        for name, p, rate in found
+    ]
+    head = ("Pair", "Preferred, and 95 % interval", "Votes", "Of", "Sign test")
+    # Wider and the axis has no room for its numbers; of a longer name the table has the whole.
+    wide = min(140, max(84, *(round(6.3 * len(name)) for name, _, _ in found)))
+    figures = [
+        _figure(
+            "Preferred",
+            charts.interval_rows(
+                "Share of blind votes",
+                [(name, [_mark(name, rate, _style(p.first))]) for name, p, rate in found],
+                show=_share,
+                reference=0.5,
+                reference_name="even",
+                bounds=(0, 1),
+                label_width=wide,
+            ),
+            "Share of the blind votes that the first one won, with 95 % intervals.",
+        )
+    ]
+    for group in f.people_places(facts):
+        chart = charts.interval_rows(
+            "Places by people's votes",
+            [(name, [_mark(name, at, _style(name))]) for name, at in group],
+            show=lambda points: f"{points:+.0f}".replace("-", "−"),
+            reference=0.0,
+            reference_name="mean",
+            label_width=112,
+        )
+        figures.append(_figure("Places", chart, "By Bradley-Terry, in points of Elo: 400 are odds of 10 to 1."))
+    table = _table(head, rows, "Blind votes between checkpoints", "people")
+    how = f'<p class="intro">{text(NOTE)}</p>'
+    return f'<p class="intro">{text(f.people_note(facts))}</p>{_grid(figures)}{table}{how}'
+
+
+def _style(checkpoint: str) -> str:
+    """The colour of a stage, as in the other charts; of a round's assistant or another run's the plain one."""
+    return checkpoint if checkpoint in f.POLICIES else "ink"
 
 
 def _beside(facts: Facts) -> str:

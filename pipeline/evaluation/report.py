@@ -12,6 +12,7 @@ from pipeline.evaluation import facts as f
 from pipeline.evaluation.caveats import caveats
 from pipeline.evaluation.facts import Facts
 from pipeline.evaluation.page import page
+from pipeline.evaluation.standings_words import NOTE, p_value
 
 CURVES = {
     "score": ("score", "reward"),
@@ -44,6 +45,7 @@ def to_markdown(facts: Facts) -> str:
         _gates(facts),
         _caveats(facts),
         _gold(facts),
+        _people(facts),
         _best_of_n(facts),
         _beside(facts),
         _reward_model(facts),
@@ -111,6 +113,21 @@ def _gold(facts: Facts) -> list[str]:
     rows += [(part.replace("_", " "), *(_cell(facts.entry(p, f"gold_{part}")) for p in policies)) for part in parts]
     head = ("Part", *(f.stage_name(p) for p in policies))
     return ["## Gold score, part by part", "", escape(f.gold_note(facts)), "", *_table(head, rows)]
+
+
+def _people(facts: Facts) -> list[str]:
+    rows = [
+        (name, _cell(rate), p.won, p.lost, p.tied, p.both_bad, p.people, p_value(p.p_holm))
+        for name, p, rate in f.people_pairs(facts)
+    ]
+    if not rows:
+        return []
+    head = ("Pair", "Preferred", "Won", "Lost", "Ties", "Both bad", "People", "Sign test")
+    lines = ["## What people prefer", "", escape(f.people_note(facts)), "", *_table(head, rows)]
+    for group in f.people_places(facts):
+        lines += ["", "Places by Bradley-Terry, in points of Elo around their mean:", ""]
+        lines += _table(("Checkpoint", "Points"), [(name, _cell(at)) for name, at in group])
+    return [*lines, "", escape(NOTE)]
 
 
 def _best_of_n(facts: Facts) -> list[str]:
