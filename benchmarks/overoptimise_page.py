@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import overoptimise_ppo_page as ppo
 from benchmarks.best_of_n import SIZES, curve, distances, fit_with_intervals
-from benchmarks.overoptimise import ENSEMBLE_AT, MEMBERS, RESULTS, ROOT
+from benchmarks.overoptimise import ENSEMBLE_AT, MEMBERS, PAIRS, RESULTS, ROOT
 from pipeline.evaluation.statistics import Estimate, best_of_n_kl, cluster_bootstrap
 from reward.ensemble import combine_ensemble
 from reward.scale import Scale
@@ -119,16 +119,21 @@ def draw(choosers: dict[str, np.ndarray], gold: np.ndarray) -> None:
 
     d = distances()
     families = ("clean", "25% flipped")
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
+    ensembles = {"mean": "#d95f02", "worst": "#b3261e"}
     for axis, family in zip(axes, families, strict=True):
         named = {n: c for n, c in choosers.items() if n.endswith(family)}
-        for colour, (name, chooser) in zip(plt.cm.viridis(np.linspace(0, 0.9, len(named))), named.items(), strict=True):
-            dashed = "--" if " of " in name else "-"
+        # Darker is more pairs.
+        shades = iter(plt.cm.Blues(np.linspace(0.35, 1.0, len(PAIRS))))
+        for name, chooser in named.items():
+            several = " of " in name
+            colour = ensembles[name.split()[0]] if several else next(shades)
+            dashed = "--" if several else "-"
             axis.plot(d, gains(chooser, gold).mean(0), dashed, marker="o", ms=3, color=colour, label=name.split(",")[0])
         axis.plot(d, gains(gold, gold).mean(0), ":", color="#777777", label="the rubric itself")
         axis.set(xlabel="√KL of best-of-n, √nats", title=family)
     axes[0].set_ylabel("gold gained, points")
-    axes[1].legend(frameon=False, fontsize=7)
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     folder = DOCS / "overoptimisation"
     folder.mkdir(exist_ok=True)
     figure.savefig(folder / "best_of_n.svg", bbox_inches="tight", metadata={"Date": None}, facecolor="white")
