@@ -128,10 +128,16 @@ def labelled_lists(tokenizer, pairs: int, flips: float, seed: int) -> list:
     return found
 
 
-def plan() -> list[tuple[int, float, int]]:
-    """(pairs, flips, seed) of every proxy, the cheap ones first."""
-    single = [(pairs, flips, 0) for pairs in PAIRS for flips in FLIPS]
-    return single + [(ENSEMBLE_AT, flips, seed) for flips in FLIPS for seed in range(1, MEMBERS)]
+def plan() -> list[tuple[int, float, int, int]]:
+    """(pairs, flips, seed, noise) of every proxy, the cheap ones first; `noise` is the seed of the wrong labels.
+
+    Members of an ensemble share their pairs. Their wrong labels are each one's own, as if three groups of raters had judged the same pairs; or
+    the same for all, as where there is one set of labels.
+    """
+    single = [(pairs, flips, 0, 0) for pairs in PAIRS for flips in FLIPS]
+    own = [(ENSEMBLE_AT, flips, seed, seed) for flips in FLIPS for seed in range(1, MEMBERS)]
+    shared = [(ENSEMBLE_AT, flips, seed, 0) for flips in FLIPS if flips for seed in range(1, MEMBERS)]
+    return single + own + shared
 
 
 def proxies(cache_folder: Path) -> None:
@@ -157,23 +163,22 @@ def proxies(cache_folder: Path) -> None:
     cache = TrunkCache(base, cache_folder, f"{ModelConfig().name} {model.dtype}")
     cache.fill([(r.prompt, r.answers) for r in labelled_lists(tokenizer, max(PAIRS), 0.0, 0)])
     cache.fill(lists)
-    for pairs, flips, seed in plan():
-        file = PARTS / f"proxy-{pairs}-{round(100 * flips)}-{seed}.json"
+    for pairs, flips, seed, noise in plan():
+        file = PARTS / f"proxy-{pairs}-{round(100 * flips)}-{seed}{f'-labels-{noise}' if noise != seed else ''}.json"
         if file.exists():
             continue
         role, started = file.stem, time.process_time()
         torch.manual_seed(seed)
         base.add(role, trainable=True)
         head, read = ScalarHead(base.hidden_size), lambda some, role=role: cache.encode(some, role)
-        rankings = labelled_lists(tokenizer, pairs, flips, seed)
+        rankings = labelled_lists(tokenizer, pairs, flips, noise)
         train(read, head, base.parameters(role), rankings, RewardConfig(**SETTINGS), seed=seed)
         with torch.no_grad():
             scores = torch.cat([head(read(lists[k : k + 4])) for k in range(0, len(lists), 4)])
         rows = [[round(s, 4) for s in row] for row in scores.view(PROMPTS, ANSWERS).tolist()]
         spent = time.process_time() - started
-        write(
-            file, {"pairs": pairs, "flips": flips, "seed": seed, "lists": len(rankings), "cpu_s": spent, "scores": rows}
-        )
+        found = {"pairs": pairs, "flips": flips, "seed": seed, "noise": noise, "lists": len(rankings), "cpu_s": spent}
+        write(file, found | {"scores": rows})
         print(f"{file.stem}: {len(rankings)} lists, {spent:.0f} CPU-s", flush=True)
         for parameter in base.parameters(role):
             parameter.requires_grad_(False)

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import overoptimise_ppo_page as ppo
 from benchmarks.best_of_n import SIZES, curve, distances, fit_with_intervals
-from benchmarks.overoptimise import ENSEMBLE_AT, MEMBERS, RESULTS, ROOT
+from benchmarks.overoptimise import ENSEMBLE_AT, MEMBERS, PAIRS, RESULTS, ROOT
 from pipeline.evaluation.statistics import Estimate, best_of_n_kl, cluster_bootstrap
 from reward.ensemble import combine_ensemble
 from reward.scale import Scale
@@ -42,15 +42,30 @@ def main() -> None:
 
 def named_choosers(proxies: list[dict]) -> dict[str, np.ndarray]:
     """(prompts, answers) scores by name: every proxy, and the ensembles of those that differ in their seed alone."""
-    scaled = {(p["pairs"], p["flips"], p["seed"]): in_own_scale(p["scores"]) for p in proxies}
-    found = {f"{n} pairs, {label(f)}": s for (n, f, seed), s in sorted(scaled.items()) if seed == 0}
-    for flips in sorted({f for _, f, _ in scaled}):
-        members = [s for (n, f, _), s in scaled.items() if (n, f) == (ENSEMBLE_AT, flips)]
-        if len(members) == MEMBERS:
+    # Where the wrong labels' seed is not told, it is the proxy's own.
+    scaled = {
+        (p["pairs"], p["flips"], p["seed"], p.get("noise", p["seed"])): in_own_scale(p["scores"]) for p in proxies
+    }
+    found = {f"{n} pairs, {other(f, seed, noise)}{label(f)}": s for (n, f, seed, noise), s in sorted(scaled.items())}
+    for flips in sorted({f for _, f, _, _ in scaled}):
+        for kind, noise_of in (("own labels" if flips else "", lambda seed: seed), ("same labels", lambda seed: 0)):
+            members = [
+                s for (n, f, seed, noise), s in scaled.items() if (n, f, noise) == (ENSEMBLE_AT, flips, noise_of(seed))
+            ]
+            if len(members) != MEMBERS:
+                continue
             for how in ("mean", "worst"):
                 joined = combine_ensemble(torch.tensor(np.stack([m.ravel() for m in members])), how=how)
-                found[f"{how} of {MEMBERS} at {ENSEMBLE_AT}, {label(flips)}"] = joined.numpy().reshape(members[0].shape)
+                name = f"{how} of {MEMBERS} at {ENSEMBLE_AT}{kind and f' ({kind})'}, {label(flips)}"
+                found[name] = joined.numpy().reshape(members[0].shape)
     return found
+
+
+def other(flips: float, seed: int, noise: int) -> str:
+    """What tells a proxy from the first one of its size."""
+    if not seed:
+        return ""
+    return f"seed {seed}, " + ("" if not flips else "same labels, " if noise != seed else "own labels, ")
 
 
 def in_own_scale(scores: list[list[float]]) -> np.ndarray:
@@ -119,16 +134,22 @@ def draw(choosers: dict[str, np.ndarray], gold: np.ndarray) -> None:
 
     d = distances()
     families = ("clean", "25% flipped")
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.8), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
+    ensembles = {"mean": "#d95f02", "worst": "#b3261e"}
     for axis, family in zip(axes, families, strict=True):
-        named = {n: c for n, c in choosers.items() if n.endswith(family)}
-        for colour, (name, chooser) in zip(plt.cm.viridis(np.linspace(0, 0.9, len(named))), named.items(), strict=True):
-            dashed = "--" if " of " in name else "-"
+        # The other seeds stand in the table.
+        named = {n: c for n, c in choosers.items() if n.endswith(family) and ", seed " not in n}
+        # Darker is more pairs.
+        shades = iter(plt.cm.Blues(np.linspace(0.35, 1.0, len(PAIRS))))
+        for name, chooser in named.items():
+            several = " of " in name
+            colour = ensembles[name.split()[0]] if several else next(shades)
+            dashed = ":" if "same" in name else "--" if several else "-"
             axis.plot(d, gains(chooser, gold).mean(0), dashed, marker="o", ms=3, color=colour, label=name.split(",")[0])
         axis.plot(d, gains(gold, gold).mean(0), ":", color="#777777", label="the rubric itself")
         axis.set(xlabel="√KL of best-of-n, √nats", title=family)
     axes[0].set_ylabel("gold gained, points")
-    axes[1].legend(frameon=False, fontsize=7)
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     folder = DOCS / "overoptimisation"
     folder.mkdir(exist_ok=True)
     figure.savefig(folder / "best_of_n.svg", bbox_inches="tight", metadata={"Date": None}, facecolor="white")

@@ -1,27 +1,44 @@
 """Overoptimisation by PPO: the reward model's score against the rubric's over a run, without a KL charge and with one.
 
     python benchmarks/overoptimise_ppo.py --run runs/seed-0      # what is not done yet; then benchmarks/results/overoptimise_ppo.json
+    python benchmarks/overoptimise_ppo.py --weak                 # the same on a reward model from few and noisy labels
 
 Takes the SFT policy and the reward model of a finished run of the quickstart and trains three policies for `UPDATES` updates: without a KL
 charge and with no detector that stops; the same with detectors that stop; with the quickstart's charge. The rubric looks every other
 update at answers to 60 prompts that PPO does not ask. A run that was killed goes on from its checkpoint with the same command.
+
+The weak reward model learns from one pair of each of `WEAK_LISTS` of the built-in rankings, a quarter of them the wrong way round, three times
+over; three in ten questions stay for its test and for the rubric's looks. Its lists, flips and seed were fixed before it was trained.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from data.loading import load as load_records  # noqa: E402
+from data.records import Ranking  # noqa: E402
+from data.rows import ranking_row, write_rows  # noqa: E402
+from pipeline.config import DETECTORS  # noqa: E402
+from reward.rubric import gold_score  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results" / "overoptimise_ppo.json"
 UPDATES = 40
 LOOKS = [f"ppo.updates={UPDATES}", "detectors.judge_every=2", "detectors.judge_prompts=60"]
-ALL = "reward_hacking,length_drift,mode_collapse,repetition,kl_blow_up,refusal_collapse,eos_loss,value_failure"
+ALL = ",".join(DETECTORS)
+WEAK_LISTS, WEAK_FLIPS, WEAK_TEST = 400, 0.25, 0.3
+WEAK = "over-weak"
 RUNS = {
     "no KL charge, unwatched": ("over-free", ["ppo.kl_coef=0.0", f"detectors.warn_only=[{ALL}]"]),
     "no KL charge, detectors stop": ("over-watched", ["ppo.kl_coef=0.0"]),
@@ -32,12 +49,16 @@ RUNS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "seed-0", help="a finished run of the quickstart")
+    parser.add_argument("--weak", action="store_true", help="on a reward model from few and noisy labels, made here")
     arguments = parser.parse_args()
-    found = {}
+    start, suffix = (weak(), " (weak)") if arguments.weak else (arguments.run, "")
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name, (folder, overrides) in RUNS.items():
+        if arguments.weak:
+            folder = folder.replace("over-", f"{WEAK}-")
         run = ROOT / "runs" / folder
         if not run.exists():
-            shutil.copytree(arguments.run, run, ignore=before_ppo(arguments.run))
+            shutil.copytree(start, run, ignore=before_ppo(start))
         command = [sys.executable, "run_pipeline.py", "run", "--config", str(run / "config.yaml"), "--run", folder]
         done = subprocess.run([*command, "--only", "ppo", *LOOKS, *overrides], cwd=ROOT, check=False)
         # A missed gate (status 3) is a result too.
@@ -45,11 +66,50 @@ def main() -> None:
             raise SystemExit(f"{folder} stopped with status {done.returncode}; the same command goes on with it.")
         stage = run / "stages" / "ppo"
         log = [json.loads(line) for line in (stage / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        found[name] = {
+        found[name + suffix] = {
             "overrides": [*LOOKS, *overrides],
             "curve": curve(json.loads((stage / "detectors.json").read_text(encoding="utf-8")), log),
         }
-    RESULTS.write_text(json.dumps(found) + "\n", encoding="utf-8")
+        RESULTS.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+def weak() -> Path:
+    """A run up to the reward model, from `weak_rankings`."""
+    run = ROOT / "runs" / WEAK
+    rows = run.with_suffix(".jsonl")
+    write_rows(rows, map(ranking_row, weak_rankings()))
+    done = subprocess.run(
+        [
+            *(sys.executable, "run_pipeline.py", "run", "--config", "configs/quickstart.yaml", "--run", WEAK, "--until", "reward"),
+            *(f"data.rankings={rows.relative_to(ROOT)}", f"data.test_share={WEAK_TEST}", "reward.epochs=3", "evaluation.limit=60"),
+            "gates.reward.clean_accuracy.min=0.5",
+            *(f"gates.{gate}.warn=true" for gate in ("reward.probe_shuffled", "reward.probe_suffix", "sft.heldout_nll_change")),
+        ],
+        cwd=ROOT,
+        check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{WEAK} stopped with status {done.returncode}; the same command goes on with it.")
+    return run
+
+
+def weak_rankings() -> list[Ranking]:
+    """One pair of each list, the first two answers that the rubric tells apart, some the wrong way round."""
+    rankings = load_records(ROOT / "data" / "seed" / "rankings.jsonl", "ranked")
+    random.Random(0).shuffle(rankings)
+    chance, found = random.Random(f"{WEAK_FLIPS} 0"), []
+    for ranking in rankings:
+        question = ranking.prompt[-1].content
+        gold = [gold_score(question, t, f) for t, f in zip(ranking.responses, ranking.finished, strict=True)]
+        told = [pair for pair in combinations(range(len(gold)), 2) if abs(gold[pair[0]] - gold[pair[1]]) > 1e-9]
+        if not told or len(found) == WEAK_LISTS:
+            continue
+        better, worse = sorted(told[0], key=lambda i: -gold[i])
+        if chance.random() < WEAK_FLIPS:
+            better, worse = worse, better
+        texts, ends = ([values[i] for i in (better, worse)] for values in (ranking.responses, ranking.finished))
+        found.append(replace(ranking, responses=tuple(texts), ranks=(0, 1), finished=tuple(ends)))
+    return found
 
 
 def before_ppo(run: Path):

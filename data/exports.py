@@ -60,12 +60,17 @@ def write(rows: Iterable[dict], path: Path) -> tuple[int, str]:
     digest, count = hashlib.sha256(), 0
     path.parent.mkdir(parents=True, exist_ok=True)
     partial.touch(mode=0o600)
-    with partial.open("wb") as file:
-        for count, row in enumerate(rows, start=1):  # noqa: B007  the last number is the count
-            line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-            digest.update(line)
-            file.write(line)
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            for count, row in enumerate(rows, start=1):  # noqa: B007  the last number is the count
+                line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+                digest.update(line)
+                file.write(line)
+        partial.replace(path)
+    except BaseException:
+        # People's words are not left lying about where nobody would look for them.
+        partial.unlink(missing_ok=True)
+        raise
     return count, digest.hexdigest()
 
 

@@ -266,7 +266,7 @@ class FeedbackStore:
     def forget(self, rater: str) -> dict[str, int]:
         """Removes a rater with all that this person said and voted. Returns how many rows went, by what they were.
 
-        With a conversation go the answers in it, and what others said of them; the file keeps no trace of the words.
+        With a conversation go the answers in it, and what others said of them. `wipe` then removes the traces of the words.
         """
         doomed = """WITH RECURSIVE doomed (id) AS (
             SELECT m.id FROM message m JOIN conversation c ON c.id = m.conversation WHERE c.rater = :rater
@@ -289,13 +289,27 @@ class FeedbackStore:
             self._db.execute("PRAGMA defer_foreign_keys = ON")
             gone = {what: self._changed(sql, {"rater": rater}) for what, sql in steps.items()}
             self._unname(rater)
-        # The words also stood in free pages and in the log of writes.
+        return gone
+
+    def wipe(self) -> None:
+        """Leaves no word of deleted rows in the file or beside it: they also stood in free pages and in the log of writes.
+
+        Raises:
+            UserError: the rows are gone, and some of their words may still stand there.
+        """
         try:
             self._db.execute("VACUUM")
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            why = ""
         except sqlite3.OperationalError as error:
-            raise self._refused(error) from error
-        return gone
+            why = str(error)
+        # Tells with a number, not with an error, that somebody still reads what was there before.
+        if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            why = why or "another process reads it"
+        if why:
+            raise UserError(
+                f"{self.path}: the rows are removed, but traces of their words may stay in the file and in {self.path.name}-wal "
+                f"({why}). Free space, end what uses it, and run `sqlite3 {self.path} VACUUM`."
+            )
 
     def _changed(self, sql: str, parameters: dict) -> int:
         # sqlite3's own rowcount does not know of a statement that starts with WITH.

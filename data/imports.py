@@ -46,6 +46,18 @@ class Elsewhere:
         check_turns(self.prompt)
         for text in self.answers:
             check_text("answer", text)
+        # Whatever is shown or stored must be text that can be.
+        named = {"rater": (self.rater,), "model": self.models, "tag": self.tags, "comment": (self.comment or "none",)}
+        for name, texts in named.items():
+            for text in texts:
+                check_text(name, text)
+
+
+@dataclass(frozen=True)
+class _NoJson:
+    """A line that could not be read."""
+
+    why: str
 
 
 @dataclass
@@ -69,12 +81,14 @@ def import_votes(store: FeedbackStore, format_name: str, path: Path) -> Imported
     found, problems, done = [], [], Imported()
     for number, row in _rows(path):
         try:
+            if isinstance(row, _NoJson):
+                raise ValueError(f"no JSON ({row.why})")
             if not isinstance(row, dict):
                 raise ValueError(f"it is {kind_of(row)}, expected an object")
             found += parse(row)
         except LeftOut as reason:
             done.left_out[str(reason)] += 1
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
             problems.append(
                 f"{path} row {number}: {reason}. It is not as {format_name} writes it; mend or drop the row."
@@ -93,20 +107,23 @@ def import_votes(store: FeedbackStore, format_name: str, path: Path) -> Imported
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
     """A JSON list, or an object a line, whatever the file's name ends in: FastChat's logs are lines in a .json."""
     try:
-        text = path.read_text(encoding="utf-8")
+        # Some editors begin a file with a mark of its byte order.
+        text = path.read_text(encoding="utf-8-sig")
+        if not text.strip():
+            raise UserError(f"{path}: is empty. Export it again.")
         if text.lstrip().startswith("["):
             yield from enumerate(json.loads(text), start=1)
             return
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: no JSON in UTF-8 ({error}).") from None
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             try:
                 yield number, json.loads(line)
-            except ValueError:
-                yield number, None
+            except (ValueError, RecursionError) as error:
+                yield number, _NoJson(str(error))
 
 
 def _keep(store: FeedbackStore, source: str, vote: Elsewhere) -> bool:
@@ -143,9 +160,9 @@ def _open_webui() -> Callable[[dict], list[Elsewhere]]:
         if row.get("type") != "rating" or data.get("rating") is None:
             raise LeftOut("rows without a rating")
         # A number, or the same as text: its own schema leaves both open.
-        rating = int(data["rating"])
-        if rating not in (-1, 0, 1):
-            raise ValueError(f"rating is {rating}, expected 1, 0 or -1")
+        rating = {"1": 1, "0": 0, "-1": -1, "1.0": 1, "0.0": 0, "-1.0": -1}.get(str(data["rating"]).strip())
+        if rating is None:
+            raise ValueError(f"rating is {data['rating']!s:.40}, expected 1, 0 or -1")
         chat = ((row.get("snapshot") or {}).get("chat") or {}).get("chat") or {}
         messages = (chat.get("history") or {}).get("messages") or {}
         rated = messages.get(meta.get("message_id"))
@@ -158,9 +175,13 @@ def _open_webui() -> Callable[[dict], list[Elsewhere]]:
         if not others:
             if not rating:
                 raise LeftOut("draws without another answer")
-            tags = (*(data.get("tags") or meta.get("tags") or ()), *([data["reason"]] if data.get("reason") else []))
+            named = data.get("tags") or meta.get("tags") or []
+            if not isinstance(named, list):
+                raise ValueError(f"tags is {kind_of(named)}, expected a list")
+            tags = (*(tag for tag in named if tag != ""), *([data["reason"]] if data.get("reason") else []))
             vote = "up" if rating > 0 else "down"
             comment = data.get("comment") or None
+            comment = (comment.strip() or None) if isinstance(comment, str) else comment
             return [Elsewhere(str(row["id"]), rater, prompt, (_said(rated),), (mine,), vote, tags, comment)]
         winner = {1: "left", 0: "tie", -1: "right"}[rating]
         return [

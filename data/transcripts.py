@@ -106,6 +106,16 @@ def nodes(store: FeedbackStore, conversation: str, rater: str) -> list[Node]:
     ]
 
 
+def choices(store: FeedbackStore, conversation: str, rater: str) -> list[tuple[int, str, str, str, str]]:
+    """Number, question, left and right answer and winner of the rater's choices that stand, oldest first; skipped ones are none."""
+    return store.rows(
+        """SELECT c.id, s.parent, c.left_message, c.right_message, c.winner
+           FROM comparison c JOIN message s ON s.id = c.left_message
+           WHERE s.conversation = ? AND c.rater = ? AND c.withdrawn_ms IS NULL AND c.winner <> 'skip' ORDER BY c.id""",
+        (conversation, rater),
+    )
+
+
 def path_to(store: FeedbackStore, message: str) -> list[tuple[str, str, str]]:
     """Id, author and content from the first turn down to `message`."""
     return store.rows(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,10 @@ from typing import Annotated
 import typer
 
 from pipeline import cli_data, cli_feedback, cli_standings, stopping
+from pipeline.cli_options import ConfigOption, Overrides, RunOption, open_run
+from pipeline.cli_plan import plan
+from pipeline.cli_rounds import rollback, round_, rounds
+from pipeline.cli_serve import serve
 from pipeline.errors import UserError
 
 _SHOWN_PROBLEMS = 20
@@ -29,17 +32,8 @@ app.add_typer(cli_data.app, name="data")
 cli_feedback.app.command()(cli_standings.standings)
 app.add_typer(cli_feedback.app, name="feedback")
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="YAML file; default: that of the run, else configs/quickstart.yaml"),
-]
-RunOption = Annotated[
-    str | None, typer.Option("--run", "-r", help="name or directory of the run; default: the config file's name")
-]
-Overrides = Annotated[list[str] | None, typer.Argument(help="settings as key=value, for example ppo.kl_coef=0.1")]
 AcceptOption = Annotated[str | None, typer.Option(help="go on although this gate is missed; needs --why")]
 WhyOption = Annotated[str | None, typer.Option(help="the reason for --accept, kept in the run")]
-DEFAULT_CONFIG = Path("configs/quickstart.yaml")
 
 
 @app.command()
@@ -122,7 +116,7 @@ def evaluate(
         from pipeline.evaluation.benchmarks import require
 
         require()
-    opened = _open(config, run_name, overrides, must_exist=True)
+    opened = open_run(config, run_name, overrides, must_exist=True)
     finished = tuple(s.name for s in registry()[0] if opened.manifest(s) is not None)
     if not finished:
         raise UserError(f"{opened.path}: no finished stage to judge. `python run_pipeline.py run` makes them.")
@@ -148,7 +142,7 @@ def status(
     """What of a run is done, with its key figures."""
     from pipeline.conductor import all_steps, summary
 
-    opened = _open(config, run_name, overrides, must_exist=True)
+    opened = open_run(config, run_name, overrides, must_exist=True)
     steps = all_steps()
     print(f"{opened.path}")
     problems = []
@@ -177,17 +171,17 @@ def status(
 @app.command()
 def chat(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
     """Talk to a run's models in the terminal; /good and /bad are kept."""
-    opened = _open(config, run_name, overrides, must_exist=True)
+    opened = open_run(config, run_name, overrides, must_exist=True)
     from pipeline.chat.terminal import chat as talk
+    from pipeline.lineup import of_rounds
     from pipeline.service import follow
 
-    opened = follow(opened, overrides)
-    talk(opened.path, opened.config)
+    serving = follow(opened, overrides)
+    others, left_out = of_rounds(opened.path, serving, serving.config.chat.other_rounds)
+    for line in left_out:
+        print(f"not offered: {line}")
+    talk(serving.path, serving.config, others)
 
-
-from pipeline.cli_plan import plan  # noqa: E402
-from pipeline.cli_rounds import rollback, round_, rounds  # noqa: E402
-from pipeline.cli_serve import serve  # noqa: E402  after the options that they share
 
 app.command()(plan)
 app.command()(serve)
@@ -253,34 +247,10 @@ def _chosen(only: str | None, first: str | None, until: str | None) -> tuple[str
     return names[start : end + 1]
 
 
-def _open(config: Path | None, run_name: str | None, overrides: list[str] | None, *, must_exist: bool = False):
-    """The run meant: an existing one by name with its frozen config, or the one that a config file names."""
-    from pipeline.config import RUN_NAME, load_config
-    from pipeline.run import Run
-
-    overrides = overrides or []
-    if run_name is not None and not re.fullmatch(RUN_NAME, Path(run_name).name):
-        raise UserError(
-            f"--run: a run's name holds letters, digits and . _ - and starts with a letter or digit (got '{run_name}')."
-        )
-    if run_name is not None and config is None:
-        path = Path(run_name) if "/" in run_name else Path("runs") / run_name
-        if must_exist or path.exists() or "/" in run_name:
-            return Run.load(path, overrides)
-    loaded = load_config(config or DEFAULT_CONFIG, overrides)
-    if run_name is not None:
-        path = Path(run_name)
-        update = {"run_name": path.name}
-        if "/" in run_name:
-            update["runs_dir"] = str(path.parent)
-        loaded = loaded.model_copy(update=update)
-    return Run.open(loaded)
-
-
 def _conduct(config, run_name, overrides, chosen, *, redo=None, accept=None, dry_run=False) -> None:
     if redo is not None and redo not in _chosen(None, None, None):
         raise UserError(f"--redo {redo}: no such stage; there are {', '.join(_chosen(None, None, None))}.")
-    opened = _open(config, run_name, overrides)
+    opened = open_run(config, run_name, overrides)
     if dry_run:
         _show_plan(opened, chosen, redo)
         return

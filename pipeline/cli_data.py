@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from data.errors import UserError
+from pipeline.cli_options import DEFAULT_CONFIG, printable
 
 app = typer.Typer(no_args_is_help=True, help="Look at data, and check it before anything is trained.")
 SHOWN = 3
 SHOWN_PROBLEMS = 5
-WIDTH = 300
 
 
 @app.command()
@@ -48,7 +48,6 @@ def check(
     ] = None,
 ) -> None:
     """Check all data of a config: every mistake at once, splits, leaks and lengths. `prepare` does the same first."""
-    from pipeline.cli import DEFAULT_CONFIG
     from pipeline.config import check_files, load_config
 
     loaded = load_config(config or DEFAULT_CONFIG, overrides or [])
@@ -120,18 +119,12 @@ def _show_record(record) -> None:
 
     asked, answers = texts_of(record)
     ranks = getattr(record, "ranks", None)
-    print(f"\n  [{_printable(record.id)}] {_printable(asked)}")
+    print(f"\n  [{printable(record.id)}] {printable(asked)}")
     for number, answer in enumerate(answers):
         mark = (
             f"rank {ranks[number]}" if ranks else {True: "up", False: "down"}.get(getattr(record, "up", None), "answer")
         )
-        print(f"    {mark}: {_printable(answer)}")
-
-
-def _printable(text: str) -> str:
-    """One line, cut where a screen ends; control characters are shown, not sent to the terminal."""
-    shown = "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
-    return shown if len(shown) <= WIDTH else f"{shown[:WIDTH]}… ({len(text):,} characters)"
+        print(f"    {mark}: {printable(answer)}")
 
 
 def _show_config(source: str, format_name: str, records: list) -> None:

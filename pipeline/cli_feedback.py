@@ -13,7 +13,7 @@ import typer
 from data.consent import Consents, check_level
 from data.errors import UserError
 from data.feedback import FeedbackStore
-from pipeline.cli_data import _printable
+from pipeline.cli_options import open_run, printable
 
 app = typer.Typer(
     no_args_is_help=True, help="Votes: count them, see what a round would learn, take them out, bring some in."
@@ -41,7 +41,7 @@ def stats(run_name: RunOption = None, config: ConfigOption = None, db: DbOption 
     print(f"{total:,} judgements stand ('both bad' is two), of {len(lesson.given)} raters:")
     for rater, count in lesson.given.most_common():
         allows = consents.level(rater) + ("" if consents.given(rater) else ", not asked")
-        print(f"  {_printable(rater):<32} {count:>7,}  {count / total:.0%}  consent: {allows}")
+        print(f"  {printable(rater):<32} {count:>7,}  {count / total:.0%}  consent: {allows}")
     _counted(lesson)
 
 
@@ -119,16 +119,18 @@ def delete(
     """Remove all that a rater said and voted, for good, and say which files written before still hold some of it."""
     with _opened(run_name, config, db) as (store, _):
         _refuse_unknown(store, rater)
+        history = store.path.with_suffix(".history")
         if not yes:
             typer.confirm(f"Remove everything of '{rater}' from {store.path}? This cannot be undone", abort=True)
         elsewhere, gone = store.exports_with(rater), store.forget(rater)
-    print("removed: " + ", ".join(f"{count:,} {what}" for what, count in gone.items()))
-    for path, digest in elsewhere:
-        there = "" if Path(path).exists() else ", which is not there any more"
-        print(f"still in {path}{there} (sha256 {digest})")
-    history = store.path.with_suffix(".history")
-    if history.exists():
-        print(f"{history} holds lines typed in the terminal chat, by whomever; remove it if they are theirs.")
+        print("removed: " + ", ".join(f"{count:,} {what}" for what, count in gone.items()))
+        for path, digest in elsewhere:
+            there = "" if Path(path).exists() else ", which is not there any more"
+            print(f"still in {path}{there} (sha256 {digest})")
+        if history.exists():
+            print(f"{history} holds lines typed in the terminal chat, by whomever; remove it if they are theirs.")
+        # Last: where it cannot be done, all that was removed has been told.
+        store.wipe()
 
 
 @app.command()
@@ -145,7 +147,7 @@ def consent(
         _refuse_unknown(store, rater)
         store.set_consent(rater, level)
         elsewhere = store.exports_with(rater)
-    print(f"{_printable(rater)}: {level} from now on")
+    print(f"{printable(rater)}: {level} from now on")
     if level != "publish":
         for path, digest in elsewhere:
             print(f"written before, and so still in {path} (sha256 {digest})")
@@ -154,9 +156,7 @@ def consent(
 @contextmanager
 def _opened(run_name: str | None, config: Path | None, db: Path | None, *, new: bool = False) -> Iterator[tuple]:
     """The store, and the config that says how it is used."""
-    from pipeline import cli
-
-    settings = cli._open(config, run_name, None, must_exist=run_name is not None).config
+    settings = open_run(config, run_name, None, must_exist=run_name is not None).config
     path = db or Path(settings.chat.feedback_db)
     if not new and not path.exists():
         raise UserError(f"{path}: no votes there yet. Chat first, or name another file with --db.")
@@ -195,6 +195,6 @@ def _counted(lesson) -> None:
 
 
 def _show(prompt, answers) -> None:
-    print(f"  {_printable(prompt[-1].content)}")
+    print(f"  {printable(prompt[-1].content)}")
     for mark, text in answers:
-        print(f"    {mark}: {_printable(text)}")
+        print(f"    {mark}: {printable(text)}")

@@ -6,26 +6,26 @@ from typing import Annotated
 
 import typer
 
-from pipeline import cli
+from pipeline.cli_options import ConfigOption, Overrides, RunOption, open_run
 
 
-def round_(overrides: cli.Overrides = None, config: cli.ConfigOption = None, run_name: cli.RunOption = None) -> None:
+def round_(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
     """Learn from new votes: reward model, PPO, and into service only if better than the assistant that is there."""
     from pipeline.rounds import run_round
 
-    opened = cli._open(config, run_name, overrides, must_exist=True)
+    opened = open_run(config, run_name, overrides, must_exist=True)
     end = run_round(opened, lambda line: print(line, flush=True))
     if end is not None:
         print(f"round {end.number}: {'promoted' if end.promoted else 'not promoted'}: {end.why}")
 
 
-def rounds(overrides: cli.Overrides = None, config: cli.ConfigOption = None, run_name: cli.RunOption = None) -> None:
+def rounds(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
     """The rounds of a run, how each ended, and which assistant is in service."""
     from pipeline import service
     from pipeline.rounds import LAST, against, concluded, unfinished
     from pipeline.verdicts import verdicts
 
-    opened = cli._open(config, run_name, overrides, must_exist=True)
+    opened = open_run(config, run_name, overrides, must_exist=True)
     now = service.present(opened.path)
     print(f"in service: {now.run} ({now.stage})" + (f" since {now.since} UTC" if now.since else ""))
     if now.why:
@@ -48,13 +48,13 @@ def rounds(overrides: cli.Overrides = None, config: cli.ConfigOption = None, run
 
 
 def rollback(
-    overrides: cli.Overrides = None,
-    config: cli.ConfigOption = None,
-    run_name: cli.RunOption = None,
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    run_name: RunOption = None,
     to: Annotated[int | None, typer.Option(min=0, help="this round's assistant; 0 is the run before any round")] = None,
 ) -> None:
     """Put the assistant before the present one back into service, or that of any round; what people said of it is noted."""
     from pipeline.rounds import roll_back
 
-    now = roll_back(cli._open(config, run_name, overrides, must_exist=True), to)
+    now = roll_back(open_run(config, run_name, overrides, must_exist=True), to)
     print(f"in service: {now.run} ({now.stage}), {now.why}")

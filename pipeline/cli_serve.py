@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from pipeline import cli
+from pipeline.cli_options import ConfigOption, Overrides, RunOption, open_run
 
 
 def serve(
-    overrides: cli.Overrides = None,
-    config: cli.ConfigOption = None,
-    run_name: cli.RunOption = None,
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    run_name: RunOption = None,
     host: Annotated[
         str, typer.Option(help="address to listen on; another than this machine's own needs a token")
     ] = "127.0.0.1",
@@ -26,7 +26,7 @@ def serve(
     from pipeline.serve.settings import ServeSettings
     from pipeline.service import follow
 
-    first = cli._open(config, run_name, overrides, must_exist=True)
+    first = open_run(config, run_name, overrides, must_exist=True)
     opened = follow(first, overrides)
     # From the environment too: a command line can be read by everybody on the machine.
     token = token or os.environ.get("THUMBLOOP_TOKEN")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline import cli_feedback
-from pipeline.cli_data import _printable
 from pipeline.cli_feedback import ConfigOption, DbOption, RunOption
+from pipeline.cli_options import open_run, printable
 
 _NOBODY = (
     "no blind votes between two checkpoints yet: in the page's settings choose whom to compare with, or serve with "
@@ -17,10 +17,9 @@ _NOBODY = (
 def standings(run_name: RunOption = None, config: ConfigOption = None, db: DbOption = None) -> None:
     """Which checkpoints people prefer, blind. With --run only that run and its rounds; its report then shows it too."""
     from data.choices import family_of, read_choices
-    from pipeline import cli
     from pipeline.evaluation.standings import standings as count
 
-    path = cli._open(config, run_name, None, must_exist=True).path if run_name is not None else None
+    path = open_run(config, run_name, None, must_exist=True).path if run_name is not None else None
     with cli_feedback._opened(run_name, config, db) as (store, settings):
         family = family_of(path.name)[0] if path is not None else None
         found = count(read_choices(store, unasked=settings.chat.consent, family=family))
@@ -33,7 +32,7 @@ def _lines(found) -> list[str]:
     from pipeline.evaluation import standings_words as words
 
     said = [words.summary(found)] if found.votes else [_NOBODY]
-    named = [(f"{_printable(pair.first)} over {_printable(pair.second)}", pair) for pair in found.pairs]
+    named = [(f"{printable(pair.first)} over {printable(pair.second)}", pair) for pair in found.pairs]
     wide = max((len(name) for name, _ in named), default=0)
     for name, pair in named:
         said.append(
@@ -41,13 +40,13 @@ def _lines(found) -> list[str]:
         )
     for group in found.places:
         said.append("places by Bradley-Terry, in points of Elo around their mean:")
-        said += [f"  {_printable(name):<{wide}}  {words.points(at)}" for name, at in group]
-    said += [f"no places: {_printable(why)}" for why in found.unplaced]
+        said += [f"  {printable(name):<{wide}}  {words.points(at)}" for name, at in group]
+    said += [f"no places: {printable(why)}" for why in found.unplaced]
     if found.first_side is not None:
         said.append(f"left side chosen in {words.share(found.first_side)} of {found.decisive} choices of a side")
     if found.agreement is not None:
         said.append(f"two people agree in {words.share(found.agreement)} of {found.judged_twice} verdicts on the same")
-        said += [f"  {_printable(name)}: {same} of {of}" for name, (same, of) in sorted(found.agreement_of.items())]
+        said += [f"  {printable(name)}: {same} of {of}" for name, (same, of) in sorted(found.agreement_of.items())]
     elif found.votes:
         said.append("how far people agree cannot be told: no two of them judged the same two answers")
     if found.votes:

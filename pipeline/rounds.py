@@ -90,12 +90,19 @@ def run_round(base: Run, say: Say) -> Concluded | None:
 
 
 def concluded(base: Path) -> list[Concluded]:
-    """All rounds that came to an end, in order."""
-    return [
-        Concluded(**json.loads((folder / ROUND).read_text(encoding="utf-8")))
-        for folder in _folders(base)
-        if (folder / ROUND).is_file()
-    ]
+    """All rounds that came to an end, in order.
+
+    Raises:
+        UserError: what one of them left is damaged.
+    """
+    return [_concluded(folder / ROUND) for folder in _folders(base) if (folder / ROUND).is_file()]
+
+
+def _concluded(file: Path) -> Concluded:
+    try:
+        return Concluded(**json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise UserError(f"{file}: damaged. Remove it, and `round` comes to the same end once more.") from None
 
 
 def against(base: Path, number: int) -> service.InService:
@@ -175,7 +182,7 @@ def _begin(base: Run, say: Say) -> Snapshot | None:
                 "(rounds.min_pairs). Nothing was done; `feedback preview` shows what there is."
             )
             return None
-        folder = base.path / "rounds" / f"{len(done) + 1:03d}"
+        folder = base.path / "rounds" / f"{max((int(f.name) for f in done), default=0) + 1:03d}"
         against = service.present(base.path)
         taken = snapshot.take(base, folder, lesson, found, against, demonstrations=base.config.rounds.demonstrations)
         # So that who asks to be forgotten can be told where the words still are.

@@ -47,7 +47,10 @@ def history(base: Path) -> tuple[InService, ...]:
             raise UserError(f"{base}: no trained model yet. Run `python run_pipeline.py run` first.")
         return (InService(base.name, done[-1], 0),)
     try:
-        return tuple(InService(**row) for row in json.loads(file.read_text(encoding="utf-8"))["history"])
+        found = tuple(InService(**row) for row in json.loads(file.read_text(encoding="utf-8"))["history"])
+        if not found:
+            raise ValueError("nobody is in service")
+        return found
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{file}: damaged. Remove it to go back to {base.name} itself.") from None
 

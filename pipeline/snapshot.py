@@ -170,20 +170,30 @@ def read(folder: Path) -> Snapshot:
     Raises:
         UserError: a file is not what was written.
     """
-    raw = json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))
+    try:
+        raw = json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))
+        taken = Snapshot(folder, InService(**raw["against"]), raw["votes_sha256"], raw["counts"], raw["left_out"])
+        files = {name: is_["sha256"] for name, is_ in raw["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder / SNAPSHOT}: damaged. Remove {folder} to begin the round anew.") from None
     problems = [
         f"{folder / name}: missing or changed since the round began. Remove {folder} to begin the round anew."
-        for name, is_ in raw["files"].items()
-        if not (folder / name).is_file() or sha256(folder / name) != is_["sha256"]
+        for name, digest in files.items()
+        if not (folder / name).is_file() or sha256(folder / name) != digest
     ]
     if problems:
         raise UserError(problems)
-    return Snapshot(folder, InService(**raw["against"]), raw["votes_sha256"], raw["counts"], raw["left_out"])
+    return taken
 
 
 def learned_from(folder: Path) -> set[str]:
     """Ids of the rankings and lone thumbs from votes that a round learned from."""
-    return set(json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))["learned_from"])
+    try:
+        return set(json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))["learned_from"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder / SNAPSHOT}: damaged. Put it back from a copy, or remove {folder}: its votes count as new then."
+        ) from None
 
 
 def _held(base: Run) -> list:

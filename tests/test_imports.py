@@ -92,3 +92,8 @@ def test_nothing_unpickles():
         for file in (ROOT / package).rglob("*.py"):
             text = file.read_text(encoding="utf-8")
             assert "pickle" not in imported(file) and "torch.load(" not in text, file
+
+
+def test_the_parts_of_the_door_never_import_the_door():
+    for file in (ROOT / "pipeline").rglob("*.py"):
+        assert "pipeline.cli" not in imported(file), file

@@ -272,9 +272,24 @@ def test_a_damaged_or_missing_assistant_is_named_in_a_line(base, tmp_path):
     service.put(tmp_path / "r", "r-round-009", "ppo", 9)
     with pytest.raises(UserError, match=r"r-round-009: in service for r, but not there\. `rollback`"):
         service.follow(base())
-    (tmp_path / "r" / "service.json").write_text(json.dumps({"history": "x"}), encoding="utf-8")
-    with pytest.raises(UserError, match="service.json: damaged"):
-        service.present(tmp_path / "r")
+    for damaged in ({"history": "x"}, {"history": []}, [1]):
+        (tmp_path / "r" / "service.json").write_text(json.dumps(damaged), encoding="utf-8")
+        with pytest.raises(UserError, match="service.json: damaged"):
+            service.present(tmp_path / "r")
+
+
+@pytest.mark.parametrize("damaged", ["{bad", "[]", "{}"])
+def test_a_damaged_record_of_a_round_is_named_in_a_line(tmp_path, damaged):
+    folder = tmp_path / "rounds" / "001"
+    folder.mkdir(parents=True)
+    for name, reads in (
+        ("snapshot.json", lambda: snapshot.read(folder)),
+        ("snapshot.json", lambda: snapshot.learned_from(folder)),
+        ("round.json", lambda: rounds.concluded(tmp_path)),
+    ):
+        (folder / name).write_text(damaged, encoding="utf-8")
+        with pytest.raises(UserError, match=f"{name}: damaged"):
+            reads()
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_votes_that_cannot_be_read_keep_nobody_from_going_back(base, tmp_path):
 
 
 def test_the_list_of_rounds_says_it_where_there_are_votes(base, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("pipeline.cli._open", lambda *a, **k: base())
+    monkeypatch.setattr("pipeline.cli_rounds.open_run", lambda *a, **k: base())
     show_rounds()
     before = capsys.readouterr().out.splitlines()
     assert len(before) == 5 and not any("people" in line for line in before)

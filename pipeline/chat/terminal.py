@@ -8,10 +8,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -22,53 +23,111 @@ from rich.text import Text
 
 from data.errors import UserError
 from data.feedback import FeedbackStore
+from pipeline.chat.choice import HOW, KEYS, offered, toss
 from pipeline.chat.session import COMMANDS, TAGS, Session
+
+if TYPE_CHECKING:
+    from pipeline.lineup import Checkpoint
 
 _FENCE = re.compile(r"^ {0,3}(```|~~~)", re.MULTILINE)
 _SECONDS_BETWEEN_FRAMES = 0.05
 
 
-def chat(run_dir: Path, config) -> None:
-    """Talks until /quit or the end of the input."""
+def chat(run_dir: Path, config, others: Sequence[Checkpoint] = ()) -> None:
+    """Talks until /quit or the end of the input; `others` are the assistants of other rounds, to talk to as well."""
     from pipeline.assistant import Assistant
 
     # A byte that is no UTF-8 is refused with the line that holds it, and a narrow terminal gets "?" for what it cannot show.
     sys.stdin.reconfigure(errors="surrogateescape")
     sys.stdout.reconfigure(errors="replace")
     database = Path(config.chat.feedback_db)
-    assistant = Assistant.open(run_dir, config)
+    assistant = Assistant.open(run_dir, config, others)
     store = FeedbackStore.open(database)
     try:
         session = Session(assistant, store, config.chat)
-        talk(session, lines(session, database.with_suffix(".history")))
+        # Only who sits there can choose; a pipe gets one answer a line.
+        share = config.chat.comparison_share if sys.stdin.isatty() and sys.stdout.isatty() else 0.0
+        talk(session, lines(session, database.with_suffix(".history")), share=share)
     finally:
         store.close()
 
 
-def talk(session: Session, asked: Iterator[str], out=None) -> None:
-    """Answers every line of `asked`; a line that starts with "/" is a command."""
+def talk(session: Session, asked: Iterator[str], out=None, share: float = 0.0) -> None:
+    """Answers every line of `asked`; a line that starts with "/" is a command. `share` of the questions are answered twice."""
     screen = Console(file=out, markup=False, highlight=False, emoji=False)
     # In a file, a line is a line, however long.
     screen.soft_wrap = not screen.is_terminal
     _say(screen, f"{session.checkpoint} answers. /good and /bad vote on it, /help lists the rest, /quit leaves.")
     for line in asked:
         line = line.strip()
-        name = line.split(" ")[0].lower()
         if not line:
             continue
-        if name == "/quit":
+        if line.split()[0].lower() == "/quit":
             break
         try:
-            if name == "/retry" and session.turns:
-                _stream(session, session.retry, screen)
-            elif name == "/retry":
-                _say(screen, "nothing to retry yet: ask something first")
-            elif line.startswith("/"):
-                _say(screen, session.command(line))
-            else:
-                _stream(session, lambda stop, question=line: session.ask(question, stop), screen)
+            _hear(session, line, screen, share)
         except UserError as error:
             _say(screen, "\n".join(error.problems))
+
+
+def _hear(session: Session, line: str, screen: Console, share: float) -> None:
+    name, rest = [*line.split(None, 1), ""][:2]
+    name = name.lower()
+    if session.choice is not None:
+        _say(screen, session.choose(line))
+        if line in KEYS:
+            return
+    if name == "/retry" and session.turns:
+        _stream(session, session.retry, screen)
+    elif name == "/retry":
+        _say(screen, "nothing to retry yet: ask something first")
+    elif name == "/compare":
+        _compare(session, rest, screen)
+    elif name == "/ask" and not session.turns:
+        _say(screen, "no question to change yet: ask something first")
+    elif name == "/ask" and not rest:
+        session.draft = f"/ask {session.turns[-1].question}"
+        _say(screen, "mend it and press Enter (Alt-Enter begins a line), or give the words at once: /ask TEXT")
+    elif name == "/ask":
+        _stream(session, lambda stop: session.ask_again(rest, stop), screen)
+    elif line.startswith("/"):
+        _say(screen, session.command(line))
+    elif offered(share):
+        _twice(session, line, screen)
+    else:
+        _stream(session, lambda stop: session.ask(line, stop), screen)
+
+
+def _twice(session: Session, question: str, screen: Console) -> None:
+    """A question answered two times by one model, for a choice."""
+    _stream(session, lambda stop: session.ask(question, stop), screen, "A")
+    if not session.comparable(""):
+        second = lambda stop: session.second(session.checkpoint, stop, first=False, blind=True)  # noqa: E731
+        _stream(session, second, screen, "B")
+    _offer(session, screen)
+
+
+def _compare(session: Session, name: str, screen: Console) -> None:
+    """A second answer beside the last one, on sides drawn by lot. Not blind: the first had been read with its name."""
+    if reason := session.comparable(name):
+        _say(screen, reason)
+        return
+    shown, first = session.turns[-1].shown, toss()
+    second = lambda stop: session.second(name or session.checkpoint, stop, first=first, blind=False)  # noqa: E731
+    show = show_blocks if screen.is_terminal else show_plain
+    if not first:
+        show(screen, "A", iter([shown.text]))
+    _stream(session, second, screen, "A" if first else "B")
+    if first and session.choice is not None:
+        show(screen, "B", iter([shown.text]))
+    _offer(session, screen)
+
+
+def _offer(session: Session, screen: Console) -> None:
+    if session.choice is not None:
+        # Only now both can be read.
+        session.choice.since = time.monotonic()
+        _say(screen, HOW)
 
 
 def lines(session: Session, history: Path) -> Iterator[str]:
@@ -83,13 +142,14 @@ def lines(session: Session, history: Path) -> Iterator[str]:
 
     # Made here, for its owner alone: it holds what the person said.
     os.close(os.open(history, os.O_CREAT | os.O_WRONLY, 0o600))
-    words = [*COMMANDS, *(f"/model {name}" for name in session.assistant.checkpoints), *(f"/bad {tag}" for tag in TAGS)]
+    models = [f"{verb} {name}" for verb in ("/model", "/compare") for name in session.assistant.checkpoints]
+    words = [*COMMANDS, *models, *(f"/bad {tag}" for tag in TAGS)]
     keys = KeyBindings()
     # Alt-Enter: a question may have several lines.
     keys.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
     prompt = PromptSession(
         history=FileHistory(str(history)),
-        completer=WordCompleter([*words, "/set temperature=", "/set max_new_tokens="], sentence=True),
+        completer=WordCompleter([*words, "/set temperature=", "/set top_p=", "/set max_new_tokens="], sentence=True),
         complete_while_typing=False,
         key_bindings=keys,
         # Eight lines, kept free for a menu below the prompt, would push the conversation up.
@@ -98,20 +158,24 @@ def lines(session: Session, history: Path) -> Iterator[str]:
     )
     while True:
         try:
-            yield prompt.prompt("you  ")
+            draft, session.draft = session.draft, ""
+            yield prompt.prompt("you  ", default=draft)
         except KeyboardInterrupt:
             print("  /quit or Ctrl-D leaves")
         except EOFError:
             return
 
 
-def _stream(session: Session, answer: Callable[[threading.Event], Iterator[str]], screen: Console) -> None:
+def _stream(
+    session: Session, answer: Callable[[threading.Event], Iterator[str]], screen: Console, name: str | None = None
+) -> None:
+    """Shows an answer as it is drawn. `name` stands in for the model's where that is to stay unknown."""
     stop = threading.Event()
     pieces = answer(stop)
     show = show_blocks if screen.is_terminal else show_plain
     try:
         with _interrupt_sets(stop):
-            show(screen, session.checkpoint, pieces)
+            show(screen, name or session.checkpoint, pieces)
     except KeyboardInterrupt:
         stop.set()
     finally:
@@ -119,9 +183,9 @@ def _stream(session: Session, answer: Callable[[threading.Event], Iterator[str]]
         pieces.close()
     if stop.is_set():
         _say(screen, "[stopped]")
-    elif session.turns[-1].finish == "length":
+    elif session.drawn.finish == "length":
         _say(screen, f"[cut off after {session.max_new_tokens} tokens; /set max_new_tokens=N allows more]")
-    elif not session.turns[-1].answer:
+    elif not session.drawn.text:
         _say(screen, "[an empty answer]")
 
 

@@ -275,7 +275,7 @@ def key(names: Sequence[tuple[str, str]]) -> str:
     return f'<ul class="key">{items}</ul>'
 
 
-def nice_ticks(low: float, high: float, about: int = 4) -> list[float]:
+def nice_ticks(low: float, high: float, about: float = 4) -> list[float]:
     """Multiples of 1, 2, 2.5 or 5 · 10ᵏ within [low, high], about as many as asked for."""
     span = high - low
     if span <= 0:
@@ -291,7 +291,7 @@ def _ticks_with_room(
 ) -> list[float]:
     """Nice ticks, as many of about four as leave ROOM between the labels of neighbours."""
     ticks: list[float] = []
-    for about in (4, 3, 2, 1):
+    for about in (4, 3.5, 3, 2, 1):
         ticks = nice_ticks(low, high, about)
         said = [len(_tick(tick, ticks, show)) * CHARACTER for tick in ticks]
         places = [x_at(tick) for tick in ticks]

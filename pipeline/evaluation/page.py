@@ -360,7 +360,7 @@ def _reward_model(facts: Facts) -> str:
                 show=_share,
                 reference=0.5,
                 reference_name="guessing",
-                label_width=138 if chosen is overall else 84,
+                label_width=146 if chosen is overall else 84,
             ),
             note,
         )

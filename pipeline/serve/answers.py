@@ -14,6 +14,7 @@ from data.records import Message
 from pipeline.batch import Batch, Delta
 from pipeline.sampling import Sampling
 from pipeline.serve.generation_queue import GenerationQueue
+from pipeline.serve.stops import Stops
 from pipeline.serve.store_thread import StoreThread
 
 _SECONDS_BETWEEN_LOOKS = 0.25
@@ -22,13 +23,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Draw:
-    """An answer to be drawn to the question `parent`. Its id is known before its first word."""
+    """An answer to be drawn to the question `parent`, up to the first of `stops`. Its id is known before its first word."""
 
     conversation: str
     parent: str
     messages: Sequence[Message]
     checkpoint: str
     sampling: Sampling
+    stops: tuple[str, ...] = ()
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
 
@@ -92,7 +94,7 @@ class Drawing:
 
     def __init__(self, desk: AnswerDesk, draw: Draw, client: str):
         self.draw, self._desk = draw, desk
-        self._text, self._ids, self._logprobs = "", [], []
+        self._text, self._ids, self._logprobs, self._stops = "", [], [], Stops(draw.stops)
         self._started, self._first_ms, self._late = 0.0, None, False
         self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue()
         self._ticket = desk.queue.submit(client, self)
@@ -135,14 +137,20 @@ class Drawing:
 
     def hear(self, delta: Delta) -> None:
         self._first_ms = _ms(self._started) if self._first_ms is None else self._first_ms
-        self._text += delta.text
+        text = self._stops.let_through(delta.text, last=bool(delta.finish))
+        self._text += text
         self._ids += delta.token_ids
         self._logprobs += delta.logprobs
-        if delta.text:
-            self._tell(Piece(delta.text))
+        if text:
+            self._tell(Piece(text))
+        if self._stops.met:
+            self._ticket.stop.set()
         if delta.finish:
-            finish = "length" if self._late and delta.finish == "stopped" else delta.finish
-            self._end(finish, Done(finish, len(self._ids), delta.prompt_tokens, self._first_ms, _ms(self._started)))
+            # What a client cut off is told as its end, and kept as cut off: as an example it would teach to stop there.
+            cut = self._stops.met or (self._late and delta.finish == "stopped")
+            finish = "length" if cut else delta.finish
+            told = "stop" if self._stops.met else finish
+            self._end(finish, Done(told, len(self._ids), delta.prompt_tokens, self._first_ms, _ms(self._started)))
         elif time.monotonic() - self._started > self._desk.seconds and not self._ticket.stop.is_set():
             self._late = True
             self._ticket.stop.set()
@@ -192,7 +200,9 @@ class Drawing:
                 message_id=self.draw.id,
             )
         except UserError as error:
-            return Failed(" ".join(error.problems), mine=True)
+            # It names the file, and nothing that was said.
+            log.error("an answer was not kept: %s", " ".join(error.problems))
+            return Failed("The answer could not be kept; the server's log says why.", mine=True)
         except Exception as error:
             log.error("an answer was not kept: %s", type(error).__name__)
             return Failed("The answer could not be kept; the server's log says why.", mine=True)

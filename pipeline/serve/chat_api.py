@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 
 from data.consent import ASKED_PREFIX, Consents
 from data.feedback import FeedbackStore
-from data.transcripts import conversations, nodes, owner, place, writer_of
+from data.transcripts import choices, conversations, nodes, owner, place, writer_of
 from pipeline.chat.session import TAGS
 from pipeline.serve.answers import Draw
 from pipeline.serve.chat_fields import (
@@ -189,6 +189,10 @@ def _whole(context: ServeContext, conversation: str, rater: str) -> dict:
         "id": conversation,
         "system_prompt": found[1],
         "messages": [{**asdict(n), "model": context.name_of(n.model)} for n in nodes(store, conversation, rater)],
+        "choices": [
+            {"question": question, **_said(context, number, left, right, winner)}
+            for number, question, left, right, winner in choices(store, conversation, rater)
+        ],
     }
 
 
@@ -208,6 +212,11 @@ def _choose(context: ServeContext, duel: Duel, winner: str) -> dict:
     number = store.compare(
         duel.left, duel.right, rater=duel.rater, winner=winner, blind=duel.blind, shown_ms=duel.shown_ms
     )
-    sides = (("left", duel.left), ("right", duel.right))
-    models = {side: context.name_of(writer_of(store, answer)) for side, answer in sides}
+    return _said(context, number, duel.left, duel.right, winner)
+
+
+def _said(context: ServeContext, number: int, left: str, right: str, winner: str) -> dict:
+    """A choice that was made, with the models that it was between."""
+    sides = (("left", left), ("right", right))
+    models = {side: context.name_of(writer_of(context.feedback, answer)) for side, answer in sides}
     return {"comparison": number, "winner": winner, "models": models}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
@@ -15,6 +16,10 @@ from pipeline.serve.generation_queue import QueueFull
 
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _SHOWN = 5
+
+
+NOT_KEPT = "Nothing was kept: the server cannot write its feedback just now; its log says why."
+log = logging.getLogger(__name__)
 
 
 class ErrorDetail(BaseModel):
@@ -41,6 +46,10 @@ ERRORS: dict[int | str, dict] = {
     422: {"model": ErrorBody, "description": "a field of a wrong shape"},
     429: {"model": ErrorBody, "description": "the queue is full; Retry-After says when to come back"},
     500: {"model": ErrorBody, "description": "a failure of the server"},
+    503: {
+        "model": ErrorBody,
+        "description": "the feedback cannot be written, as on a full disk; Retry-After says when to try again",
+    },
 }
 
 
@@ -65,6 +74,15 @@ def error_response(
     return JSONResponse(body, status, headers=dict(headers or {}))
 
 
+def _place(error: Mapping) -> list[str]:
+    """Where in the body. What is no field but a name of a type, as among several that a field may have, says nothing to a client."""
+    return [
+        str(p)
+        for p in error["loc"]
+        if not (isinstance(p, str) and (not p.isidentifier() or p[:1].isupper() or p == "str"))
+    ]
+
+
 def add_handlers(app: FastAPI) -> None:
     """Every failure that a client can cause, as one shape."""
 
@@ -72,9 +90,9 @@ def add_handlers(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError):
         found = error.errors()
         # Places and reasons only: the input may be long, private, or no text that JSON can hold.
-        lines = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in found[:_SHOWN]]
+        lines = dict.fromkeys(f"{'.'.join(_place(e))}: {e['msg']}" for e in found[:_SHOWN])
         message = "; ".join(lines).encode("utf-8", "replace").decode()
-        return error_response(422, message, param=".".join(str(p) for p in found[0]["loc"][1:])[:200] or None)
+        return error_response(422, message, param=".".join(_place(found[0])[1:])[:200] or None)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException):
@@ -91,5 +109,7 @@ def add_handlers(app: FastAPI) -> None:
         )
 
     @app.exception_handler(UserError)
-    async def user(request: Request, error: UserError):
-        return error_response(400, " ".join(error.problems))
+    async def store(request: Request, error: UserError):
+        # The store's: a full disk, or another process that writes. It names a path, which is for whoever runs the server.
+        log.error("%s", " ".join(error.problems))
+        return error_response(503, NOT_KEPT, {"retry-after": "10"}, code="not_kept")

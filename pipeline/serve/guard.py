@@ -98,7 +98,7 @@ class Guard:
         host = headers.get("host", "")
         if not self._knows(host):
             return error_response(400, "This server is not known by that name; chat.allowed_hosts lists others.")
-        if not _same_origin(headers, host):
+        if not _same_origin(headers, host, reads=scope["method"] in ("GET", "HEAD")):
             return error_response(403, "Requests from other sites are refused.")
         identity = self._identity(scope, headers)
         if identity is None and scope["path"] not in PUBLIC:
@@ -163,10 +163,11 @@ def _same(given: str, wanted: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), wanted.encode())
 
 
-def _same_origin(headers: Headers, host: str) -> bool:
+def _same_origin(headers: Headers, host: str, *, reads: bool) -> bool:
     origin = headers.get("origin")
     if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
         return False
-    site, navigates = headers.get("sec-fetch-site"), headers.get("sec-fetch-mode") == "navigate"
+    # A form that is sent from elsewhere navigates too, but it posts.
+    site, navigates = headers.get("sec-fetch-site"), reads and headers.get("sec-fetch-mode") == "navigate"
     # A link from elsewhere may open the page, and nothing more: what it opens runs no command.
     return site in (None, "same-origin", "none") or navigates

@@ -6,13 +6,14 @@ import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from starlette.responses import StreamingResponse
 
 from data.feedback import FeedbackStore
 from data.records import Message, check_turns
-from data.transcripts import place
+from data.transcripts import as_said, place
 from pipeline.serve.answers import Done, Draw, Drawing, Failed, Piece
 from pipeline.serve.context import ServeContext, identity
 from pipeline.serve.errors import Refused
@@ -31,10 +32,12 @@ def openai_router(context: ServeContext) -> APIRouter:
     @router.get("/models")
     async def models() -> dict:
         """Every checkpoint of the run."""
-        data = [
-            {"id": c, "object": "model", "created": 0, "owned_by": "thumbloop"} for c in context.assistant.checkpoints
-        ]
-        return {"object": "list", "data": data}
+        return {"object": "list", "data": [_model(name) for name in context.assistant.checkpoints]}
+
+    @router.get("/models/{model}")
+    async def one_model(model: Annotated[str, Path(max_length=200)]) -> dict:
+        """One of them."""
+        return _model(context.checkpoint(model))
 
     @router.post("/chat/completions")
     async def complete(body: ChatCompletionRequest, request: Request):
@@ -46,7 +49,7 @@ def openai_router(context: ServeContext) -> APIRouter:
         )
         who = identity(request, body.user)
         conversation, question = await context.store.call(_keep_turns, context.feedback, known, who.rater, messages)
-        draw = Draw(conversation, question, messages, checkpoint, sampling)
+        draw = Draw(conversation, question, messages, checkpoint, sampling, body.stops)
         drawing = context.desk.take(draw, who.client)
         reply = _Reply(body, drawing, messages, known, who.rater)
         # Before the first word: a mistake still gets its own status.
@@ -65,8 +68,14 @@ def openai_router(context: ServeContext) -> APIRouter:
     return router
 
 
+def _model(name: str) -> dict:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "thumbloop"}
+
+
 def _messages(body: ChatCompletionRequest) -> tuple[Message, ...]:
-    messages = tuple(Message("system" if m.role == "developer" else m.role, m.text) for m in body.messages)
+    said = [("system" if m.role == "developer" else m.role, m.text) for m in body.messages]
+    # An answer that was stopped before its first word comes back empty.
+    messages = tuple(Message(role, text or as_said("")) for role, text in said)
     try:
         check_turns(messages)
     except ValueError as error:
@@ -122,7 +131,8 @@ class _Reply:
         """The answer in one piece."""
         text = "".join([event.text async for event in self._rest() if isinstance(event, Piece)])
         if not isinstance(self.last, Done):
-            raise Refused(500 if isinstance(self.last, Failed) else _CLIENT_GONE, "The answer broke off.")
+            failed = isinstance(self.last, Failed)
+            raise Refused(500 if failed else _CLIENT_GONE, self.last.message if failed else "The answer broke off.")
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": self._reason()}
         return {**self._head("chat.completion"), "choices": [choice], "usage": self._usage()}
 

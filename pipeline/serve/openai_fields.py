@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,18 +16,27 @@ class TextPart(Body):
 
 class ChatMessage(Body):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart] = Field(description="text, or parts that are all text")
+    content: Text | list[TextPart] | Literal[""] | None = Field(
+        description="text, or parts that are all text; an assistant's may be empty, as of one that was stopped at once"
+    )
     name: Name | None = None
 
     @property
     def text(self) -> str:
-        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+        return "\n".join(part.text for part in self.content) if isinstance(self.content, list) else self.content or ""
 
     @model_validator(mode="after")
     def _says_something(self) -> ChatMessage:
-        if not self.content:
+        if not self.content and self.role != "assistant":
             raise ValueError("content is empty")
         return self
+
+
+Stop = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class TextFormat(Body):
+    type: Literal["text"]
 
 
 class StreamOptions(Body):
@@ -47,12 +56,23 @@ class ChatCompletionRequest(Body):
     top_p: TopP | None = None
     seed: Seed | None = None
     user: Name | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = Field(
+        None, description="words at which the answer ends, before them"
+    )
     # Clients send these with every request. Another value would change the answer, so it is refused and not ignored.
     n: int = Field(1, ge=1, le=1)
     frequency_penalty: float | None = Field(None, ge=0, le=0)
     presence_penalty: float | None = Field(None, ge=0, le=0)
-    stop: None = None
-    tools: None = None
+    logit_bias: Annotated[dict, Field(max_length=0)] | None = None
+    logprobs: Literal[False] | None = None
+    response_format: TextFormat | None = None
+    tools: Annotated[list, Field(max_length=0)] | None = None
+    tool_choice: Literal["none", "auto"] | None = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
 
 
 class FeedbackRequest(Body):

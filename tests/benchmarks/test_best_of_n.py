@@ -66,7 +66,7 @@ def test_the_clean_order_is_the_rubrics(tokenizer):
 
 
 def test_every_proxy_is_trained_once():
-    assert len(set(plan())) == len(plan()) == 14
+    assert len(set(plan())) == len(plan()) == 16
 
 
 def test_the_form_for_ppo_is_found_again_and_peaks_where_it_says():

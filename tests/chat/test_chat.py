@@ -9,6 +9,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
+from talking import CHAT, Scripted, rows, run
 
 import pipeline.assistant
 from data.errors import UserError
@@ -16,61 +17,12 @@ from data.feedback import FeedbackStore
 from pipeline.chat.session import Session
 from pipeline.chat.terminal import chat, lines, printable, talk
 
-CHAT = SimpleNamespace(temperature=0.7, max_new_tokens=20, rater="ann")
-
-
-class Scripted:
-    """Answers each time with the next text, word by word, and notes what it was asked.
-
-    At the word SIGINT the process gets that signal; at CTRL-C the interrupt strikes inside the model.
-    """
-
-    checkpoints = ("base", "sft", "ppo")
-    context_tokens = 4097
-
-    def __init__(self, *texts, finish="stop"):
-        self.texts, self.finish, self.asked = list(texts), finish, []
-        self.ended, self.closed = [], 0
-
-    def describe(self, checkpoint):
-        return {"run": "r", "stage": checkpoint, "weights_sha256": checkpoint, "template_sha256": "t"}
-
-    def stream(self, messages, *, checkpoint, sampling, stop=None):
-        self.asked.append((checkpoint, [m.content for m in messages], sampling))
-        finish = self.finish
-        try:
-            for word in filter(None, self.texts.pop(0).split(" ")):
-                if stop is not None and stop.is_set():
-                    finish = "stopped"
-                    break
-                if word == "SIGINT":
-                    os.kill(os.getpid(), signal.SIGINT)
-                    continue
-                if word == "CTRL-C":
-                    raise KeyboardInterrupt
-                yield SimpleNamespace(text=word + " ", token_ids=(1,), logprobs=(-0.1,), finish=None)
-            self.ended.append(finish)
-            yield SimpleNamespace(text="", token_ids=(), logprobs=(), finish=finish)
-        finally:
-            self.closed += 1
-
 
 @pytest.fixture
 def store(tmp_path):
     store = FeedbackStore.open(tmp_path / "f.sqlite")
     yield store
     store.close()
-
-
-def run(store, assistant, *lines):
-    out = io.StringIO()
-    session = Session(assistant, store, CHAT)
-    talk(session, iter(lines), out)
-    return session, out.getvalue()
-
-
-def rows(store, sql):
-    return store._db.execute(sql).fetchall()
 
 
 def test_answers_stream_and_votes_are_kept(store):
@@ -276,7 +228,9 @@ def test_a_command_may_be_loud_or_slightly_wrong(store):
 def test_the_whole_chat_over_a_pipe(tmp_path, monkeypatch, capsys):
     """From bytes on stdin to rows in the database, with only the model replaced."""
     config = SimpleNamespace(chat=SimpleNamespace(**vars(CHAT), feedback_db=str(tmp_path / "votes" / "f.sqlite")))
-    monkeypatch.setattr(pipeline.assistant.Assistant, "open", lambda run_dir, config: Scripted("Hellö.", "Bye."))
+    monkeypatch.setattr(
+        pipeline.assistant.Assistant, "open", lambda run_dir, config, others: Scripted("Hellö.", "Bye.")
+    )
     typed = io.TextIOWrapper(io.BytesIO("salut é\n/good\n\xff\n".encode() + b"\xff\n/stats\n"), "utf-8")
     monkeypatch.setattr(sys, "stdin", typed)
     screen = io.TextIOWrapper(io.BytesIO(), "ascii")

@@ -151,6 +151,7 @@ def test_what_a_rater_said_and_voted_is_gone_and_counted(store):
     assert store.forget("mallory") == {
         "thumbs": 3, "choices": 1, "messages": 4, "edits": 1, "conversations": 1, "consents": 0, "raters": 1,
     }  # fmt: skip
+    store.wipe()
     assert store.exports_with("mallory") == [] and store.exports_with("ann") == [("out.jsonl", "abc")]
     left = learn(read_said(store))
     assert (left.given, len(left.unpaired)) == ({"ann": 1}, 1)
@@ -165,3 +166,17 @@ def test_an_import_that_is_interrupted_leaves_nothing(store, tmp_path, monkeypat
     with pytest.raises(ZeroDivisionError):
         import_votes(store, "fastchat", tmp_path / "conv.json")
     assert store.stats()["conversations"] == 0
+
+
+def test_traces_that_somebody_still_reads_are_told(store):
+    talk(store, "a secret question", "one", rater="mallory")
+    reader = FeedbackStore.open(store.path)
+    with reader.reading():
+        reader.rows("SELECT * FROM message")
+        store.forget("mallory")
+        store._db.execute("PRAGMA busy_timeout = 10")
+        with pytest.raises(UserError, match=r"rows are removed.*feedback.sqlite-wal \(.*VACUUM"):
+            store.wipe()
+    reader.close()
+    store.wipe()
+    assert all(b"secret" not in file.read_bytes() for file in store.path.parent.iterdir())

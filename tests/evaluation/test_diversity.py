@@ -68,11 +68,10 @@ def rows(answers, sample=0):
 @pytest.mark.usefixtures("few_prompts")
 def test_a_card_compares_one_answer_a_prompt_and_says_how_many():
     answers = ["a b c d e", "a b c d f", "u v w x y"]
-    entry = self_bleu_entry([*rows(answers), *rows(answers, sample=1)])
+    # The second samples, in place of the first or beside them, would make the policy look collapsed.
+    entry = self_bleu_entry([*rows(answers), *rows(["the same every time"] * 3, sample=1)])
     assert entry.value == pytest.approx(sum(slow(answers)) / 3) and entry.n == 3 and "3 answers" in entry.note
     assert entry.ci_low == 0.0 and entry.ci_high == pytest.approx(slow(answers)[0])
-    # The second samples would have made every answer a copy of another.
-    assert entry.value < 0.5
 
 
 def test_the_change_is_paired_by_prompt():

@@ -7,6 +7,8 @@ import time
 import pytest
 from scripted import Scripted
 
+from data.errors import UserError
+
 TOKEN = secrets.token_urlsafe(24)
 
 
@@ -228,3 +230,19 @@ def test_consent_is_asked_of_each_of_several_and_not_at_home(serve, store):
     # The person at the server's own machine said local above.
     assert several.get("/api/state", headers=bearer).json()["consent"] == {"level": "local", "ask": False}
     assert [level for (level,) in store.rows("SELECT level FROM consent ORDER BY id")] == ["local", "publish"]
+
+
+def test_a_full_disk_is_the_servers_trouble_and_its_paths_are_nobodys(serve, store, monkeypatch, caplog):
+    def refuse(*args, **kwargs):
+        raise UserError(f"{store.path}: not saved: database or disk is full.")
+
+    client = serve("one")
+    asked = {"model": "ppo", "messages": [{"role": "user", "content": "hi"}]}
+    answer = client.post("/v1/chat/completions", json=asked).json()["id"]
+    monkeypatch.setattr(store, "rate", refuse)
+    said = client.post("/v1/feedback", json={"id": answer, "value": 1})
+    assert said.status_code == 503 and said.headers["retry-after"] and "sqlite" not in said.text
+    monkeypatch.setattr(store, "add_model", refuse)
+    whole = client.post("/v1/chat/completions", json=asked)
+    assert whole.status_code == 500 and "could not be kept" in whole.text and "sqlite" not in whole.text
+    assert caplog.text.count("disk is full") == 2

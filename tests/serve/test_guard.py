@@ -51,6 +51,9 @@ def test_no_route_answers_to_another_name_or_another_site(serve):
         assert client.request(method, path, headers={"origin": "null"}).status_code == 403, path
         assert client.request(method, path, headers={"sec-fetch-site": "cross-site"}).status_code == 403, path
         assert client.request(method, path, headers={"sec-fetch-site": "same-site"}).status_code == 403, path
+        # A form elsewhere that is sent here: a navigation, but no link.
+        form = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}
+        assert (client.request(method, path, headers=form).status_code == 403) == (method not in ("GET", "HEAD")), path
 
 
 def test_the_token_opens_and_its_own_page_may_post(serve):
@@ -150,7 +153,7 @@ def test_feedback_of_a_wrong_shape_is_422(serve, body):
         b'{"model": "ppo", "messages": [{"role": "user", "content": "a"}], "temperature": NaN}',
         b'{"model": "ppo", "messages": [{"role": "user", "content": "a"}], "n": 2}',
         b'{"model": "ppo", "messages": [{"role": "user", "content": "a"}], "max_tokens": 1025}',
-        b'{"model": "ppo", "messages": [{"role": "user", "content": "a"}], "tools": []}',
+        b'{"model": "ppo", "messages": [{"role": "user", "content": "a"}], "tools": [{}]}',
         b'{"model": "ppo", "messages": [{"role": "tool", "content": "a"}]}',
         b'{"model": "ppo", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]}',
         b'{"model": "ppo", "messages": []}',

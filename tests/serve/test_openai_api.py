@@ -122,3 +122,57 @@ def test_only_answers_take_thumbs(serve, store):
     complete(client)
     ((question,),) = store.rows("SELECT id FROM message WHERE author = 'human'")
     assert client.post("/v1/feedback", json={"id": question, "value": 1}).status_code == 404
+
+
+def test_one_model_is_found_by_its_name(serve):
+    client = serve()
+    assert client.get("/v1/models/sft").json()["id"] == "sft"
+    missing = client.get("/v1/models/gpt-4")
+    assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
+
+
+def test_an_answer_ends_before_a_stop_wherever_its_tokens_fall(serve, store):
+    for stop, said in (
+        ("two", "one "),
+        (["e t", "zzz"], "on"),
+        (["three", "o th"], "one tw"),
+        ("one", ""),
+        (["four "], "one two three "),
+        ("never said", "one two three four "),
+        ([], "one two three four "),
+        (None, "one two three four "),
+    ):
+        client = serve("one two three four")
+        whole = complete(client, stop=stop).json()
+        pieces = events(complete(client, stop=stop, stream=True))
+        told = "".join(c["choices"][0]["delta"].get("content", "") for c in pieces)
+        assert whole["choices"][0]["message"]["content"] == told == said, stop
+        assert whole["choices"][0]["finish_reason"] == pieces[-1]["choices"][0]["finish_reason"] == "stop"
+        # Kept as cut off, so that it ranks as such and is no example of how to end.
+        kept = store.rows("SELECT content, finish FROM message WHERE id = ?", (whole["id"],))
+        assert kept == [(said, "length" if len(said) < 19 else "stop")]
+
+
+def test_an_answer_that_was_empty_does_not_end_a_talk_and_neutral_values_are_taken(serve):
+    client = serve("a")
+    talk = [*ASK["messages"], {"role": "assistant", "content": ""}, {"role": "user", "content": "go on"}]
+    neutral = {
+        "logprobs": False,
+        "tools": [],
+        "tool_choice": "none",
+        "response_format": {"type": "text"},
+        "logit_bias": {},
+    }
+    assert complete(client, messages=talk, **neutral).status_code == 200
+    talk[1]["content"] = None
+    assert complete(client, messages=talk).status_code == 200
+    assert [said for _, said in client.assistant.asked[1][1]] == ["hi", "…", "go on"]
+    assert complete(client, messages=[{"role": "user", "content": ""}]).status_code == 422
+    for refused in ({"logprobs": True}, {"tools": [{}]}, {"response_format": {"type": "json_object"}}, {"stop": [""]}):
+        assert complete(client, **refused).status_code == 422, refused
+
+
+def test_a_mistake_is_told_at_its_field_and_not_by_names_of_types(serve):
+    error = complete(serve(), messages=[{"role": "user", "content": 5}], stop=5).json()["error"]
+    assert error["param"] == "messages.0.content"
+    assert "function" not in error["message"] and "list[" not in error["message"] and "body.stop: " in error["message"]

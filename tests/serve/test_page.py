@@ -330,3 +330,131 @@ def test_two_answers_grow_side_by_side_from_their_first_words(visit, width):
     page.assistant.release.set()
     page.wait_for_selector(".choices button:not([disabled])")
     assert page.locator(".pair .said:has-text('end')").count() == 2 and page.wrong == []
+
+
+def test_a_new_chat_in_the_middle_of_an_answer_leaves_the_page_alive(visit, store):
+    page = visit("one HOLD never", "two", "three HOLD never", "four")
+    ask(page, "first")
+    page.wait_for_selector(".answer .said:has-text('one')")
+    page.click("#new-chat")
+    page.wait_for_selector(".welcome")
+    page.assistant.release.set()
+    ask(page, "second")
+    answered(page)
+    assert page.inner_text(".answer .said") == "two" and page.locator("#stop").is_hidden()
+    # The same by opening another talk: the one that was left keeps what was said.
+    page.assistant.release.clear()
+    ask(page, "third")
+    page.wait_for_selector(".answer .said:has-text('three')")
+    page.click("#history button:has-text('first')")
+    page.wait_for_selector(".question .said:has-text('first')")
+    ask(page, "fourth")
+    page.wait_for_selector(".answer .said:has-text('four')")
+    answered(page, 2)
+    assert page.wrong == []
+    assert [row[0] for row in store.rows("SELECT DISTINCT finish FROM message WHERE author = 'model' ORDER BY 1")] == [
+        "stop",
+        "stopped",
+    ]
+
+
+def test_the_undo_key_takes_back_what_was_said_last(visit, store):
+    page = visit("one", "two", comparison_share=0.0)
+    ask(page)
+    answered(page)
+    page.click(GOOD)
+    page.click('[aria-label="Another answer"]')
+    page.wait_for_selector("text=2/2")
+    page.click(BAD)
+    page.click("text=Compare with a second answer")
+    page.wait_for_selector(".choices button:not([disabled])")
+    off(page)
+    page.keyboard.press("1")
+    page.wait_for_selector(".note")
+    off(page)
+    page.keyboard.press("u")
+    page.wait_for_selector("text=The choice is taken back")
+    assert store.stats() | {"up": 1, "down": 1, "comparisons": 0} == store.stats() and page.wrong == []
+
+
+def test_votes_are_there_after_a_reload_with_their_reasons_and_can_be_changed(visit, store):
+    page = visit("one", "two")
+    ask(page)
+    answered(page)
+    page.click(BAD)
+    page.click(".tag:has-text('too short')")
+    page.fill(".reasons textarea", "more, please")
+    page.click(".reasons >> text=Save")
+    page.reload()
+    page.click("text=too short · more, please")
+    page.fill(".reasons textarea", "much more")
+    page.click(".reasons >> text=Save")
+    page.wait_for_selector("text=too short · much more")
+    page.click(".why")
+    page.click("text=Compare with a second answer")
+    page.wait_for_selector(".choices button:not([disabled])")
+    page.click(".choices >> text=A is better")
+    page.wait_for_selector(".note")
+    page.reload()
+    assert page.inner_text(".note").startswith("You chose A.")
+    page.click("text=Take it back")
+    page.wait_for_selector("text=The choice is taken back")
+    assert store.stats()["comparisons"] == 0 and store.stats()["down"] == 1
+    page.reload()
+    answered(page)
+    assert page.query_selector(".note") is None and page.wrong == []
+
+
+def test_numbers_between_the_steps_are_taken_and_wrong_ones_are_told(visit):
+    page = visit("one", temperature=0.65)
+    page.click("#settings-open")
+    page.fill("#top-p", "0.92")
+    page.click("#settings-close")
+    page.wait_for_selector("#settings:not([open])", state="attached")
+    ask(page)
+    answered(page)
+    sampling = page.assistant.asked[0][2]
+    assert (sampling.temperature, sampling.top_p) == (0.65, 0.92)
+    page.click("#settings-open")
+    page.fill("#temperature", "7")
+    page.keyboard.press("Escape")
+    assert "0 to 2" in page.inner_text("#notice") and page.input_value("#temperature") == "0.65" and page.wrong == []
+
+
+def test_a_persons_own_wording_takes_no_thumb_by_key(visit, store):
+    page = visit("one")
+    ask(page)
+    answered(page)
+    page.click('[aria-label="Write it better"]')
+    page.fill(".editor textarea", "mine")
+    page.click("text=Keep as my answer")
+    page.wait_for_selector("text=2/2")
+    off(page)
+    page.keyboard.press("b")
+    page.keyboard.press("/")
+    page.wait_for_selector("#question:focus")
+    assert store.rows("SELECT * FROM rating") == [] and page.wrong == []
+
+
+def test_what_is_not_copied_is_not_said_to_be(visit):
+    page = visit("one\n```\ncode\n```")
+    ask(page)
+    answered(page)
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.click('[aria-label="Copy"]')
+    page.wait_for_selector("#notice:has-text('mark the words')")
+    page.click(".copy-code")
+    page.wait_for_selector(".copy-code:has-text('Not allowed here')")
+    assert page.wrong == []
+
+
+def test_the_system_prompt_of_a_talk_is_shown_and_columns_stand_as_they_should(visit):
+    page = visit("| a | b | c |\n|---|:-:|--:|\n| 1 | 2 | 3 |")
+    page.click("#settings-open")
+    page.fill("#system-prompt", "Be <b>brief</b>.")
+    page.click("#settings-close")
+    ask(page)
+    answered(page)
+    assert page.inner_text(".system") == "System prompt: Be <b>brief</b>."
+    sides = page.eval_on_selector_all("td", "cells => cells.map((c) => getComputedStyle(c).textAlign)")
+    assert [side for side in sides if side != "start"][-2:] == ["center", "right"] and page.wrong == []

@@ -1,13 +1,13 @@
 // The page: state, what a person can do, and the keys for it.
 
 import { ask, ServerError, turn } from "./api.js";
-import { find, h } from "./dom.js";
+import { copied, find, h } from "./dom.js";
 import { Talk } from "./talk.js";
-import { draw, dress, say } from "./view.js";
+import { draw, dress, say, takesThumb } from "./view.js";
 
 const state = {
   talk: new Talk(), live: null, editing: null, panel: null, draft: { tags: [], comment: "" },
-  notes: new Map(), tags: [], systemPrompt: "", lastVote: null, abort: null, consent: null,
+  notes: new Map(), tags: [], systemPrompt: "", last: null, abort: null, consent: null,
 };
 const el = Object.fromEntries(["drawer", "drawer-open", "drawer-close", "shade", "new-chat", "search", "history", "model", "talk", "composer",
   "question", "send", "stop", "status", "notice", "settings", "settings-open", "system-prompt", "temperature", "top-p", "max-tokens", "compare",
@@ -38,8 +38,11 @@ async function attempt(work) {
 
 // -- talking
 
+/** Whether a number cannot be used. Between the steps of its arrows it can: 0.65 is a temperature. */
+const wrong = ({ validity }) => validity.badInput || validity.rangeUnderflow || validity.rangeOverflow;
+
 function sampling() {
-  const number = (id) => (el[id].value === "" || !el[id].checkValidity() ? null : Number(el[id].value));
+  const number = (id) => (el[id].value === "" || wrong(el[id]) ? null : Number(el[id].value));
   return { model: el.model.value, temperature: number("temperature"), top_p: number("top-p"), max_new_tokens: number("max-tokens") };
 }
 
@@ -47,16 +50,19 @@ function sampling() {
 async function run(body, { asked = null, keep }) {
   if (state.abort) return;
   const blank = () => ({ text: "", done: false, position: 0, failed: null });
-  state.live = { asked, keep, sides: { only: blank(), left: blank(), right: blank() }, start: null, over: false };
-  Object.assign(state, { abort: new AbortController(), editing: null, panel: null });
+  const live = { asked, keep, sides: { only: blank(), left: blank(), right: blank() }, start: null, over: false };
+  const abort = new AbortController();
+  Object.assign(state, { live, abort, editing: null, panel: null });
   busy(true);
   redraw();
   bottom();
   const whole = await attempt(async () => {
-    for await (const event of turn({ ...sampling(), ...body }, state.abort.signal)) hear(event);
+    for await (const event of turn({ ...sampling(), ...body }, abort.signal)) if (state.live === live) hear(event);
     return true;
   });
-  const { start, over } = state.live;
+  // Another conversation is shown by now: `leave` has tidied up, and this answer waits in the history.
+  if (state.live !== live) return;
+  const { start, over } = live;
   state.abort = null;
   busy(false);
   if (whole && over && start.duel && canChoose()) {
@@ -66,7 +72,7 @@ async function run(body, { asked = null, keep }) {
     el.talk.querySelector(".duel").scrollIntoView({ block: "start" });
     return;
   }
-  const failed = Object.values(state.live.sides).find((side) => side.failed)?.failed;
+  const failed = Object.values(live.sides).find((side) => side.failed)?.failed;
   await settle(start?.answers.only ?? start?.answers.left);
   if (failed) notice(failed);
   else if (whole) announce("The answer is complete.");
@@ -144,8 +150,8 @@ const act = {
     redraw();
   },
   async copy(text) {
-    await navigator.clipboard?.writeText(text);
-    announce("Copied.");
+    if (await copied(text)) announce("Copied.");
+    else notice("This browser does not let the page copy; mark the words instead.");
   },
   edit(id) {
     state.editing = id;
@@ -171,7 +177,7 @@ const act = {
     const body = { id, value, tags, ...(comment ? { comment } : {}) };
     if (!(await attempt(() => ask("/v1/feedback", body)))) return false;
     Object.assign(message, { rating: value, tags, comment });
-    state.lastVote = before;
+    state.last = { vote: before };
     state.panel = value ? id : null;
     state.draft = { tags: [...tags], comment: comment ?? "" };
     announce(["The vote is kept: bad.", "The vote is taken back.", "The vote is kept: good."][value + 1]);
@@ -179,13 +185,22 @@ const act = {
     el.talk.querySelector(".reasons")?.scrollIntoView({ block: "nearest" });
     return true;
   },
+  /** Takes back what was said last, a thumb or a choice; what came before stays. */
   async undo() {
-    const last = state.lastVote;
-    if (!last || !state.talk.byId.has(last.id)) return;
-    await act.vote(last.id, last.value, last.tags, last.comment);
-    state.lastVote = null;
+    const { vote, question } = state.last ?? {};
+    if (question) await act.takeBack(question);
+    else if (vote && state.talk.byId.has(vote.id)) await act.vote(vote.id, vote.value, vote.tags, vote.comment);
+    else return;
+    state.last = null;
     state.panel = null;
     redraw();
+  },
+  /** Opens what was said with a thumb, to add to it or change it. */
+  reasons(message) {
+    state.panel = message.id;
+    state.draft = { tags: [...message.tags], comment: message.comment ?? "" };
+    redraw();
+    el.talk.querySelector(".reasons textarea")?.focus();
   },
   tag(tag) {
     const { tags } = state.draft;
@@ -194,10 +209,10 @@ const act = {
   },
   async saveReasons() {
     const message = state.talk.byId.get(state.panel);
-    const first = state.lastVote;
+    const first = state.last;
     if (!(await act.vote(message.id, message.rating, state.draft.tags, state.draft.comment.trim() || null))) return;
     // The thumb and its reasons are one vote to take back.
-    if (first?.id === message.id) state.lastVote = first;
+    if (first?.vote?.id === message.id) state.last = first;
     act.closePanel();
     announce("The reasons are kept.");
   },
@@ -209,12 +224,16 @@ const act = {
     const { start, over } = state.live ?? {};
     if (!over || !start?.duel) return;
     const said = await attempt(() => ask(`/api/duels/${start.duel.id}`, { winner }));
-    if (said && winner !== "skip") state.notes.set(start.question, { text: verdict(said), comparison: said.comparison });
+    if (said && winner !== "skip") {
+      state.notes.set(start.question, { text: verdict(said), comparison: said.comparison });
+      state.last = { question: start.question };
+    }
     await settle(start.answers[winner === "right" ? "right" : "left"]);
     if (said && winner !== "skip") announce(verdict(said));
   },
   async takeBack(question) {
     const note = state.notes.get(question);
+    if (!note?.comparison) return;
     if (!(await attempt(() => ask(`/api/comparisons/${note.comparison}/withdraw`, {})))) return;
     state.notes.set(question, { text: "The choice is taken back." });
     announce("The choice is taken back.");
@@ -228,6 +247,9 @@ const act = {
     setTimeout(() => { if (state.abort === abort) abort.abort(); }, 2000);
   },
 };
+
+/** The choices of a conversation, as the server knows them, under the questions they are about. */
+const notesOf = (choices) => new Map(choices.map((said) => [said.question, { text: verdict(said), comparison: said.comparison }]));
 
 function verdict({ winner, models }) {
   const who = models.left === models.right ? `Both were ${models.left}.` : `A was ${models.left}, B was ${models.right}.`;
@@ -259,11 +281,19 @@ async function list() {
   if (!found.length) el.history.replaceChildren(h("li", { class: "quiet" }, el.search.value ? "Nothing found" : "Nothing yet"));
 }
 
+/** Ends what is drawn for the conversation shown; the server keeps what was said of it. */
+function leave() {
+  if (!state.abort) return;
+  state.abort.abort();
+  Object.assign(state, { abort: null, live: null });
+  busy(false);
+}
+
 async function open(id) {
-  if (state.abort) state.abort.abort();
   const data = await attempt(() => ask(`/api/conversations/${id}`));
   if (!data) return;
-  Object.assign(state, { talk: new Talk(data), live: null, editing: null, panel: null, notes: new Map() });
+  leave();
+  Object.assign(state, { talk: new Talk(data), live: null, editing: null, panel: null, notes: notesOf(data.choices), last: null });
   history.replaceState(null, "", `#c=${id}`);
   drawer(false);
   redraw();
@@ -272,8 +302,8 @@ async function open(id) {
 }
 
 function fresh() {
-  if (state.abort) state.abort.abort();
-  Object.assign(state, { talk: new Talk(), live: null, editing: null, panel: null, notes: new Map() });
+  leave();
+  Object.assign(state, { talk: new Talk(), live: null, editing: null, panel: null, notes: new Map(), last: null });
   history.replaceState(null, "", location.pathname);
   drawer(false);
   notice(null);
@@ -289,9 +319,15 @@ function drawer(opened) {
   if (opened) el["drawer-close"].focus();
 }
 
+const NUMBERS = ["temperature", "top-p", "max-tokens"];
 const REMEMBERED = ["temperature", "top-p", "max-tokens", "compare", "other-model", "theme", "model"];
 
 function remember() {
+  // A number that cannot be used gives way to the one that was there, and that is said: nothing is drawn with another than is shown.
+  const bad = NUMBERS.filter((id) => wrong(el[id]));
+  for (const id of bad) el[id].value = state.numbers[id];
+  notice(bad.map((id) => `${el[id].labels[0].firstChild.data.trim()} goes from ${el[id].min} to ${el[id].max || "any number"}; it stays ${el[id].value}.`).join(" "));
+  state.numbers = Object.fromEntries(NUMBERS.map((id) => [id, el[id].value]));
   state.systemPrompt = el["system-prompt"].value;
   document.documentElement.dataset.theme = el.theme.value;
   localStorage.setItem("settings", JSON.stringify(Object.fromEntries(REMEMBERED.map((id) => [id, el[id].value]))));
@@ -337,8 +373,9 @@ async function begin() {
   for (const id of REMEMBERED) {
     el[id].value = kept[id] ?? defaults[id];
     // A model that this run does not have, or a menu that has changed.
-    if (el[id].value === "" && defaults[id] !== "") el[id].value = defaults[id];
+    if ((el[id].value === "" && defaults[id] !== "") || (NUMBERS.includes(id) && wrong(el[id]))) el[id].value = defaults[id];
   }
+  state.numbers = Object.fromEntries(NUMBERS.map((id) => [id, el[id].value]));
   document.documentElement.dataset.theme = el.theme.value;
   const id = location.hash.match(/^#c=([0-9a-f-]{36})$/)?.[1];
   if (id) await open(id);
@@ -350,8 +387,8 @@ async function begin() {
 }
 
 const KEYS = {
-  g: () => state.talk.lastAnswer() && act.vote(state.talk.lastAnswer().id, 1),
-  b: () => state.talk.lastAnswer() && act.vote(state.talk.lastAnswer().id, -1),
+  g: () => takesThumb(state.talk.lastAnswer()) && act.vote(state.talk.lastAnswer().id, 1),
+  b: () => takesThumb(state.talk.lastAnswer()) && act.vote(state.talk.lastAnswer().id, -1),
   u: () => act.undo(),
   r: () => state.talk.lastAnswer() && act.retry(state.talk.lastAnswer().parent),
   n: fresh,

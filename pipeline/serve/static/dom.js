@@ -11,6 +11,16 @@ export function h(name, attributes = {}, ...children) {
   return element;
 }
 
+/** Whether the text is on the clipboard now. A page that came over plain http from another machine has none. */
+export async function copied(text) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 export const find = (id) => document.getElementById(id);
 
 const SVG = "http://www.w3.org/2000/svg";

@@ -1,7 +1,7 @@
 // Markdown as far as chat models write it, built as elements. HTML stays text, pictures stay text (a remote picture would tell
 // its server what was said), and links lead to http and https only.
 
-import { h } from "./dom.js";
+import { copied, h } from "./dom.js";
 
 const INLINE = /(`+)([^`](?:.*?[^`])?)\1(?!`)|\*\*(?=\S)(.+?)(?<=\S)\*\*|__(?=\S)(.+?)(?<=\S)__|~~(?=\S)(.+?)(?<=\S)~~|\*(?=[^\s*])(.+?)(?<=[^\s*])\*|(?<![\w_])_(?=[^\s_])(.+?)(?<=[^\s_])_(?!\w)|(?<!!)\[([^\][]+)\]\((https?:\/\/[^\s()<>]+)\)|(https?:\/\/[^\s<>"'`)\]]*[^\s<>"'`)\].,;:!?])/gs;
 const ITEM = /^( {0,3})([-*+]|\d{1,9}[.)])(?: +|$)(.*)$/;
@@ -65,9 +65,8 @@ function fence(lines, at, found, blocks) {
   while (end < lines.length && !closes.test(lines[end])) end += 1;
   const code = lines.slice(at + 1, end).join("\n");
   const copy = h("button", { type: "button", class: "copy-code" }, "Copy");
-  copy.addEventListener("click", () => {
-    navigator.clipboard?.writeText(code);
-    copy.textContent = "Copied";
+  copy.addEventListener("click", async () => {
+    copy.textContent = (await copied(code)) ? "Copied" : "Not allowed here";
   });
   const pre = h("pre", { tabindex: "0", "aria-label": found[2] ? `code, ${found[2]}` : "code" }, h("code", {}, code));
   blocks.push(h("div", { class: "code" }, h("div", { class: "code-head" }, h("span", {}, found[2]), copy), pre));
@@ -101,8 +100,9 @@ const tight = (blocks) => (blocks[0]?.tagName === "P" ? [...blocks[0].childNodes
 function table(lines, at, blocks) {
   const cells = (line) => line.trim().replace(/^\||\|$/g, "").split("|").map((cell) => cell.trim());
   const rows = take(lines, at + 2, (l) => l.includes("|"));
-  const head = h("thead", {}, h("tr", {}, cells(lines[at]).map((c) => h("th", { scope: "col" }, inline(c)))));
-  const body = h("tbody", {}, rows.map((row) => h("tr", {}, cells(row).map((c) => h("td", {}, inline(c))))));
+  const sides = cells(lines[at + 1]).map((c) => (!c.endsWith(":") ? null : c.startsWith(":") ? "middle" : "end"));
+  const head = h("thead", {}, h("tr", {}, cells(lines[at]).map((c, n) => h("th", { scope: "col", class: sides[n] }, inline(c)))));
+  const body = h("tbody", {}, rows.map((row) => h("tr", {}, cells(row).map((c, n) => h("td", { class: sides[n] }, inline(c))))));
   blocks.push(h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "table" }, h("table", {}, head, body)));
   return at + 2 + rows.length;
 }

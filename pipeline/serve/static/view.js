@@ -22,6 +22,7 @@ export function draw(element, state, act) {
     parts.push(h("p", { class: "quiet" }, "No answer yet. ", button("answer", "Answer it", () => act.retry(shown.at(-1).id))));
   }
   if (!parts.length) parts.push(welcome(state));
+  else if (state.talk.systemPrompt) parts.unshift(h("p", { class: "quiet system" }, "System prompt: ", state.talk.systemPrompt));
   element.replaceChildren(...parts);
   if (focused) element.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
@@ -51,11 +52,15 @@ function question(message, state, act) {
     h("div", { class: "tools" }, versions(message, state, act), tool("edit", "Edit and ask again", message, () => act.edit(message.id))));
 }
 
+/** Whether an answer is the model's, and so one to vote on. */
+export const takesThumb = (message) => message?.author === "model" && message.finish !== "error";
+
 function answer(message, state, act) {
   if (state.editing === message.id) return editor(message, "Keep as my answer", act);
   const by = message.author === "human-edit" ? "your wording" : (message.model ?? "another model");
   const body = h("div", { class: "said" }, message.content.trim() ? markdown(message.content) : h("p", { class: "quiet" }, "(an empty answer)"));
-  const thumbs = message.author === "model" && message.finish !== "error" && [thumb(message, 1, act), thumb(message, -1, act)];
+  const thumbs = takesThumb(message) && [thumb(message, 1, act), thumb(message, -1, act)];
+  const why = message.rating !== 0 && state.panel !== message.id;
   const note = state.notes.get(message.parent);
   return h("article", { class: "answer", "aria-label": `Answer, ${by}` },
     h("div", { class: "by" }, by, message.finish in ENDS && h("span", { class: "quiet" }, ` · ${ENDS[message.finish]}`)),
@@ -65,10 +70,14 @@ function answer(message, state, act) {
       tool("edit", "Write it better", message, () => act.edit(message.id)),
       tool("copy", "Copy", message, () => act.copy(message.content)),
       versions(message, state, act),
-      h("span", { class: "quiet figures" }, figures(message))),
+      h("span", { class: "quiet figures" }, figures(message)),
+      why && button(`${message.id}:why`, said(message), () => act.reasons(message), { class: "why", title: "Reasons for the vote" })),
     state.panel === message.id && message.rating !== 0 && reasons(message, state, act),
     note && h("p", { class: "note" }, note.text, " ", note.comparison && button(`${message.id}:takeback`, "Take it back", () => act.takeBack(message.parent))));
 }
+
+/** What was said with a thumb, or that something can be. */
+const said = (message) => [...message.tags, message.comment].filter(Boolean).join(" · ") || "Why?";
 
 function figures(message) {
   if (!message.tokens) return "";

@@ -1,0 +1,52 @@
+"""What the verbs share: their options, opening the run that is meant, and text of others made fit for a terminal."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.errors import UserError
+
+DEFAULT_CONFIG = Path("configs/quickstart.yaml")
+WIDTH = 300
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML file; default: that of the run, else configs/quickstart.yaml"),
+]
+RunOption = Annotated[
+    str | None, typer.Option("--run", "-r", help="name or directory of the run; default: the config file's name")
+]
+Overrides = Annotated[list[str] | None, typer.Argument(help="settings as key=value, for example ppo.kl_coef=0.1")]
+
+
+def open_run(config: Path | None, run_name: str | None, overrides: list[str] | None, *, must_exist: bool = False):
+    """The run meant: an existing one by name with its frozen config, or the one that a config file names."""
+    from pipeline.config import RUN_NAME, load_config
+    from pipeline.run import Run
+
+    overrides = overrides or []
+    if run_name is not None and not re.fullmatch(RUN_NAME, Path(run_name).name):
+        raise UserError(
+            f"--run: a run's name holds letters, digits and . _ - and starts with a letter or digit (got '{run_name}')."
+        )
+    if run_name is not None and config is None:
+        path = Path(run_name) if "/" in run_name else Path("runs") / run_name
+        if must_exist or path.exists() or "/" in run_name:
+            return Run.load(path, overrides)
+    loaded = load_config(config or DEFAULT_CONFIG, overrides)
+    if run_name is not None:
+        path = Path(run_name)
+        update = {"run_name": path.name}
+        if "/" in run_name:
+            update["runs_dir"] = str(path.parent)
+        loaded = loaded.model_copy(update=update)
+    return Run.open(loaded)
+
+
+def printable(text: str) -> str:
+    """One line, cut where a screen ends; control characters are shown, not sent to the terminal."""
+    shown = "".join(c if c.isprintable() else " " if c.isspace() else repr(c)[1:-1] for c in text)
+    return shown if len(shown) <= WIDTH else f"{shown[:WIDTH]}… ({len(text):,} characters)"
