@@ -18,6 +18,7 @@ from pipeline.config import DataConfig
 from pipeline.disk import sha256, sync
 from pipeline.run import Run
 from pipeline.service import InService
+from reward.test_model import is_for_test_model
 
 SNAPSHOT = "snapshot.json"
 NEW = "new_rankings.jsonl"
@@ -106,7 +107,8 @@ def usable(base: Run, lesson: Lesson, known: set[str]) -> Usable:
         new=[r for r in rankings if r.id not in known],
         thumbs=thumbs,
         new_thumbs=sum(t.id not in known for t in thumbs),
-        demonstrations=demonstrations,
+        # An SFT policy that has learnt the answers which taught the test model is not judged by it independently.
+        demonstrations=[d for d in demonstrations if not is_for_test_model(d.prompt, base.config.reward.test_share)],
         prompts=list(asked.values()),
         held_out=sum(map(len, (lesson.rankings, lesson.demonstrations, lesson.again, lesson.unpaired)))
         - sum(map(len, (rankings, demonstrations, again, thumbs))),

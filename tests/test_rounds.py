@@ -43,6 +43,8 @@ def vote(database: Path, rater: str, questions, better="Yes, this one.", worse="
         store.compare(*sides, rater=rater, winner="left", blind=True, shown_ms=1)
     store.close()
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -19,7 +19,7 @@ from pipeline.evaluation.judges import Comparison
 from pipeline.evaluation.policy_card import by_prompt
 from pipeline.evaluation.reward_card import accuracy_entries
 from pipeline.evaluation.scoring import score_answers, score_rankings
-from pipeline.evaluation.statistics import cluster_bootstrap, paired_difference
+from pipeline.evaluation.statistics import cluster_share, paired_difference
 from pipeline.roles import RewardEnsemble, open_base, open_test_model
 from pipeline.template import PromptTooLong, prompt_ids, text_lengths
 
@@ -88,11 +88,12 @@ def _judged(own: dict[str, list[AnswerRow]], other: dict[str, list[AnswerRow]], 
     pairs = [Comparison(own[p][0].prompt, own[p][0].answer, other[p][0].answer) for p in prompts]
     with progress(len(pairs), "judging", unit="comparisons") as bar:
         found = judges.judge(pairs, judges.of_config(judge), on_done=bar.advance)
-    kept = [(p, outcome - 0.5) for p, outcome in zip(prompts, found.outcomes, strict=True) if outcome is not None]
+    kept = [(p, outcome) for p, outcome in zip(prompts, found.outcomes, strict=True) if outcome is not None]
     if not kept:
         raise UserError(f"judge: no verdict on {len(pairs)} comparisons. Look at judge.model and judge.max_tokens.")
-    names, above = zip(*kept, strict=True)
-    return Gain(*cluster_bootstrap(above, names), "win rate above one half", f"the judge {judge.model}", len(kept))
+    names, outcomes = zip(*kept, strict=True)
+    above = (end - 0.5 for end in cluster_share(outcomes, names))
+    return Gain(*above, "win rate above one half", f"the judge {judge.model}", len(kept))
 
 
 def accuracy_on(rankings: Sequence[Ranking], run: Path, config, progress) -> tuple[Entry, int]:

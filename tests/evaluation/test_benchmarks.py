@@ -12,6 +12,8 @@ from pipeline.evaluation.benchmarks import entries, read_results
 from pipeline.evaluation.cards import Card, Entry, read_card, write_card
 from pipeline.run import Run, Step
 
+pytestmark = pytest.mark.usefixtures("few_prompts")
+
 
 def raw(right, *, task="sums"):
     """As `simple_evaluate` returns it: one metric with a number for each question, one with a list, one without samples."""

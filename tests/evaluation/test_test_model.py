@@ -11,7 +11,7 @@ import torch
 
 from data.errors import UserError
 from data.loading import load
-from data.records import Message
+from data.records import Demonstration, Message
 from data.rows import ranking_row, write_rows
 from pipeline import progress
 from pipeline.adapters import POLICY
@@ -23,6 +23,7 @@ from pipeline.evaluation.rivals import gain
 from pipeline.ppo.rollout import draw
 from pipeline.roles import open_base, open_test_model
 from pipeline.run import Run
+from pipeline.snapshot import usable
 from pipeline.stages.ppo import _judge_prompts
 from pipeline.template import prompt_ids
 from reward.test_model import is_for_test_model
@@ -183,3 +184,17 @@ def test_too_large_a_share_says_so_before_anything_is_trained(finished, tmp_path
 
     with pytest.raises(UserError, match=r"none of 0 rankings for the reward model can be used.*reward.test_share is 0.999999"):
         reward.run(ctx)
+
+
+def test_a_round_shows_no_policy_the_answers_that_taught_the_test_model(tmp_path):
+    """Edits and good answers on its questions are rankings for it; as demonstrations they would teach the policy that it judges."""
+    prepared = tmp_path / "stages" / "prepare"
+    prepared.mkdir(parents=True)
+    write_rows(prepared / "heldout_prompts.jsonl", [{"id": "h", "prompt": "Something else altogether?"}])
+    shown = [Demonstration(f"d{k}", (Message("user", f"How high is hill number {k}?"),), "High.") for k in range(40)]
+    lesson = SimpleNamespace(rankings=[], demonstrations=shown, again=[], unpaired=[])
+    for share in (0.0, 0.5):
+        base = SimpleNamespace(path=tmp_path, config=SimpleNamespace(reward=SimpleNamespace(test_share=share)))
+        found = usable(base, lesson, set()).demonstrations
+        assert found == [d for d in shown if not is_for_test_model(d.prompt, share)]
+        assert (len(found) == 40) if share == 0 else (5 < len(found) < 35)
