@@ -45,7 +45,7 @@ def table(runs: dict) -> list[str]:
             f"{start['proxy']:.2f} to {last['proxy']:.2f}",
             f"{alpha:.2f}",
             f"{beta:.2f}",
-            said or "no",
+            said or f"no; {alarms(run['curve']['alarms'])}",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [
@@ -55,6 +55,14 @@ def table(runs: dict) -> list[str]:
         "chosen with sight of the scores, so “last − best” is below 0 by chance too.",
         "",
     ]
+
+
+def alarms(raised: list[dict]) -> str:
+    """Each detector with the first update at which it would have stopped the run or did warn."""
+    first: dict[str, int] = {}
+    for alarm in raised:
+        first.setdefault(alarm["detector"], alarm["update"])
+    return ", ".join(f"{name} at {update}" for name, update in first.items()) or "no alarm"
 
 
 def at_kl(look: dict) -> str:
