@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from scipy.stats import binomtest
 
 from data.errors import UserError
 from data.feedback import FeedbackStore
@@ -348,8 +349,10 @@ def test_where_the_rubric_is_not_the_yardstick_the_judge_decides(
     judged_round, judge_at, tmp_path, likes, gain_, promoted
 ):
     end = judged_round(judge_at(lambda a, b: "[[A]]" if likes in a else "[[B]]"))
-    # Every comparison won, or lost, in both orders.
-    assert (end.gain["value"], end.gain["low"], end.gain["prompts"]) == (gain_, gain_, 4)
+    # Every comparison won, or lost, in both orders: four of them, which is not to be sure of all.
+    ends = binomtest(4 if promoted else 0, 4).proportion_ci(method="wilson")
+    assert (end.gain["value"], end.gain["prompts"]) == (gain_, 4)
+    assert (end.gain["low"], end.gain["high"]) == pytest.approx((ends.low - 0.5, ends.high - 0.5))
     assert end.promoted is promoted and "by the judge a-judge over r (ppo) on 4 prompts" in end.why
     assert service.present(tmp_path / "r").run == ("r-round-001" if promoted else "r")
 
