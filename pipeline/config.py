@@ -417,6 +417,8 @@ class Gate(_Section):
     def _bounds(self) -> Gate:
         if self.min is None and self.max is None:
             raise ValueError("should have min, max or both (got neither)")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min should be at most max, or nothing can pass (got {self.min:g} and {self.max:g})")
         return self
 
 

@@ -69,6 +69,7 @@ def test_batches_must_fit_into_each_other(tmp_path):
 def test_a_gate_must_name_a_stage_and_have_a_bound(tmp_path):
     assert "should read stage.metric" in problems(tmp_path, "gates: {foo: {min: 1}}\n")[0]
     assert "min, max or both" in problems(tmp_path, "gates: {sft.gold: {}}\n")[0]
+    assert "nothing can pass" in problems(tmp_path, "gates: {sft.gold: {min: 2, max: 1}}\n")[0]
     assert load_config(write(tmp_path, "gates: {ppo.gold_minus_sft.ci_low: {min: 0}}\n")).gates
 
 

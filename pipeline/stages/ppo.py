@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,8 @@ from reward.sources import REWARD_SOURCES, Answered, weighted_scores
 
 # A mean score above this share of training answers lies where the reward model has hardly been taught (Bai et al. 2022, fig. 14).
 HIGH = 0.99
+# With fewer the judge's standard error is itself hardly known: benchmarks/detector_rates.py.
+FEW_PROMPTS = 8
 
 
 def run(ctx) -> dict[str, float]:
@@ -179,6 +182,13 @@ def _watch(ctx, base) -> Watch:
         model = open_test_model(base, ctx.inputs["reward"])
         judge = lambda answers: model.score_all([a.ids for a in answers])  # noqa: E731
     prompts = _judge_prompts(ctx, base) if judge and config.detectors.judge_every else []
+    if judge and config.detectors.judge_every and len(prompts) < FEW_PROMPTS:
+        print(
+            f"detectors: the judge sees answers to {len(prompts)} questions of the rankings' test side; with fewer than {FEW_PROMPTS} its alarms "
+            "are often false, with fewer than two it raises none (detectors.judge_prompts, data.test_share).",
+            file=sys.stderr,
+            flush=True,
+        )
     return Watch(config.detectors, prompts, judge, probes=_probes(ctx, base), seed=config.seed)
 
 

@@ -24,7 +24,7 @@ from pipeline.ppo.rollout import draw
 from pipeline.roles import open_base, open_test_model
 from pipeline.run import Run
 from pipeline.snapshot import usable
-from pipeline.stages.ppo import _judge_prompts
+from pipeline.stages.ppo import _judge_prompts, _watch
 from pipeline.template import prompt_ids
 from reward.test_model import is_for_test_model
 
@@ -155,6 +155,14 @@ def test_the_detectors_ask_the_test_model(finished):
     _, answers = draw(base, prompts, config.ppo, torch.Generator().manual_seed(config.seed))
     looks = json.loads((finished / "stages" / "ppo" / "detectors.json").read_text())["looks"]
     np.testing.assert_allclose(looks[0]["judge"], model.score_all([a.ids for a in answers]), atol=1e-4)
+
+
+def test_a_judge_of_few_questions_is_told_of(finished, capfd):
+    run = Run.load(finished)
+    base = open_base(run.config)
+    ctx = SimpleNamespace(config=run.config, inputs={n: finished / "stages" / n for n in ("prepare", "reward")})
+    _watch(ctx, base)
+    assert "the judge sees answers to 3 questions" in capfd.readouterr().err
 
 
 def test_the_report_says_who_judged(finished):
