@@ -184,8 +184,8 @@ def _watch(ctx, base) -> Watch:
     prompts = _judge_prompts(ctx, base) if judge and config.detectors.judge_every else []
     if judge and config.detectors.judge_every and len(prompts) < FEW_PROMPTS:
         print(
-            f"detectors: the judge sees answers to {len(prompts)} questions of the rankings' test side; with fewer than {FEW_PROMPTS} its alarms "
-            "are often false, with fewer than two it raises none (detectors.judge_prompts, data.test_share).",
+            f"detectors: questions of the rankings' test side for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} its "
+            "alarms are often false, with fewer than two it raises none (detectors.judge_prompts, data.test_share).",
             file=sys.stderr,
             flush=True,
         )

@@ -162,7 +162,8 @@ def test_a_judge_of_few_questions_is_told_of(finished, capfd):
     base = open_base(run.config)
     ctx = SimpleNamespace(config=run.config, inputs={n: finished / "stages" / n for n in ("prepare", "reward")})
     _watch(ctx, base)
-    assert "the judge sees answers to 3 questions" in capfd.readouterr().err
+    few = len(_judge_prompts(ctx, base))
+    assert few < 8 and f"for the judge to see answers to: {few}." in capfd.readouterr().err
 
 
 def test_the_report_says_who_judged(finished):
