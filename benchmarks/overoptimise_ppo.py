@@ -4,8 +4,9 @@
     python benchmarks/overoptimise_ppo.py --weak                 # the same on a reward model from few and noisy labels
 
 Takes the SFT policy and the reward model of a finished run of the quickstart and trains three policies for `UPDATES` updates: without a KL
-charge and with no detector that stops; the same with detectors that stop; with the quickstart's charge. The rubric looks every other
-update at answers to 60 prompts that PPO does not ask. A run that was killed goes on from its checkpoint with the same command.
+charge and with no detector that stops; the same with detectors that stop; with the quickstart's charge; and one that is made to fail, paid for
+what the reward model likes least. The rubric looks every other update at answers to 60 prompts that PPO does not ask. A run that was killed goes
+on from its checkpoint with the same command.
 
 The weak reward model learns from one pair of each of `WEAK_LISTS` of the built-in rankings, a quarter of them the wrong way round, three times
 over; three in ten questions stay for its test and for the rubric's looks. Its lists, flips and seed were fixed before it was trained.
@@ -43,6 +44,8 @@ RUNS = {
     "no KL charge, unwatched": ("over-free", ["ppo.kl_coef=0.0", f"detectors.warn_only=[{ALL}]"]),
     "no KL charge, detectors stop": ("over-watched", ["ppo.kl_coef=0.0"]),
     "KL charge 0.03, unwatched": ("over-charged", ["ppo.kl_coef=0.03", f"detectors.warn_only=[{ALL}]"]),
+    # Made to fail: what the reward model likes least pays most.
+    "reward turned round, detectors stop": ("over-turned", ["ppo.kl_coef=0.0", "ppo.reward_sources={model: -1.0}"]),
 }
 
 
