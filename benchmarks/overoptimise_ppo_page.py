@@ -42,9 +42,8 @@ def table(runs: dict) -> list[str]:
             show(cluster_bootstrap(start["gold"], prompts)),
             *(f"{show(cluster_bootstrap(k['gold'], prompts))} after {k['update']}{at_kl(k)}" for k in (best, last)),
             show(paired_difference(last["gold"], best["gold"], prompts)),
-            f"{start['proxy']:.2f} to {last['proxy']:.2f}",
-            f"{alpha:.2f}",
-            f"{beta:.2f}",
+            f"{start['proxy']:.2f} to {last['proxy']:.2f}".replace("-", "−"),
+            *(f"{x:.2f}".replace("-", "−") for x in (alpha, beta)),
             said or f"no; {alarms(run['curve']['alarms'])}",
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
@@ -95,15 +94,15 @@ def draw(curves: dict[str, list[dict]]) -> None:
     matplotlib.rcParams |= {"svg.hashsalt": "thumbloop", "font.size": 9}
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
-    for (name, looks), colour in zip(curves.items(), ("#b3261e", "#7a5195", "#1b7f4b"), strict=False):
+    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6))
+    for (name, looks), colour in zip(curves.items(), plt.cm.tab10.colors, strict=False):
         known = [look for look in looks if look["kl"] is not None]
         d = np.sqrt([max(0.0, look["kl"]) for look in known])
         for axis, values in zip(axes, ([fmean(k["gold"]) for k in known], [k["proxy"] for k in known]), strict=True):
             axis.plot(d, values, "-o", ms=3, color=colour, label=name)
     for axis, title in zip(axes, ("gold, points", "reward model's score"), strict=True):
         axis.set(xlabel="√KL to SFT, √nats", title=title)
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     FOLDER.mkdir(exist_ok=True)
     figure.savefig(FOLDER / "ppo.svg", bbox_inches="tight", metadata={"Date": None}, facecolor="white")
     plt.close(figure)
