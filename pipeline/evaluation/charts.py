@@ -21,13 +21,18 @@ CHARACTER, ROOM = 6.5, 8.0
 
 @dataclass(frozen=True)
 class Line:
-    """One curve. `style` names a colour (base, sft, best, ppo, ink, soft); a faint line is drawn without its points."""
+    """One curve. `style` names a colour (base, sft, best, ppo, ink, soft); a faint line is drawn without its points.
+
+    Attributes:
+        ends: lower and upper end of each point's interval, empty where there are none.
+    """
 
     name: str
     xs: Sequence[float]
     ys: Sequence[float]
     style: str = "ink"
     faint: bool = False
+    ends: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -56,9 +61,14 @@ def line_chart(
         return ""
     left, right, top, bottom = 42, 48, 10, 30
     x_at = _scale(min(x for x, _ in points), max(x for x, _ in points), left, WIDTH - right)
-    low, high = _range([y for _, y in points], bounds)
+    low, high = _range([y for _, y in points] + [end for line in lines for both in line.ends for end in both], bounds)
     y_at = _scale(low, high, height - bottom, top)
     parts = [_y_axis(nice_ticks(low, high), y_at, left, WIDTH - right, show)]
+    for line in lines:
+        parts += [
+            f'<line class="bar s-{line.style}" x1="{x_at(x):.1f}" x2="{x_at(x):.1f}" y1="{y_at(least):.1f}" y2="{y_at(most):.1f}"/>'
+            for x, (least, most) in zip(line.xs, line.ends, strict=False)
+        ]
     whole = nice_ticks(min(x for x, _ in points), max(x for x, _ in points), 5)
     parts += [
         f'<text class="tick" x="{x_at(x):.1f}" y="{height - 14}" text-anchor="middle">{_text(_plain(x))}</text>'

@@ -20,7 +20,7 @@ from pipeline.evaluation.readings import Reading, readings
 from pipeline.evaluation.standings import Pair, Standings
 from pipeline.evaluation.standings_file import read as read_standings
 from pipeline.evaluation.standings_words import summary as standings_summary
-from pipeline.evaluation.statistics import Estimate
+from pipeline.evaluation.statistics import Estimate, cluster_bootstrap
 
 ORDER = ("base", "prepare", "sft", "reward", "ppo", "benchmarks")
 POLICIES = ("base", "sft", "ppo")
@@ -171,6 +171,12 @@ def gather(run_dir: Path, config: Any) -> Facts:
     )
 
 
+def _mean_of(scores: Sequence[float]) -> dict[str, Any]:
+    """A look's mean with its interval over prompts, where these are enough for one."""
+    value, low, high = cluster_bootstrap(scores, range(len(scores)))
+    return {"mean": value, "ends": (low, high) if is_finite(low) and is_finite(high) else None}
+
+
 def _watched(stage_dirs: Mapping[str, Path]) -> dict[str, Any]:
     """What the failure detectors of PPO left, empty where there is none."""
     file = stage_dirs["ppo"] / DETECTORS if "ppo" in stage_dirs else None
@@ -178,7 +184,7 @@ def _watched(stage_dirs: Mapping[str, Path]) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        found["looks"] = [{**look, "mean": sum(look["judge"]) / len(look["judge"])} for look in found["looks"]]
+        found["looks"] = [{**look, **_mean_of(look["judge"])} for look in found["looks"]]
         return found
     except (ValueError, KeyError, TypeError, ZeroDivisionError):
         raise UserError(f"{file}: not what the PPO stage wrote. Use --redo ppo to make it anew.") from None
@@ -412,6 +418,18 @@ def floor_note(facts: Facts) -> str:
     return ""
 
 
+def proxy_points(facts: Facts) -> list[tuple[str, str, float, Entry]]:
+    """The same policies with the reward model's score instead of gold; empty where best-of-n was not scored by it."""
+    ppo, kl = facts.entry("ppo", "proxy"), facts.entry("ppo", "kl_to_reference")
+    best = [
+        (f"best of {n}", "best", best_kl.value, entry)
+        for n, _, best_kl in facts.best_of()
+        if (entry := facts.entry("ppo", f"best_of_{n}_proxy"))
+    ]
+    sft = facts.entry("ppo", "sft_proxy")
+    return [("SFT", "sft", 0.0, sft), *best, ("PPO", "ppo", kl.value, ppo)] if ppo and kl and sft and best else []
+
+
 def frontier_points(facts: Facts) -> list[tuple[str, str, float, Entry]]:
     """(name, style, KL to SFT in nats, gold score) of SFT, best-of-n and PPO; empty without PPO's card."""
     sft, ppo, kl = facts.entry("sft", "gold"), facts.entry("ppo", "gold"), facts.entry("ppo", "kl_to_reference")
@@ -472,7 +490,7 @@ def judge_note(facts: Facts) -> str:
     whose = "test model" if getattr(facts.config, "judged_by", None) == "test_model" else "gold rubric"
     return (
         f"While PPO ran, the {whose}, which PPO does not raise, judged answers to the same {prompts} prompts of the test "
-        "split. A reward that rises while the judge falls is being gamed."
+        "split. Bars are 95 % intervals over these prompts. A reward that rises while the judge falls is being gamed."
     )
 
 

@@ -209,6 +209,15 @@ def _gold(facts: Facts) -> str:
             show=f.number,
         )
         figures.append(_figure("Beside best-of-n", chart, f.BEST_OF_NOTE))
+    if proxies := f.proxy_points(facts):
+        chart = charts.frontier(
+            "Reward-model score against distance from SFT",
+            [(kl, _mark(name, score, style)) for name, style, kl, score in proxies],
+            x_name="KL to SFT in nats a sequence (axis in √KL)",
+            show=f.number,
+        )
+        note = "The same answers by the reward model, which PPO raises. Where this climbs and gold does not, it is being gamed."
+        figures.append(_figure("… by the reward model", chart, note))
     clouds = f.proxy_and_gold(facts)
     if clouds:
         chart = charts.scatter(
@@ -438,7 +447,8 @@ def _looks(facts: Facts) -> list[str]:
         ("Independent judge", "mean", f.judge_note(facts)),
         ("Reward on the judge’s prompts", "proxy", "The same answers by the reward that PPO raises."),
     ):
-        line = Line(title, xs, [float(look[key]) for look in looks], "ppo")
+        ends = [look["ends"] for look in looks] if key == "mean" and all(look["ends"] for look in looks) else ()
+        line = Line(title, xs, [float(look[key]) for look in looks], "ppo", ends=ends)
         figures.append(_figure(title, charts.line_chart(title, [line], x_name="update", show=f.number), note))
     return figures
 

@@ -611,6 +611,25 @@ def test_a_stopped_run_says_why_in_both_reports_and_shows_judge_and_reward(run):
     assert "Independent judge" in page and "Reward on the judge’s prompts" in page
 
 
+def test_the_judge_s_curve_has_an_interval_at_each_look_where_prompts_are_enough(run):
+    looks = [{"update": u, "judge": [float(k % 3 + u) for k in range(9)], "proxy": 0.5} for u in (0, 2)]
+    figure = watched(run, looks=looks)[1].split("<b>Independent judge</b>")[1].split("</figure>")[0]
+    assert figure.count('class="bar') == len(looks)
+    few = [{**look, "judge": look["judge"][:5]} for look in looks]
+    figure = watched(run, looks=few)[1].split("<b>Independent judge</b>")[1].split("</figure>")[0]
+    assert 'class="bar' not in figure
+
+
+def test_bars_stand_at_their_points_and_widen_the_axis():
+    line = charts.Line("a", [0, 10], [1.0, 2.0], ends=[(0.0, 2.0), (-8.0, 12.0)])
+    drawn = charts.line_chart("t", [line], x_name="x", show=str)
+    bars = [dict(re.findall(r'([xy][12])="([^"]+)"', bar)) for bar in re.findall(r'<line class="bar[^>]+>', drawn)]
+    assert len(bars) == 2 and bars[0]["x1"] == bars[0]["x2"] != bars[1]["x1"]
+    lengths = [float(bar["y1"]) - float(bar["y2"]) for bar in bars]
+    # Twenty units of the axis against two, read off the drawing.
+    assert lengths[1] / lengths[0] == pytest.approx(10, rel=0.02)
+
+
 def test_a_warning_is_told_as_one_that_stopped_nothing(run):
     alarm = {"detector": "eos_loss", "sentence": "fewer ends", "stops": False}
     markdown, _ = watched(run, alarms=[alarm], said="", rolled_back_to=None)
