@@ -17,6 +17,7 @@ def round_(overrides: Overrides = None, config: ConfigOption = None, run_name: R
     end = run_round(opened, lambda line: print(line, flush=True))
     if end is not None:
         print(f"round {end.number}: {'promoted' if end.promoted else 'not promoted'}: {end.why}")
+        _doubt(end)
 
 
 def rounds(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
@@ -38,6 +39,7 @@ def rounds(overrides: Overrides = None, config: ConfigOption = None, run_name: R
             f"  {end.number:03d}  {'promoted    ' if end.promoted else 'not promoted'}  {end.counts['new_pairs']} new pairs{known}"
         )
         print(f"       {end.why}")
+        _doubt(end)
         made = service.InService(end.run, LAST, end.number)
         # Beside the one that it was made to replace, and beside the one that answers now where that is another.
         for rival in {(was.run, was.stage): was for was in (against(opened.path, end.number), now)}.values():
@@ -45,6 +47,11 @@ def rounds(overrides: Overrides = None, config: ConfigOption = None, run_name: R
                 print(f"       {said}")
     if half := unfinished(opened.path):
         print(f"  {half.name}  not finished; `round` goes on with it")
+
+
+def _doubt(end) -> None:
+    for said in end.doubts:
+        print(f"       doubt: {said}")
 
 
 def rollback(

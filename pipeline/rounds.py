@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from data.feedback import FeedbackStore
 from data.said import read_said
 from data.votes import learn
-from pipeline import progress, service, snapshot
+from pipeline import doubts, progress, service, snapshot
 from pipeline.conductor import conduct, registry
 from pipeline.disk import write_json
 from pipeline.errors import GateFailure, UserError
@@ -34,6 +34,7 @@ class Concluded:
     Attributes:
         gain: over the assistant in service with its interval, None where it was not measured.
         why: one line.
+        doubts: what of the round's reward model does not decide and should be known.
     """
 
     number: int
@@ -43,6 +44,7 @@ class Concluded:
     gain: dict | None
     before: dict | None
     counts: dict[str, int]
+    doubts: list[str] = field(default_factory=list)
 
 
 def run_round(base: Run, say: Say) -> Concluded | None:
@@ -246,7 +248,9 @@ def _run_of(base: Run, taken: Snapshot) -> Run:
 
 def _conclude(base: Run, taken: Snapshot, before: dict, found: dict | None, promoted: bool, why: str) -> Concluded:
     number, run = int(taken.folder.name), _path_of(base, taken.folder).name
-    end = Concluded(number, run, promoted, why, _finite(found) if found else None, before, taken.counts)
+    old = base.path.parent / taken.against.run
+    doubted = [*doubts.on_new_votes(before), *doubts.on_old_rankings(_path_of(base, taken.folder), old)]
+    end = Concluded(number, run, promoted, why, _finite(found) if found else None, before, taken.counts, doubted)
     if promoted and service.present(base.path).round != number:
         service.put(base.path, run, LAST, number)
     # Last: a round that is killed before this line is taken up again and comes to the same end.
