@@ -93,23 +93,29 @@ def pool(run: Path) -> None:
         print(f"prompt {number + 1} of {PROMPTS}: gold {sum(gold) / ANSWERS:.2f}", flush=True)
 
 
+def judged_rankings():
+    """(ranking, the rubric's scores of its answers) of the built-in training rankings, in one order for every experiment."""
+    from data.loading import load as load_records
+    from reward.rubric import gold_score
+
+    rankings = load_records(ROOT / "data" / "seed" / "rankings.jsonl", "ranked")
+    random.Random(0).shuffle(rankings)
+    for ranking in rankings:
+        question = ranking.prompt[-1].content
+        yield ranking, [gold_score(question, t, f) for t, f in zip(ranking.responses, ranking.finished, strict=True)]
+
+
 def labelled_lists(tokenizer, pairs: int, flips: float, seed: int) -> list:
     """Lists of the training rankings' answers with `pairs` comparisons by the rubric, a share `flips` of them wrong.
 
     The lists come in one order for all sizes, so a smaller set is part of a larger one; which comparisons are wrong is drawn once
     for each (flips, seed), so the smaller set is wrong in the same places.
     """
-    from data.loading import load as load_records
     from pipeline.template import prompt_ids, response_ids
-    from reward.rubric import gold_score
     from reward.train import EncodedRanking
 
-    rankings = load_records(ROOT / "data" / "seed" / "rankings.jsonl", "ranked")
-    random.Random(0).shuffle(rankings)
     rng, found, left = random.Random(f"{flips} {seed}"), [], pairs
-    for ranking in rankings:
-        question = ranking.prompt[-1].content
-        gold = [gold_score(question, t, f) for t, f in zip(ranking.responses, ranking.finished, strict=True)]
+    for ranking, gold in judged_rankings():
         told = []
         for i, j in combinations(range(len(gold)), 2):
             if abs(gold[i] - gold[j]) > 1e-9:

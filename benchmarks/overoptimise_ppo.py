@@ -28,11 +28,10 @@ from statistics import fmean
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from data.loading import load as load_records  # noqa: E402
+from benchmarks.overoptimise import judged_rankings  # noqa: E402
 from data.records import Ranking  # noqa: E402
 from data.rows import ranking_row, write_rows  # noqa: E402
 from pipeline.config import DETECTORS  # noqa: E402
-from reward.rubric import gold_score  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "overoptimise_ppo.json"
 UPDATES = 40
@@ -98,12 +97,8 @@ def weak() -> Path:
 
 def weak_rankings() -> list[Ranking]:
     """One pair of each list, the first two answers that the rubric tells apart, some the wrong way round."""
-    rankings = load_records(ROOT / "data" / "seed" / "rankings.jsonl", "ranked")
-    random.Random(0).shuffle(rankings)
     chance, found = random.Random(f"{WEAK_FLIPS} 0"), []
-    for ranking in rankings:
-        question = ranking.prompt[-1].content
-        gold = [gold_score(question, t, f) for t, f in zip(ranking.responses, ranking.finished, strict=True)]
+    for ranking, gold in judged_rankings():
         told = [pair for pair in combinations(range(len(gold)), 2) if abs(gold[pair[0]] - gold[pair[1]]) > 1e-9]
         if not told or len(found) == WEAK_LISTS:
             continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from pipeline.evaluation.cards import read_card
 
 # Share of clean pairs on the frozen held-out rankings by which a new reward model may fall behind the old one.
 DROP = 0.02
@@ -36,5 +37,5 @@ def _clean(run: Path) -> float | None:
     file = run / "evaluation" / "reward" / "card.json"
     if not file.is_file():
         return None
-    entries = json.loads(file.read_text(encoding="utf-8"))["entries"]
-    return next((entry["value"] for entry in entries if entry["metric"] == _FROZEN), None)
+    entry = read_card(file).get(_FROZEN)
+    return entry.value if entry else None

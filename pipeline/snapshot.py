@@ -18,7 +18,7 @@ from pipeline.config import DataConfig
 from pipeline.disk import sha256, sync
 from pipeline.run import Run
 from pipeline.service import InService
-from reward.test_model import is_for_test_model
+from reward.test_model import sides
 
 SNAPSHOT = "snapshot.json"
 NEW = "new_rankings.jsonl"
@@ -108,7 +108,7 @@ def usable(base: Run, lesson: Lesson, known: set[str]) -> Usable:
         thumbs=thumbs,
         new_thumbs=sum(t.id not in known for t in thumbs),
         # An SFT policy that has learnt the answers which taught the test model is not judged by it independently.
-        demonstrations=[d for d in demonstrations if not is_for_test_model(d.prompt, base.config.reward.test_share)],
+        demonstrations=sides(demonstrations, base.config.reward.test_share)[0],
         prompts=list(asked.values()),
         held_out=sum(map(len, (lesson.rankings, lesson.demonstrations, lesson.again, lesson.unpaired)))
         - sum(map(len, (rankings, demonstrations, again, thumbs))),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
 from data.choices import Player, family_of, read_choices
 from data.errors import UserError
 from data.feedback import FeedbackStore
+from pipeline.disk import sha256
 from pipeline.run import Run
 from pipeline.service import InService
 
@@ -55,4 +55,4 @@ def _player(runs: Path, family: str, assistant: InService) -> Player | None:
     file = runs / assistant.run / "stages" / assistant.stage / "adapter" / "adapter_model.safetensors"
     if not file.is_file():
         return None
-    return Player(family, hashlib.sha256(file.read_bytes()).hexdigest())
+    return Player(family, sha256(file))

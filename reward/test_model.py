@@ -6,14 +6,24 @@ other's. Where the first goes on rising and the second does not, the policy has 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-from data.records import Message
+from data.records import Demonstration, Message, Ranking, Thumb
 from data.splits import is_test
 
 # Of its own, so that it does not follow the split into train and test; and the same in every round, so that an answer that has taught
 # one round's reward model never judges another's policy.
 _SALT = "test model"
+Asked = TypeVar("Asked", Ranking, Thumb, Demonstration)
+
+
+def sides(records: Iterable[Asked], share: float) -> tuple[list[Asked], list[Asked]]:
+    """Rankings, thumbs or demonstrations of the reward model and those of the test model."""
+    own, kept = [], []
+    for record in records:
+        (kept if is_for_test_model(record.prompt, share) else own).append(record)
+    return own, kept
 
 
 def is_for_test_model(prompt: Sequence[Message], share: float) -> bool:

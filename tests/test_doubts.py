@@ -20,8 +20,8 @@ def test_a_reward_model_that_may_be_at_chance_on_new_votes(low, doubted):
 def run(folder, value):
     file = folder / "evaluation" / "reward" / "card.json"
     file.parent.mkdir(parents=True)
-    entries = [{"metric": "observed_accuracy", "value": 0.1}]
-    entries += [] if value is None else [{"metric": "clean_accuracy", "value": value}]
+    entries = [{"metric": "observed_accuracy", "value": 0.1, "n": 9}]
+    entries += [] if value is None else [{"metric": "clean_accuracy", "value": value, "n": 9}]
     file.write_text(json.dumps({"stage": "reward", "entries": entries}))
     return folder
 

@@ -418,25 +418,22 @@ def floor_note(facts: Facts) -> str:
     return ""
 
 
-def proxy_points(facts: Facts) -> list[tuple[str, str, float, Entry]]:
-    """The same policies with the reward model's score instead of gold; empty where best-of-n was not scored by it."""
-    ppo, kl = facts.entry("ppo", "proxy"), facts.entry("ppo", "kl_to_reference")
+def frontier_points(facts: Facts, by: str = "gold") -> list[tuple[str, str, float, Entry]]:
+    """(name, style, KL to SFT in nats, score) of SFT, best-of-n and PPO; empty without PPO's card.
+
+    Args:
+        by: "gold", or "proxy" for the reward model's score of the same policies, which without best-of-n is empty too.
+    """
+    ppo, kl = facts.entry("ppo", by), facts.entry("ppo", "kl_to_reference")
+    sft = facts.entry("sft", "gold") if by == "gold" else facts.entry("ppo", "sft_proxy")
     best = [
-        (f"best of {n}", "best", best_kl.value, entry)
+        (f"best of {n}", "best", best_kl.value, score)
         for n, _, best_kl in facts.best_of()
-        if (entry := facts.entry("ppo", f"best_of_{n}_proxy"))
+        if (score := facts.entry("ppo", f"best_of_{n}_{by}"))
     ]
-    sft = facts.entry("ppo", "sft_proxy")
-    return [("SFT", "sft", 0.0, sft), *best, ("PPO", "ppo", kl.value, ppo)] if ppo and kl and sft and best else []
-
-
-def frontier_points(facts: Facts) -> list[tuple[str, str, float, Entry]]:
-    """(name, style, KL to SFT in nats, gold score) of SFT, best-of-n and PPO; empty without PPO's card."""
-    sft, ppo, kl = facts.entry("sft", "gold"), facts.entry("ppo", "gold"), facts.entry("ppo", "kl_to_reference")
-    if not (ppo and kl):
+    if not (ppo and kl) or (by == "proxy" and not (sft and best)):
         return []
     start = [("SFT", "sft", 0.0, sft)] if sft else []
-    best = [(f"best of {n}", "best", best_kl.value, gold) for n, gold, best_kl in facts.best_of()]
     return [*start, *best, ("PPO", "ppo", kl.value, ppo)]
 
 
@@ -733,8 +730,5 @@ def _gates(run_dir: Path, config: Any, cards: Mapping[str, Card]) -> tuple[Gate,
         where = f"evaluation/{stage}/card.json"
         (result,) = gating.results(cards[stage].to_dict(), {name: bounds}, stage, where)
         covered = accepting.covering(run_dir, [result])
-        state = (
-            "passed" if result.passed else "accepted" if covered else "warned" if result.warns else "missed"
-        )
-        out.append(Gate(name, state, result, covered.get(name, "")))
+        out.append(Gate(name, gating.state_of(result, covered), result, covered.get(name, "")))
     return tuple(out)

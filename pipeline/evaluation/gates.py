@@ -144,11 +144,16 @@ class GateResult:
         return not self.problem
 
 
+def state_of(result: GateResult, accepted: Mapping[str, str]) -> str:
+    """ "passed", "missed", "accepted" by a person, or "warned": missed, and only to warn."""
+    if result.passed:
+        return "passed"
+    return "accepted" if result.gate in accepted else "warned" if result.warns else "missed"
+
+
 def verdict(result: GateResult, accepted: Mapping[str, str]) -> dict[str, Any]:
     """One line of `gates.json`: what was asked of which number, and "passed", "missed", "accepted" or "warned"."""
-    state = "passed"
-    if not result.passed:
-        state = "accepted" if result.gate in accepted else "warned" if result.warns else "missed"
+    state = state_of(result, accepted)
     number = result.value if is_finite(result.value) else None
     return {
         "gate": result.gate,

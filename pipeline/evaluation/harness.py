@@ -46,7 +46,7 @@ from pipeline.roles import ADAPTER, RewardEnsemble, open_base, open_test_model
 from reward.bag_of_words import BagOfWords
 from reward.metrics import pairs_by
 from reward.rubric import gold, rubric_parts
-from reward.test_model import is_for_test_model
+from reward.test_model import sides
 
 ANSWERS = "answers.jsonl"
 # The moving average of the policy's adapter, a role and a folder of the PPO stage; and its answers.
@@ -107,7 +107,7 @@ def evaluate_reward(ctx) -> dict[str, float]:
     heldout_file = ctx.inputs["prepare"] / "heldout_rankings.jsonl"
     heldout = load_records(heldout_file, "ranked")[: config.evaluation.limit] if heldout_file.exists() else []
     entries += calibration_entries("observed_", observed, scores, labelled)
-    shown = (observed, scores, labelled)
+    clean, shown = None, (observed, scores, labelled)
     if heldout and config.evaluation.gold == "rubric":
         heldout_scores = score_rankings(model, heldout, config, ctx.progress, "scoring held-out topics")
         parts = [
@@ -115,17 +115,17 @@ def evaluate_reward(ctx) -> dict[str, float]:
             for r in heldout
         ]
         golds = [[gold(p) for p in row] for row in parts]
-        entries += accuracy_entries("clean", heldout, heldout_scores, [pairs_by(g) for g in golds])
+        clean = [pairs_by(g) for g in golds]
+        entries += accuracy_entries("clean", heldout, heldout_scores, clean)
         for name in parts[0][0]:
             pairs = [pairs_by([p[name] for p in row], margin=0.2) for row in parts]
             entries += accuracy_entries(f"clean_accuracy_{name}", heldout, heldout_scores, pairs, short=True)
         length = [[-len(a.split()) for a in r.responses] for r in heldout]
-        entries += accuracy_entries("length_rule_accuracy", heldout, length, [pairs_by(g) for g in golds], short=True)
-        pairs = [pairs_by(g) for g in golds]
-        entries += calibration_entries("", heldout, heldout_scores, pairs)
-        shown = (heldout, heldout_scores, pairs)
-        entries += length_entries(heldout, heldout_scores, golds, pairs)
-        entries += floor_entries("clean", heldout, heldout_scores, pairs, bag, learnt_from)
+        entries += accuracy_entries("length_rule_accuracy", heldout, length, clean, short=True)
+        entries += calibration_entries("", heldout, heldout_scores, clean)
+        shown = (heldout, heldout_scores, clean)
+        entries += length_entries(heldout, heldout_scores, golds, clean)
+        entries += floor_entries("clean", heldout, heldout_scores, clean, bag, learnt_from)
         entries.append(mismatch_entry(model, heldout, golds, heldout_scores, config))
         best = [int(np.argmax(g)) for g in golds]
     else:
@@ -133,7 +133,7 @@ def evaluate_reward(ctx) -> dict[str, float]:
         heldout = heldout or observed
         best = [r.ranks.index(min(r.ranks)) for r in heldout]
     if config.reward.test_share:
-        entries += accuracy_of_test_model(open_test_model(base, ctx.inputs["reward"]), observed, heldout, ctx)
+        entries += accuracy_of_test_model(open_test_model(base, ctx.inputs["reward"]), observed, heldout, clean, ctx)
     ask = asking(model, config)
     with ctx.progress(1, "probing the reward model", unit="sets") as bar:
         entries += probe_answers(heldout, best, ask)
@@ -226,9 +226,9 @@ def _average_entries(
 
 def _bag_of_words(ctx) -> tuple[BagOfWords, str]:
     """Fitted on the rankings that the reward model was given, and how many these are."""
-    share = ctx.config.reward.test_share
     given = load_records(ctx.inputs["prepare"] / "rankings.train.jsonl", "ranked")
-    rankings = [r for r in given if r.pairs() and not is_for_test_model(r.prompt, share)]
+    own, _ = sides(given, ctx.config.reward.test_share)
+    rankings = [r for r in own if r.pairs()]
     epochs = ctx.config.reward.epochs
     read = "" if epochs >= 1 else f", of which the reward model read {epochs:.0%}"
     return BagOfWords.of_rankings(rankings), f"{len(rankings)} training lists{read}"

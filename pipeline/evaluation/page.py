@@ -200,36 +200,26 @@ def _gold(facts: Facts) -> str:
         show = _share if shares else f.number
         chart = charts.interval_rows("Gold score part by part", rows, show=show, bounds=(0, 1) if shares else (0, None))
         figures.append(_figure("Part by part", legend + chart, "Each part of the gold score with its 95 % interval."))
-    points = f.frontier_points(facts)
-    if points:
-        chart = charts.frontier(
-            "Gold score against distance from SFT",
-            [(kl, _mark(name, gold, style)) for name, style, kl, gold in points],
-            x_name="KL to SFT in nats a sequence (axis in √KL)",
-            show=f.number,
-        )
-        figures.append(_figure("Beside best-of-n", chart, f.BEST_OF_NOTE))
-    if proxies := f.proxy_points(facts):
-        chart = charts.frontier(
-            "Reward-model score against distance from SFT",
-            [(kl, _mark(name, score, style)) for name, style, kl, score in proxies],
-            x_name="KL to SFT in nats a sequence (axis in √KL)",
-            show=f.number,
-        )
-        note = "The same answers by the reward model, which PPO raises. Where this climbs and gold does not, it is being gamed."
-        figures.append(_figure("… by the reward model", chart, note))
-    clouds = f.proxy_and_gold(facts)
-    if clouds:
-        chart = charts.scatter(
-            "Gold score against reward-model score",
-            [(f.stage_name(p), p, cloud) for p, cloud in clouds.items()],
-            x_name="reward-model score",
-            show=f.number,
-        )
-        note = "One speck a prompt, means marked. Moving right without moving up would be reward hacking."
-        figures.append(
-            _figure("Reward-model score against gold", charts.key([(f.stage_name(p), p) for p in clouds]) + chart, note)
-        )
+    gamed = "The same answers by the reward model, which PPO raises. Where this climbs and gold does not, it is being gamed."
+    for by, score, title, note in (
+        ("gold", "Gold score", "Beside best-of-n", f.BEST_OF_NOTE),
+        ("proxy", "Reward-model score", "… by the reward model", gamed),
+    ):
+        if points := f.frontier_points(facts, by):
+            chart = charts.frontier(
+                f"{score} against distance from SFT",
+                [(kl, _mark(name, value, style)) for name, style, kl, value in points],
+                x_name="KL to SFT in nats a sequence (axis in √KL)",
+                show=f.number,
+            )
+            figures.append(_figure(title, chart, note))
+    figures += _clouds(
+        "Reward-model score against gold",
+        "Gold score against reward-model score",
+        f.proxy_and_gold(facts),
+        x_name="reward-model score",
+        note="One speck a prompt, means marked. Moving right without moving up would be reward hacking.",
+    )
     return f'<p class="intro">{text(f.gold_note(facts))}</p>{_grid(figures)}' if figures else ""
 
 
@@ -421,19 +411,24 @@ def _reward_model(facts: Facts) -> str:
         )
         note = "How often it is right where it says so, tenths of the pairs. Below the diagonal it is too sure; before any temperature."
         figures.append(_figure("Calibration", chart, note))
-    clouds = f.length_and_proxy(facts)
-    if clouds:
-        chart = charts.scatter(
-            "Reward-model score against length",
-            [(f.stage_name(p), p, cloud) for p, cloud in clouds.items()],
-            x_name="tokens of the answer",
-            show=f.number,
-        )
-        note = "One speck an answer, means marked. A cloud that rises or falls along a line is a score that reads length."
-        legend = charts.key([(f.stage_name(p), p) for p in clouds])
-        figures.append(_figure("Score against length", legend + chart, note))
+    figures += _clouds(
+        "Score against length",
+        "Reward-model score against length",
+        f.length_and_proxy(facts),
+        x_name="tokens of the answer",
+        note="One speck an answer, means marked. A cloud that rises or falls along a line is a score that reads length.",
+    )
     said = " ".join(filter(None, (f.ACCURACY_NOTE, f.floor_note(facts))))
     return f'<p class="intro">{text(said)}</p>{_grid(figures)}'
+
+
+def _clouds(caption: str, title: str, clouds, *, x_name: str, note: str) -> list[str]:
+    """The figure of a scatter by policy with its key; none without a cloud."""
+    if not clouds:
+        return []
+    named = [(f.stage_name(p), p, cloud) for p, cloud in clouds.items()]
+    chart = charts.scatter(title, named, x_name=x_name, show=f.number)
+    return [_figure(caption, charts.key([(name, p) for name, p, _ in named]) + chart, note)]
 
 
 def _looks(facts: Facts) -> list[str]:

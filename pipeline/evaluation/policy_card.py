@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from pipeline.evaluation.judges import Comparison
 from pipeline.evaluation.length import normalised_reward_gain
 from pipeline.evaluation.metrics import Answer, measure
 from pipeline.evaluation.statistics import (
+    Estimate,
     best_of_n_expectation,
     best_of_n_kl,
     cluster_bootstrap,
@@ -32,6 +33,15 @@ def by_prompt(rows: Sequence[AnswerRow]) -> dict[str, list[AnswerRow]]:
     for row in rows:
         grouped[row.prompt_id].append(row)
     return grouped
+
+
+def paired_by_prompt(
+    own: dict[str, list[AnswerRow]], theirs: dict[str, list[AnswerRow]], of: Callable[[AnswerRow], float]
+) -> Estimate:
+    """`of` of own answers less theirs, on the prompts that both answered; each side's samples are averaged first."""
+    prompts = [p for p in own if p in theirs]
+    a, b = ([float(np.mean([of(r) for r in side[p]])) for p in prompts] for side in (own, theirs))
+    return paired_difference(a, b, prompts)
 
 
 def answer_entries(rows: Sequence[AnswerRow], config) -> list[Entry]:
@@ -65,13 +75,11 @@ def compare_entries(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name:
     own, theirs = by_prompt(rows), by_prompt(other)
     prompts = [p for p in own if p in theirs]
     if rows[0].gold is not None:
-        a = [float(np.mean([r.gold for r in own[p]])) for p in prompts]
-        b = [float(np.mean([r.gold for r in theirs[p]])) for p in prompts]
-        entries.append(estimated(f"gold_minus_{name}", paired_difference(a, b, prompts), len(prompts), gold_unit(rows)))
+        change = paired_by_prompt(own, theirs, lambda r: r.gold)
+        entries.append(estimated(f"gold_minus_{name}", change, len(prompts), gold_unit(rows)))
         for part in rows[0].parts or ():
-            a = [float(np.mean([r.parts[part] for r in own[p]])) for p in prompts]
-            b = [float(np.mean([r.parts[part] for r in theirs[p]])) for p in prompts]
-            entries.append(estimated(f"gold_{part}_minus_{name}", paired_difference(a, b, prompts), len(prompts), "share"))
+            change = paired_by_prompt(own, theirs, lambda r, part=part: r.parts[part])
+            entries.append(estimated(f"gold_{part}_minus_{name}", change, len(prompts), "share"))
         pairs = [(x.gold, y.gold, p) for p in prompts for x in own[p] for y in theirs[p]]
         a, b, clusters = (list(column) for column in zip(*pairs, strict=True))
         entries.append(
@@ -93,9 +101,8 @@ def compare_entries(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name:
                 "the same at equal length, by a logistic model",
             )
         )
-    a = [float(np.mean([r.finished for r in own[p]])) for p in prompts]
-    b = [float(np.mean([r.finished for r in theirs[p]])) for p in prompts]
-    entries.append(estimated(f"eos_rate_minus_{name}", paired_difference(a, b, prompts), len(prompts), "share"))
+    change = paired_by_prompt(own, theirs, lambda r: r.finished)
+    entries.append(estimated(f"eos_rate_minus_{name}", change, len(prompts), "share"))
     d = [
         measure([Answer(r.answer, r.finished, r.tokens) for r in _same_count(side, prompts)], ["distinct_2"])[
             "distinct_2"

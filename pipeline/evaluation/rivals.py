@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from data.errors import UserError
 from data.loading import load as load_records
 from data.records import Ranking
@@ -16,10 +14,10 @@ from pipeline.evaluation.answers import AnswerRow, read_answers, with_gold
 from pipeline.evaluation.cards import Entry
 from pipeline.evaluation.harness import ANSWERS
 from pipeline.evaluation.judges import Comparison
-from pipeline.evaluation.policy_card import by_prompt
+from pipeline.evaluation.policy_card import by_prompt, paired_by_prompt
 from pipeline.evaluation.reward_card import accuracy_entries
 from pipeline.evaluation.scoring import score_answers, score_rankings
-from pipeline.evaluation.statistics import cluster_share, paired_difference
+from pipeline.evaluation.statistics import cluster_share
 from pipeline.roles import RewardEnsemble, open_base, open_test_model
 from pipeline.template import PromptTooLong, prompt_ids, text_lengths
 
@@ -70,8 +68,7 @@ def gain(new: Path, new_stage: str, old: Path, old_stage: str, config, progress)
 
 
 def _difference(own: dict[str, list[AnswerRow]], other: dict[str, list[AnswerRow]], unit: str, by: str) -> Gain:
-    a, b = ([float(np.mean([r.gold for r in side[p]])) for p in own] for side in (own, other))
-    return Gain(*paired_difference(a, b, list(own)), unit, by, len(own))
+    return Gain(*paired_by_prompt(own, other, lambda r: r.gold), unit, by, len(own))
 
 
 def _rescored(mine, theirs, new: Path, config, progress) -> list[list[AnswerRow]]:

@@ -15,10 +15,10 @@ from data.loading import load as load_records
 from data.records import Thumb
 from pipeline.adapters import SharedBase
 from pipeline.roles import ADAPTER, open_base
-from pipeline.stages.trl import as_before, on_one_device, quieted, shared_arguments
+from pipeline.stages.trl import shared_arguments, trainer_of
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
-from reward.test_model import is_for_test_model
+from reward.test_model import sides
 
 # The name under which TRL's trainer looks for the policy; it adds a frozen copy of it, "ref", for the reference.
 _POLICY, _REFERENCE = "default", "ref"
@@ -33,8 +33,7 @@ def run(ctx) -> dict[str, float]:
     base = open_base(config)
     base.load(_POLICY, ctx.inputs["sft"] / ADAPTER, trainable=True)
     # What teaches the test model teaches no policy that it judges.
-    share = config.reward.test_share
-    thumbs = [t for t in load_records(file, "thumbs") if not is_for_test_model(t.prompt, share)]
+    thumbs, _ = sides(load_records(file, "thumbs"), config.reward.test_share)
     rows = examples(thumbs, base.tokenizer, config)
     ups = sum(row["label"] for row in rows)
     if ups in (0, len(rows)):
@@ -85,7 +84,6 @@ def examples(thumbs: list[Thumb], tokenizer, config) -> list[dict]:
 
 
 def _train(ctx, base: SharedBase, rows: list[dict], balance: tuple[float, float]) -> list[dict[str, float]]:
-    from datasets import Dataset
     from trl import KTOTrainer
 
     class Prepared(KTOTrainer):
@@ -97,18 +95,9 @@ def _train(ctx, base: SharedBase, rows: list[dict], balance: tuple[float, float]
     settings = ctx.config.kto
     lines: list[dict[str, float]] = []
     steps = math.ceil(len(rows) / settings.batch_size) * settings.epochs
-    begun = base.state(_POLICY)
     with ctx.progress(steps, "KTO", unit="steps") as bar, steps_finish(), base.acting_as(_POLICY):
-        trainer = quieted(
-            Prepared(
-                model=base.peft_model,
-                args=on_one_device(_arguments(ctx, base, balance)),
-                train_dataset=Dataset.from_list(rows),
-                processing_class=base.tokenizer,
-                callbacks=[_keeper(ctx, bar, lines)],
-            )
-        )
-        as_before(base, _POLICY, begun)
+        keeper = _keeper(ctx, bar, lines)
+        trainer = trainer_of(Prepared, base, _POLICY, _arguments(ctx, base, balance), rows, keeper)
         for parameter in base.parameters(_REFERENCE):
             parameter.requires_grad_(False)
         trainer.train()

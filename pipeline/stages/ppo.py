@@ -25,7 +25,7 @@ from pipeline.ppo.masking import TooFewTokens
 from pipeline.ppo.probes import Probes, spread_evenly
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
-from pipeline.ppo.watch import Watch, text_figures
+from pipeline.ppo.watch import Judge, Watch, text_figures
 from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base, open_test_model
 from pipeline.rollouts.engine import RolloutEngine, open_engine
 from pipeline.stopping import asked, steps_finish, stop_if_asked
@@ -171,18 +171,22 @@ class _Scorer:
         return out
 
 
-def _watch(ctx, base) -> Watch:
-    """The detectors, with the rubric as the judge where it stands in for people and PPO does not raise it itself; else the test
-    model, where there is one."""
-    config = ctx.config
-    judge = None
-    if config.judged_by == "rubric":
-        judge = lambda answers: REWARD_SOURCES["rubric"](answers).tolist()  # noqa: E731
-    elif config.judged_by == "test_model":
+def _judge(ctx, base) -> Judge | None:
+    """The rubric where it stands in for people and PPO does not raise it itself; else the test model, where there is one."""
+    if ctx.config.judged_by == "rubric":
+        return lambda answers: REWARD_SOURCES["rubric"](answers).tolist()
+    if ctx.config.judged_by == "test_model":
         model = open_test_model(base, ctx.inputs["reward"])
-        judge = lambda answers: model.score_all([a.ids for a in answers])  # noqa: E731
-    prompts = _judge_prompts(ctx, base) if judge and config.detectors.judge_every else []
-    if judge and config.detectors.judge_every and len(prompts) < FEW_PROMPTS:
+        return lambda answers: model.score_all([a.ids for a in answers])
+    return None
+
+
+def _watch(ctx, base) -> Watch:
+    """The detectors, with their judge, where there is one, and with texts and questions for the policy to read."""
+    config = ctx.config
+    judge = _judge(ctx, base) if config.detectors.judge_every else None
+    prompts = _judge_prompts(ctx, base) if judge else []
+    if judge and len(prompts) < FEW_PROMPTS:
         print(
             f"detectors: questions of the rankings' test side for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} its "
             "alarms are often false, with fewer than two it raises none (detectors.judge_prompts, data.test_share).",

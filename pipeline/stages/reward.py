@@ -27,7 +27,7 @@ from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead, score_all
 from reward.scale import Scale
-from reward.test_model import is_for_test_model
+from reward.test_model import sides
 from reward.thumbs import EncodedThumbs, rater_offsets
 from reward.train import EncodedRanking, total_steps, train
 
@@ -40,13 +40,12 @@ def run(ctx) -> dict[str, float]:
     `reward.test_share` the same of the test model in a folder of its own."""
     config, settings = ctx.config, ctx.config.reward
     base = open_base(config)
-    rankings = load_records(ctx.inputs["prepare"] / "rankings.train.jsonl", "ranked")
-    thumbs = _thumbs(ctx)
     share = settings.test_share
-    # First: whoever sets too large a share is told before anything is trained.
-    kept, kept_unused = _encoded(base, [r for r in rankings if is_for_test_model(r.prompt, share)], config, "test model")
-    encoded, unused = _encoded(base, [r for r in rankings if not is_for_test_model(r.prompt, share)], config, "reward model")
-    own_thumbs = encode_thumbs(base, [t for t in thumbs if not is_for_test_model(t.prompt, share)], config)
+    rankings = sides(load_records(ctx.inputs["prepare"] / "rankings.train.jsonl", "ranked"), share)
+    own_thumbs, kept_thumbs = (encode_thumbs(base, thumbs, config) for thumbs in sides(_thumbs(ctx), share))
+    encoded, unused = _encoded(base, rankings[0], config, "reward model")
+    # Before anything is trained: whoever sets too small a share is told at once.
+    kept, kept_unused = _encoded(base, rankings[1], config, "test model") if share else ([], {})
     steps = total_steps(len(encoded) + len(own_thumbs), settings)
     places = [_Place(member_role(i), f"{MEMBER}{i}", i, i * steps) for i in range(settings.members)]
     members = [_member(ctx, base, encoded, own_thumbs, place) for place in places]
@@ -54,7 +53,6 @@ def run(ctx) -> dict[str, float]:
         member.save(member_folder(ctx.out, index))
     tested = {}
     if share:
-        kept_thumbs = encode_thumbs(base, [t for t in thumbs if is_for_test_model(t.prompt, share)], config)
         place = _Place(TEST_REWARD, TEST_MODEL, settings.members, settings.members * steps)
         _member(ctx, base, kept, kept_thumbs, place).save(ctx.out / TEST_MODEL)
         tested = {"test_model_rankings": float(len(kept)), "test_model_pairs": float(sum(len(r.pairs) for r in kept))}
@@ -92,7 +90,7 @@ class _Place:
 def _encoded(base, rankings: Sequence[Ranking], config, name: str) -> tuple[list[EncodedRanking], dict[str, int]]:
     share = config.reward.test_share
     encoded, unused = encode_rankings(base, rankings, config)
-    if encoded or (name == "test model" and not share):
+    if encoded:
         return encoded, unused
     whose = f" for the {name}" if share else ""
     raise UserError(

@@ -14,7 +14,7 @@ from pipeline.adapters import POLICY, SharedBase
 from pipeline.memory import MicroBatch
 from pipeline.roles import ADAPTER, open_base
 from pipeline.run import LOG
-from pipeline.stages.trl import as_before, on_one_device, quieted, shared_arguments
+from pipeline.stages.trl import shared_arguments, trainer_of
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.optimizer import ADAMW
@@ -55,7 +55,6 @@ def _train(ctx, base: SharedBase, examples: list[dict], micro_batch: int, bar) -
 
     Its own resume takes half-written and altered checkpoints in silence, so only sealed ones are shown to it.
     """
-    from datasets import Dataset
     from trl import SFTTrainer
 
     found = checkpoint.newest_sealed(ctx.checkpoints, PREFIX)
@@ -67,18 +66,9 @@ def _train(ctx, base: SharedBase, examples: list[dict], micro_batch: int, bar) -
     for line in lines:
         ctx.log(line)
     bar.done = len(lines)
-    begun = base.state(POLICY)
     with base.acting_as(POLICY):
-        trainer = quieted(
-            SFTTrainer(
-                model=base.peft_model,
-                args=on_one_device(_arguments(ctx, base, micro_batch)),
-                train_dataset=Dataset.from_list(examples),
-                processing_class=base.tokenizer,
-                callbacks=[_keeper(ctx, bar, lines)],
-            )
-        )
-        as_before(base, POLICY, begun)
+        keeper = _keeper(ctx, bar, lines)
+        trainer = trainer_of(SFTTrainer, base, POLICY, _arguments(ctx, base, micro_batch), examples, keeper)
         trainer.train(resume_from_checkpoint=str(found) if found else None)
     stop_if_asked()
     return lines

@@ -40,6 +40,22 @@ def shared_arguments(ctx, base: SharedBase, settings) -> dict:
     }
 
 
+def trainer_of(kind, base: SharedBase, role: str, arguments, rows: list[dict], keeper):
+    """A trainer of the class `kind` for the adapter of `role` on `rows`, silent, with that adapter as it was before the trainer was made."""
+    from datasets import Dataset
+
+    begun = base.state(role)
+    trainer = kind(
+        model=base.peft_model,
+        args=on_one_device(arguments),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=base.tokenizer,
+        callbacks=[keeper],
+    )
+    as_before(base, role, begun)
+    return quieted(trainer)
+
+
 def quieted(trainer):
     """The trainer without the callback that prints on the terminal the one line a step that goes to the log."""
     for callback in list(trainer.callback_handler.callbacks):
