@@ -105,16 +105,13 @@ def judged_rankings():
         yield ranking, [gold_score(question, t, f) for t, f in zip(ranking.responses, ranking.finished, strict=True)]
 
 
-def labelled_lists(tokenizer, pairs: int, flips: float, seed: int) -> list:
-    """Lists of the training rankings' answers with `pairs` comparisons by the rubric, a share `flips` of them wrong.
+def told_pairs(pairs: int, flips: float, seed: int):
+    """(ranking, [(better, worse), …]) of the first training rankings until there are `pairs` comparisons by the rubric, a share `flips` wrong.
 
     The lists come in one order for all sizes, so a smaller set is part of a larger one; which comparisons are wrong is drawn once
     for each (flips, seed), so the smaller set is wrong in the same places.
     """
-    from pipeline.template import prompt_ids, response_ids
-    from reward.train import EncodedRanking
-
-    rng, found, left = random.Random(f"{flips} {seed}"), [], pairs
+    rng, left = random.Random(f"{flips} {seed}"), pairs
     for ranking, gold in judged_rankings():
         told = []
         for i, j in combinations(range(len(gold)), 2):
@@ -123,14 +120,24 @@ def labelled_lists(tokenizer, pairs: int, flips: float, seed: int) -> list:
                 told.append(better[::-1] if rng.random() < flips else better)
         if told := told[:left]:
             left -= len(told)
-            answers = [
-                tuple(response_ids(tokenizer, t, finished=f))
-                for t, f in zip(ranking.responses, ranking.finished, strict=True)
-            ]
-            prompt = tuple(prompt_ids(tokenizer, ranking.prompt))
-            found.append(EncodedRanking(prompt, tuple(answers), tuple(told), told[0][0]))
+            yield ranking, told
     if left:
         raise SystemExit(f"only {pairs - left} of {pairs} pairs: data/seed/rankings.jsonl holds no more.")
+
+
+def labelled_lists(tokenizer, pairs: int, flips: float, seed: int) -> list:
+    """`told_pairs` as the reward model's training reads them."""
+    from pipeline.template import prompt_ids, response_ids
+    from reward.train import EncodedRanking
+
+    found = []
+    for ranking, told in told_pairs(pairs, flips, seed):
+        answers = [
+            tuple(response_ids(tokenizer, t, finished=f))
+            for t, f in zip(ranking.responses, ranking.finished, strict=True)
+        ]
+        prompt = tuple(prompt_ids(tokenizer, ranking.prompt))
+        found.append(EncodedRanking(prompt, tuple(answers), tuple(told), told[0][0]))
     return found
 
 

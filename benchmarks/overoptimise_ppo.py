@@ -2,6 +2,7 @@
 
     python benchmarks/overoptimise_ppo.py --run runs/seed-0      # what is not done yet; then benchmarks/results/overoptimise_ppo.json
     python benchmarks/overoptimise_ppo.py --weak                 # the same on a reward model from few and noisy labels
+    python benchmarks/overoptimise_ppo.py --few                  # the same on the one that turns down first in best of n
 
 Takes the SFT policy and the reward model of a finished run of the quickstart and trains three policies for `UPDATES` updates: without a KL
 charge and with no detector that stops; the same with detectors that stop; with the quickstart's charge; and one that is made to fail, paid for
@@ -10,6 +11,9 @@ on from its checkpoint with the same command.
 
 The weak reward model learns from one pair of each of `WEAK_LISTS` of the built-in rankings, a quarter of them the wrong way round, three times
 over; three in ten questions stay for its test and for the rubric's looks. Its lists, flips and seed were fixed before it was trained.
+
+The one from few pairs is best of n's worst proxy: the same 250 pairs, a quarter of them wrong, on the last two layers, with its settings. SFT and
+PPO adapt two layers too, since roles share what lies below.
 """
 
 from __future__ import annotations
@@ -28,9 +32,9 @@ from statistics import fmean
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.overoptimise import judged_rankings  # noqa: E402
-from data.records import Ranking  # noqa: E402
-from data.rows import ranking_row, write_rows  # noqa: E402
+from benchmarks.overoptimise import FLIPS, LAST_LAYERS, PAIRS, SETTINGS, judged_rankings, told_pairs  # noqa: E402
+from data.records import Prompt, Ranking  # noqa: E402
+from data.rows import prompt_row, ranking_row, write_rows  # noqa: E402
 from pipeline.config import DETECTORS  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "overoptimise_ppo.json"
@@ -38,7 +42,7 @@ UPDATES = 40
 LOOKS = [f"ppo.updates={UPDATES}", "detectors.judge_every=2", "detectors.judge_prompts=60"]
 ALL = ",".join(DETECTORS)
 WEAK_LISTS, WEAK_FLIPS, WEAK_TEST = 400, 0.25, 0.3
-WEAK = "over-weak"
+FEW_PAIRS, FEW_FLIPS, FEW_TEST = min(PAIRS), max(FLIPS), 0.1
 RUNS = {
     "no KL charge, unwatched": ("over-free", ["ppo.kl_coef=0.0", f"detectors.warn_only=[{ALL}]"]),
     "no KL charge, detectors stop": ("over-watched", ["ppo.kl_coef=0.0"]),
@@ -52,12 +56,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "seed-0", help="a finished run of the quickstart")
     parser.add_argument("--weak", action="store_true", help="on a reward model from few and noisy labels, made here")
+    parser.add_argument("--few", action="store_true", help="on the reward model of best of n that turns down first")
+    parser.add_argument("--only", nargs="+", choices=[folder for folder, _ in RUNS.values()], help="these runs alone")
     arguments = parser.parse_args()
-    start, suffix = (weak(), " (weak)") if arguments.weak else (arguments.run, "")
+    start, suffix, prefix = arguments.run, "", "over-"
+    if arguments.weak:
+        start, suffix, prefix = weak("over-weak"), " (weak)", "over-weak-"
+    elif arguments.few:
+        start, suffix, prefix = few("over-few"), " (few)", "over-few-"
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name, (folder, overrides) in RUNS.items():
-        if arguments.weak:
-            folder = folder.replace("over-", f"{WEAK}-")
+        if arguments.only and folder not in arguments.only:
+            continue
+        folder = folder.replace("over-", prefix)
         run = ROOT / "runs" / folder
         if not run.exists():
             shutil.copytree(start, run, ignore=before_ppo(start))
@@ -75,15 +86,32 @@ def main() -> None:
         RESULTS.write_text(json.dumps(found) + "\n", encoding="utf-8")
 
 
-def weak() -> Path:
+def weak(name: str) -> Path:
     """A run up to the reward model, from `weak_rankings`."""
-    run = ROOT / "runs" / WEAK
-    rows = run.with_suffix(".jsonl")
-    write_rows(rows, map(ranking_row, weak_rankings()))
+    settings = [f"data.test_share={WEAK_TEST}", "reward.epochs=3", "evaluation.limit=60"]
+    return to_reward(name, weak_rankings(), settings)
+
+
+def few(name: str) -> Path:
+    """A run up to the reward model, from `few_rankings`; PPO asks the questions of all the built-in rankings."""
+    prompts = ROOT / "runs" / f"{name}-prompts.jsonl"
+    write_rows(prompts, (prompt_row(Prompt(r.id, r.prompt, r.topic)) for r, _ in judged_rankings()))
+    settings = [f"data.prompts={prompts.relative_to(ROOT)}", f"data.test_share={FEW_TEST}", "evaluation.limit=60"]
+    settings += [f"reward.{key}={str(value).lower()}" for key, value in SETTINGS.items()]
+    # A ranking here is one pair; there it was five or six of one question.
+    settings += ["reward.lists_per_step=20", "reward.micro_lists=20"]
+    return to_reward(name, few_rankings(), [f"lora.last_layers={LAST_LAYERS}", *settings])
+
+
+def to_reward(name: str, rankings: list[Ranking], settings: list[str]) -> Path:
+    """A run of the quickstart up to a reward model from these rankings, which is meant to be poor: its gates only say so."""
+    rows = ROOT / "runs" / f"{name}.jsonl"
+    write_rows(rows, map(ranking_row, rankings))
     done = subprocess.run(
         [
-            *(sys.executable, "run_pipeline.py", "run", "--config", "configs/quickstart.yaml", "--run", WEAK, "--until", "reward"),
-            *(f"data.rankings={rows.relative_to(ROOT)}", f"data.test_share={WEAK_TEST}", "reward.epochs=3", "evaluation.limit=60"),
+            *(sys.executable, "run_pipeline.py", "run", "--config", "configs/quickstart.yaml", "--run", name, "--until", "reward"),
+            f"data.rankings={rows.relative_to(ROOT)}",
+            *settings,
             "gates.reward.clean_accuracy.min=0.5",
             *(f"gates.{gate}.warn=true" for gate in ("reward.probe_shuffled", "reward.probe_suffix", "sft.heldout_nll_change")),
         ],
@@ -91,8 +119,19 @@ def weak() -> Path:
         check=False,
     )  # fmt: skip
     if done.returncode:
-        raise SystemExit(f"{WEAK} stopped with status {done.returncode}; the same command goes on with it.")
-    return run
+        raise SystemExit(f"{name} stopped with status {done.returncode}; the same command goes on with it.")
+    return ROOT / "runs" / name
+
+
+def few_rankings() -> list[Ranking]:
+    """The pairs of best of n's smallest noisy proxy, each as a ranking of two."""
+    found = []
+    for ranking, told in told_pairs(FEW_PAIRS, FEW_FLIPS, 0):
+        for number, pair in enumerate(told):
+            texts, ends = ([values[i] for i in pair] for values in (ranking.responses, ranking.finished))
+            of = f"{ranking.id}-{number}"
+            found.append(replace(ranking, id=of, responses=tuple(texts), ranks=(0, 1), finished=tuple(ends)))
+    return found
 
 
 def weak_rankings() -> list[Ranking]:

@@ -188,7 +188,7 @@ def _watch(ctx, base) -> Watch:
     prompts = _judge_prompts(ctx, base) if judge else []
     if judge and len(prompts) < FEW_PROMPTS:
         print(
-            f"detectors: questions of the rankings' test side for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} its "
+            f"detectors: questions of the test side for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} its "
             "alarms are often false, with fewer than two it raises none (detectors.judge_prompts, data.test_share).",
             file=sys.stderr,
             flush=True,
@@ -208,14 +208,19 @@ def _probes(ctx, base) -> Probes | None:
 
 
 def _judge_prompts(ctx, base) -> list[PromptIds]:
-    """Questions of the test side of the rankings: PPO does not ask them, and the final evaluation asks others."""
+    """Questions of the test side, the rankings' first: PPO does not ask them, and the final evaluation asks others."""
     taken = {
         first_turn_key(p.messages)
         for name in ("prompts.jsonl", "heldout_prompts.jsonl")
         for p in load_records(ctx.inputs["prepare"] / name, "prompts")
     }
     rankings = load_records(ctx.inputs["prepare"] / "rankings.test.jsonl", "ranked")
-    found = {key: Prompt(r.id, r.prompt, r.topic) for r in rankings if (key := first_turn_key(r.prompt)) not in taken}
+    kept = [Prompt(r.id, r.prompt, r.topic) for r in rankings]
+    kept += load_records(ctx.inputs["prepare"] / "prompts.test.jsonl", "prompts")
+    found: dict[str, Prompt] = {}
+    for prompt in kept:
+        if (key := first_turn_key(prompt.messages)) not in taken:
+            found.setdefault(key, prompt)
     fitting = [
         encoded
         for p in found.values()
