@@ -324,7 +324,7 @@ class DetectorsConfig(_Section):
     )
     judge_patience: int = Field(2, ge=1, description="looks in a row that must show it")
     judge_doubt: float = Field(
-        1.0, ge=0, description="standard errors below the judge's best look that count as one of two signs of it"
+        2.0, ge=0, description="standard errors below the judge's best look, as often, that count as one of two signs of it"
     )
     variance_rise: float = Field(
         2.5, gt=1, description="times the start's variance between reward.members that count as another"
@@ -379,6 +379,9 @@ class EvaluationConfig(_Section):
     samples_per_prompt: int = Field(2, ge=1, description="answers of SFT and PPO to each held-out prompt")
     limit: int | None = Field(None, ge=1, description="first N held-out prompts")
     best_of: list[int] = Field([2], description="n of the best-of-n baselines, at most samples_per_prompt")
+    reference_answers: int = Field(
+        40, ge=0, description="first N demonstrations kept out of training that SFT's own answers are held against; 0 is none"
+    )
     side_by_side: int = Field(10, ge=0, description="prompts shown in the report")
     gold: Literal["rubric", "test_model", "none"] = Field(
         "none", description="what judges answers: the rubric of the built-in data, or a reward model of reward.test_share"

@@ -15,6 +15,7 @@ from pipeline.evaluation import accepted as accepting
 from pipeline.evaluation import calibration
 from pipeline.evaluation import gates as gating
 from pipeline.evaluation.cards import Card, Entry, is_finite, read_card
+from pipeline.evaluation.detectors import OTHER_START, SFT
 from pipeline.evaluation.detectors import REPORT as DETECTORS
 from pipeline.evaluation.readings import Reading, readings
 from pipeline.evaluation.standings import Pair, Standings
@@ -439,7 +440,8 @@ def frontier_points(facts: Facts, by: str = "gold") -> list[tuple[str, str, floa
 
 def detector_readings(facts: Facts) -> list[Reading]:
     """What the failure detectors of PPO last saw."""
-    return readings(facts.watched, facts.logs.get("ppo", ()), getattr(facts.config, "detectors", None))
+    start = OTHER_START if getattr(getattr(facts.config, "ppo", None), "start_from", None) else SFT
+    return readings(facts.watched, facts.logs.get("ppo", ()), getattr(facts.config, "detectors", None), start)
 
 
 def probe_rows(facts: Facts) -> list[tuple[str, Entry]]:

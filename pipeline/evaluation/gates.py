@@ -119,6 +119,18 @@ HINTS: dict[tuple[str, str], str] = {
     ("*.distinct_2", "min"): "Answers repeat themselves; train for fewer epochs or raise evaluation.temperature.",
     ("*.answer_tokens", "max"): "Answers grew long; look for a reward that pays for length.",
     ("*.answer_tokens", "min"): "Answers shrank; look for a reward that pays for brevity alone.",
+    (
+        "*.speaker_share",
+        "max",
+    ): "Answers go on with the person's turn; look for such turns in data.demonstrations, and at model.chat_template.",
+    (
+        "sft.rouge_l",
+        "min",
+    ): "SFT's answers hardly resemble the demonstrations; raise sft.epochs or look at data.demonstrations.",
+    (
+        "sft.rouge_l_minus_base",
+        "min",
+    ): "SFT's answers are no nearer to the demonstrations than the base model's; raise sft.epochs or look at data.demonstrations.",
     ("*.gold", "min"): "The answers score too low by the gold score; look at its parts, if it has any, and at the answers in report.md.",
 }
 ENDS = ("ci_low", "ci_high")
@@ -213,13 +225,13 @@ def unknown_stages(gates: Mapping[str, Any], stages: Iterable[str]) -> list[str]
 
 # What the harness puts on each card, as patterns; a custom metric (metrics.py) is added under its own name.
 _ANSWERS = (
-    r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share|self_bleu"
+    r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share|speaker_share|self_bleu"
     r"|general_(perplexity|bits_per_byte)|wrong_(suggested|unprompted)|suggestion_shift"
 )
 METRICS: dict[str, str] = {
     "base": _ANSWERS,
     "sft": rf"{_ANSWERS}|base_heldout_nll|heldout_nll(_change)?|(gold(_\w+)?|eos_rate)_minus_base|(lc_)?win_rate_vs_base|distinct_2_ratio_base"
-    r"|self_bleu_minus_base"
+    r"|self_bleu_minus_base|rouge_l(_minus_base)?"
     r"|general_perplexity_ratio|wrong_suggested_minus_base",
     "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|(observed_)?bag_of_words_accuracy|wrong_prompt_accuracy|facts_accuracy"
     r"|(observed_)?(pairs|mean_margin|ece|temperature|pair_loss|ece_after_temperature)|probe_\w+"

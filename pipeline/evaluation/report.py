@@ -158,6 +158,11 @@ def _reward_model(facts: Facts) -> list[str]:
     )
     if said := f.floor_note(facts):
         lines += ["", escape(said)]
+    if facts.calibration:
+        right = [_cell(f.Entry("right", b.right, b.pairs, b.low, b.high, "share")) for b in facts.calibration]
+        rows = [(f.quantity(b.stated, "share"), r, b.pairs) for b, r in zip(facts.calibration, right, strict=True)]
+        lines += ["", "How sure it says it is, and how often it is then right:", ""]
+        lines += _table(("Stated", "Right", "Pairs"), rows)
     if probes := f.probe_rows(facts):
         lines += ["", "Good answers against spoilt copies:", ""]
         lines += _table(("Probe", "Share right"), [(n, _cell(e)) for n, e in probes])
