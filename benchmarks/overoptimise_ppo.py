@@ -43,10 +43,14 @@ LOOKS = [f"ppo.updates={UPDATES}", "detectors.judge_every=2", "detectors.judge_p
 ALL = ",".join(DETECTORS)
 WEAK_LISTS, WEAK_FLIPS, WEAK_TEST = 400, 0.25, 0.3
 FEW_PAIRS, FEW_FLIPS, FEW_TEST = min(PAIRS), max(FLIPS), 0.1
+PUSHED = ["ppo.kl_coef=0.0", "ppo.learning_rate=1e-3"]
 RUNS = {
     "no KL charge, unwatched": ("over-free", ["ppo.kl_coef=0.0", f"detectors.warn_only=[{ALL}]"]),
     "no KL charge, detectors stop": ("over-watched", ["ppo.kl_coef=0.0"]),
     "KL charge 0.03, unwatched": ("over-charged", ["ppo.kl_coef=0.03", f"detectors.warn_only=[{ALL}]"]),
+    # Farther than anybody should go: three times the quickstart's rate.
+    "no KL charge, rate 1e-3, unwatched": ("over-pushed", [*PUSHED, f"detectors.warn_only=[{ALL}]"]),
+    "no KL charge, rate 1e-3, detectors stop": ("over-pushed-watched", PUSHED),
     # Made to fail: what the reward model likes least pays most.
     "reward turned round, detectors stop": ("over-turned", ["ppo.kl_coef=0.0", "ppo.reward_sources={model: -1.0}"]),
 }
