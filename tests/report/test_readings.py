@@ -4,7 +4,7 @@ import re
 
 from pipeline.config import DetectorsConfig
 from pipeline.evaluation.detectors import DETECTORS, OTHER_START
-from pipeline.evaluation.readings import TITLES, readings
+from pipeline.report.readings import TITLES, readings
 
 BOUNDS = DetectorsConfig()
 LINES = [
