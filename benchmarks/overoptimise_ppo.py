@@ -35,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.overoptimise import FLIPS, LAST_LAYERS, PAIRS, SETTINGS, judged_rankings, told_pairs  # noqa: E402
 from data.records import Prompt, Ranking  # noqa: E402
 from data.rows import prompt_row, ranking_row, write_rows  # noqa: E402
-from pipeline.config import DETECTORS  # noqa: E402
+from pipeline.evaluation.detectors import DETECTORS  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "overoptimise_ppo.json"
 UPDATES = 40
