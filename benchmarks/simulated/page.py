@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, PLOT = ROOT / "docs" / "feedback.md", ROOT / "docs" / "feedback-loop.svg"
 BEGIN, END = "<!-- loop -->", "<!-- end of loop -->"
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 380, 56, 20, 16, 74
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 396, 56, 20, 16, 90
 # Told apart by shape as well as by colour, which both light and dark pages show.
 SERIES = (
     ("online", "20 updates, votes on candidates too", "#0b7285", "circle"),
@@ -304,7 +304,7 @@ def plot(results: dict) -> str:
             out.append(
                 f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM - 6}" text-anchor="middle" fill="{colour}">↓ {y:+.2f}</text>'
             )
-        place = LEFT + (legend % 2) * 340, HEIGHT - 22 + (legend // 2) * 16
+        place = LEFT + (legend % 2) * 340, HEIGHT - 38 + (legend // 2) * 16
         out.append(_mark(shape, place[0] + 6, place[1] - 4, colour))
         out.append(f'<text x="{place[0] + 18}" y="{place[1]}" fill="#343a40">{words}</text>')
         legend += 1
