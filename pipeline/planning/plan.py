@@ -48,8 +48,11 @@ class Plan:
     @property
     def peak(self) -> float:
         """Bytes of the fullest stage, with what a card keeps for itself."""
-        needed = max(stage.peak for stage in self.stages)
-        return needed * (1 + FRAGMENTATION) + CUDA_CONTEXT if self.on_gpu else needed
+        return max(self.on_card(stage) for stage in self.stages)
+
+    def on_card(self, stage: StagePlan) -> float:
+        """Bytes of a stage, with what a card keeps for itself."""
+        return stage.peak * (1 + FRAGMENTATION) + CUDA_CONTEXT if self.on_gpu else stage.peak
 
 
 def make_plan(config, *, on_gpu: bool, bfloat16: bool) -> Plan:
