@@ -343,6 +343,18 @@ def test_a_quantized_base_lies_on_the_card_with_all_its_roles(saved, bits):
     assert all(p.grad is not None for p in base.parameters(POLICY))
 
 
+def test_few_bits_without_the_library_for_them_are_one_line(saved, monkeypatch):
+    from transformers.quantizers import quantizer_bnb_4bit
+
+    # What its check of the environment answers with where the package is missing.
+    def missing(self, *args, **kwargs):
+        raise ImportError("Using `bitsandbytes` 4-bit quantization requires bitsandbytes\nand more")
+
+    monkeypatch.setattr(quantizer_bnb_4bit.Bnb4BitHfQuantizer, "validate_environment", missing)
+    with pytest.raises(UserError, match=r"model.quantization: 4bit cannot be had here \(Using .* requires bitsandbytes\)"):
+        quantized(saved[0], "4bit")
+
+
 def test_few_bits_without_a_gpu_are_refused_unless_asked_for(saved):
     with pytest.raises(UserError, match="many times slower"):
         quantized(saved[0], "4bit", allow_cpu_quantization=False, device="cpu")
