@@ -134,6 +134,7 @@ def speed(arguments, model: str, bits: str) -> dict:
             InProcess().sample(base, ids, Sampling(answer, 1.0), generator=generator, batch_size=rows)
 
     drawing = _seconds(draw, times)
+    ways = {"loop": rows * answer / drawing, **_other_ways(base, ids, answer, times, merged=bits == "none")}
     _reset_peak()
     ppo = work.trainer(base, rows=learnt, micro=micro, prompt=prompt, answer=answer, vocabulary=shape.vocabulary)
     spent = []
@@ -150,6 +151,7 @@ def speed(arguments, model: str, bits: str) -> dict:
         "prompt": prompt,
         "answer": answer,
         "drawn_per_second": rows * answer / drawing,
+        "ways": ways,
         "read_bytes_per_second": work.decode_bytes(shape, bits, rows, prompt, answer) / drawing,
         "updates_rows": learnt,
         "update_seconds": update,
@@ -158,6 +160,37 @@ def speed(arguments, model: str, bits: str) -> dict:
         "flops_per_second": work.update_flops(shape, learnt, prompt, answer, epochs=2, recompute=recompute) / (update - drawn),
         "peak_bytes": _peak(),
     }  # fmt: skip
+
+
+def _other_ways(base, ids, answer: int, times: int, *, merged: bool) -> dict[str, float]:
+    """Tokens a second of other ways to draw the same answers: a cache of fixed size with CUDA graphs, and either loop while the adapter is
+    merged into a bfloat16 base. Afterwards the weights are those from before: copies, since rounding would not give them back."""
+    from pipeline.generation import Sampling
+    from pipeline.rollouts.engine import InProcess
+    from pipeline.rollouts.static import StaticEngine
+
+    ends, base.tokenizer.eos_token_id = base.tokenizer.eos_token_id, -1
+
+    def rate(engine) -> float:
+        def draw() -> None:
+            generator = torch.Generator(device=DEVICE).manual_seed(0)
+            with base.acting_as(work.POLICY):
+                engine.sample(base, ids, Sampling(answer, 1.0), generator=generator, batch_size=len(ids))
+
+        return len(ids) * answer / _seconds(draw, times)
+
+    found = {"fixed cache": rate(StaticEngine())}
+    if merged:
+        layers = [m for m in base.causal_lm.modules() if hasattr(m, "lora_A")]
+        kept = [layer.get_base_layer().weight.data.clone() for layer in layers]
+        for layer in layers:
+            layer.merge(adapter_names=[work.POLICY])
+        found["loop, merged"], found["fixed cache, merged"] = rate(InProcess()), rate(StaticEngine())
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.unmerge()
+            layer.get_base_layer().weight.data.copy_(weight)
+    base.tokenizer.eos_token_id = ends
+    return found
 
 
 def _draw_rows(base, ids, answer: int) -> None:

@@ -172,7 +172,22 @@ def speed(gpu: dict) -> str:
                 ]
             )
     head = ["", "drawn, tokens/s", "of the copy's bandwidth", "read and learnt, tokens/s", "of the products' rate"]
-    return "### Speed\n\n" + table(head, rows)
+    return "### Speed\n\n" + table(head, rows) + ways(gpu)
+
+
+def ways(gpu: dict) -> str:
+    """Ways to draw the same answers, tokens a second."""
+    kinds = ("loop", "fixed cache", "loop, merged", "fixed cache, merged")
+    rows = [
+        [f"{NAMES[f['model']]}, {BITS[f['bits']]}", *(f"{f['ways'][k]:,.0f}" if k in f["ways"] else "–" for k in kinds)]
+        for f in gpu.get("speed", [])
+        if f.get("ways")
+    ]
+    said = (
+        "\n\nTokens drawn a second by the loop whose rows come and go (`engine: hf`), from a cache of fixed size with CUDA graphs "
+        "(`engine: static`), and by either\nwhile the adapter is merged into the base (not built in):\n\n"
+    )
+    return said + (table(["", *kinds], rows) if rows else f"{NOT.capitalize()}.")
 
 
 def recipe(gpu: dict) -> str:
