@@ -160,6 +160,27 @@ def test_what_is_read_without_learning_is_planned_as_many_rows_as_are_read():
     assert inspect.signature(RewardModel.score_lists).parameters["batch_size"].default == LISTS_AT_ONCE
 
 
+def test_rows_of_a_file_that_is_there_give_tokens_and_answers(tmp_path):
+    """Seven rows, a tenth of the questions kept out: by hand. A file that is not there leaves the tokens unknown."""
+    file = tmp_path / "rows.jsonl"
+    answers = [2, 3, 2, 2, 3, 2, 2]
+    file.write_text("\n".join(json.dumps({"responses": ["x"] * n}) for n in answers) + "\n\nno JSON\n")
+    data = {**DATA, "demonstrations": str(file), "rankings": str(file), "max_prompt_tokens": 100, "limit": 7}
+    settings = {
+        "data": data,
+        "sft": {"epochs": 2, "max_tokens": 200},
+        "reward": {"epochs": 1, "max_tokens": 300, "members": 2, "test_share": 0.5, "mismatched_negatives": True},
+    }
+    made = Config.model_validate({"model": {"name": "meta-llama/Llama-3.1-8B"}, **settings})
+    stages = {s.name: s for s in make_plan(made, on_gpu=True, bfloat16=True).stages}
+    assert stages["sft"].tokens["learnt"] == round(7 * 0.9 * 2 * 200)
+    # A prompt of 100 tokens and 3 + 1 answers of 200; two members on one half, the test model on the other.
+    assert stages["reward"].tokens["learnt"] == round(7 * 0.9 * (100 + 4 * 200) * 1.5)
+    assert {s.name: s for s in make_plan(config_of(), on_gpu=True, bfloat16=True).stages}["sft"].tokens["learnt"] is None
+    said = "\n".join(show.lines(make_plan(made, on_gpu=True, bfloat16=True), None, {"learnt": 10.0}))
+    assert f"at most {7 * 0.9 * 400 / 1e6:.2f} million tokens learnt; {7 * 0.9 * 400 / 10 / 3600:.1f} hours" in said
+
+
 def test_a_plan_says_what_fits_and_what_to_change_where_it_does_not(capsys):
     made = make_plan(config_of(), on_gpu=True, bfloat16=True)
     said = "\n".join(show.lines(made, 12e9, {}))

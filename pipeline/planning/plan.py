@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 
 from pipeline.memory import READ_AT_ONCE
 from pipeline.planning import memory
+from pipeline.planning.rows import answers_of, rows_of
 from pipeline.planning.shapes import Shape, shape_of
 
 GB = 1e9
-# Formats whose rankings have two answers. How many others have is known when the data are read; here they have as many as most.
+# Formats whose rankings have two answers. Others have as many as the file shows; where it cannot be looked at, as many as most have.
 _PAIRS, _RANKED = ("hh", "ultrafeedback", "sharegpt", "summaries"), 4
 # Rankings that are scored at a time (pipeline/roles.py).
 LISTS_AT_ONCE = 8
@@ -24,7 +25,8 @@ class StagePlan:
     Attributes:
         parts: bytes by part.
         moments: bytes of each moment of the stage beyond what it holds throughout; only the fullest counts.
-        tokens: read or drawn over the whole stage; None where the number of rows is not known before the data are read.
+        tokens: read or drawn over the whole stage at most, as if every row had full length; None where the number of rows is not known
+            before the data are read.
     """
 
     name: str
@@ -92,7 +94,7 @@ def _sft(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
             "learning": memory.backward(shape, lora.rank, layers, tokens, numbers)
             + memory.logits(shape, tokens, numbers, learning=True),
         },
-        {"learnt": None},
+        {"learnt": _learnt(config, config.data.demonstrations, settings.epochs * settings.max_tokens)},
     )
 
 
@@ -110,7 +112,7 @@ def _reward(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
             + _ranking_mask(settings.micro_lists, width, numbers),
             "measuring the scale": memory.forward(shape, READ_AT_ONCE * settings.max_tokens, numbers),
         },
-        {"learnt": None},
+        {"learnt": _learnt(config, config.data.rankings, settings.epochs * width * _passes(settings))},
     )
 
 
@@ -180,9 +182,21 @@ def _with_optimizer(numbers: memory.Numbers, settings) -> memory.Numbers:
 
 def _ranking_width(config, borrowed: int) -> int:
     """Tokens of a ranking, which is one row: its prompt, and its answers side by side, each as long as it may be."""
-    answers = (2 if config.data.rankings_format in _PAIRS else _RANKED) + borrowed
+    data = config.data
+    seen = answers_of(data.rankings) if data.rankings_format == "ranked" else None
+    answers = (2 if data.rankings_format in _PAIRS else seen or _RANKED) + borrowed
     prompt = min(config.data.max_prompt_tokens, config.reward.max_tokens)
     return prompt + answers * (config.reward.max_tokens - prompt)
+
+
+def _learnt(config, source: str, tokens_a_row: float) -> int | None:
+    rows = rows_of(source, config.data.limit)
+    return None if rows is None else round(rows * (1 - config.data.test_share) * tokens_a_row)
+
+
+def _passes(settings) -> float:
+    """Reward models that learn from a ranking: every member, or the test model from its own share."""
+    return settings.members * (1 - settings.test_share) + settings.test_share
 
 
 def _ranking_mask(lists: int, width: int, numbers: memory.Numbers) -> float:

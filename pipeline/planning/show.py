@@ -98,7 +98,7 @@ def _work(stage: StagePlan, rates: Mapping[str, float]) -> str:
     known = {name: count for name, count in stage.tokens.items() if count is not None}
     if not known:
         return f"tokens {' and '.join(stage.tokens)} follow from the rows; hours unknown"
-    said = ", ".join(f"{count / 1e6:.2f} million tokens {name}" for name, count in known.items())
+    said = "at most " + ", ".join(f"{count / 1e6:.2f} million tokens {name}" for name, count in known.items())
     if missing := [name for name in known if name not in rates]:
         return f"{said}; hours unknown (--rate {' --rate '.join(f'{name}=TOKENS_A_SECOND' for name in missing)})"
     return f"{said}; {sum(count / rates[name] for name, count in known.items()) / 3600:.1f} hours"
