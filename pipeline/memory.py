@@ -48,6 +48,14 @@ def _release_gpu() -> None:
         torch.cuda.empty_cache()
 
 
+def begin_anew() -> None:
+    """For the start of a step on a card: what the one before left in torch's hands goes back, and the peak counts from here."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` means that memory ran out, on the processor or on a GPU."""
     if isinstance(error, MemoryError):

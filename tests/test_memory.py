@@ -203,3 +203,40 @@ def test_memory_that_runs_out_anywhere_else_is_one_line(monkeypatch, capsys, tmp
         cli.main()
     said = capsys.readouterr().err
     assert ended.value.code == 2 and "run_pipeline.py plan" in said and "Tried to allocate 2.00 GiB" in said
+
+
+def test_each_steps_peak_on_a_card_is_its_own(monkeypatch, tmp_path):
+    """Two steps of which the first takes more: the manifests say what each took."""
+    import json
+    import sys
+
+    from pipeline import cli, conductor, run
+    from pipeline.run import Step
+
+    held = {"peak": 0}
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: held.update(peak=0))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: held["peak"])
+    plain = run._environment
+
+    def as_on_a_card(*args):
+        return {**plain(*args), "peak_gpu_bytes": torch.cuda.max_memory_allocated()}
+
+    def taking(size):
+        def body(ctx):
+            held["peak"] = max(held["peak"], size)
+            return {}
+
+        return body
+
+    monkeypatch.setattr(run, "_environment", as_on_a_card)
+    name = "bodies_of_peaks_test"
+    monkeypatch.setitem(sys.modules, name, type(sys)(name))
+    sys.modules[name].large, sys.modules[name].small = taking(9), taking(4)
+    steps = (Step("prepare", (), ("seed",), 1, f"{name}:large"), Step("sft", ("prepare",), ("sft",), 1, f"{name}:small"))
+    monkeypatch.setattr(conductor, "registry", lambda: (steps, {}))
+    monkeypatch.setattr(sys, "argv", ["x", "run", "--run", str(tmp_path / "r"), "--config", "configs/smoke.yaml"])
+    cli.main()
+    peaks = [json.loads((tmp_path / "r" / s.folder / "manifest.json").read_text())["environment"]["peak_gpu_bytes"] for s in steps]
+    assert peaks == [9, 4]
