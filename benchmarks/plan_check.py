@@ -162,10 +162,12 @@ def update(base, config) -> None:
 
 
 def step(base, config) -> None:
-    """Two steps on rankings of four answers, to which one to another question is added."""
+    """Two steps on rankings of four answers, to which one to another question is added, and the reading that the scale is measured on."""
     import torch
 
     from pipeline.adapters import REWARD
+    from pipeline.memory import READ_AT_ONCE
+    from pipeline.roles import raw_scores
     from reward.model import ScalarHead
     from reward.train import EncodedRanking, train
 
@@ -186,6 +188,8 @@ def step(base, config) -> None:
     train(
         lambda lists: base.encode_lists(lists, REWARD), head, base.parameters(REWARD), rankings, config.reward, seed=0
     )
+    whole = [ids(config.reward.max_tokens) for _ in range(READ_AT_ONCE)]
+    raw_scores(lambda sequences: base.encode(sequences, REWARD), head, whole)
 
 
 def demonstrations(base, config) -> None:
