@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 from data.consent import ASKED_PREFIX, Consents
 from data.feedback import FeedbackStore
 from data.transcripts import choices, conversations, nodes, owner, place, writer_of
-from pipeline.chat.session import TAGS
+from pipeline.chat.words import TAGS
 from pipeline.serve.answers import Draw
 from pipeline.serve.chat_fields import (
     ChoiceRequest,

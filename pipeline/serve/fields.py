@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from data.records import check_text
-from pipeline.chat.session import TAGS
+from pipeline.chat.words import TAGS
 
 
 class Body(BaseModel):

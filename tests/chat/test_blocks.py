@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.chat.terminal import blocks, show_blocks
+from pipeline.chat.screen import blocks, show_blocks
 
 WIDTH, HEIGHT = 80, 24
 
@@ -48,7 +48,7 @@ class Screen(io.StringIO):
 @pytest.fixture
 def shown(monkeypatch):
     # Each piece is drawn, however fast they come.
-    monkeypatch.setattr("pipeline.chat.terminal._SECONDS_BETWEEN_FRAMES", 0.0)
+    monkeypatch.setattr("pipeline.chat.screen._SECONDS_BETWEEN_FRAMES", 0.0)
 
     def show(text: str, size: int = 3) -> Screen:
         screen = Screen()
