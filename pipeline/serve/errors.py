@@ -42,7 +42,7 @@ ERRORS: dict[int | str, dict] = {
     403: {"model": ErrorBody, "description": "a request of another site"},
     404: {"model": ErrorBody, "description": "nothing of that id or name"},
     409: {"model": ErrorBody, "description": "nothing to choose from"},
-    413: {"description": "more bytes than chat.max_body_bytes"},
+    413: {"model": ErrorBody, "description": "more bytes than chat.max_body_bytes"},
     422: {"model": ErrorBody, "description": "a field of a wrong shape"},
     429: {"model": ErrorBody, "description": "the queue is full; Retry-After says when to come back"},
     500: {"model": ErrorBody, "description": "a failure of the server"},
@@ -61,6 +61,14 @@ class Refused(Exception):
         super().__init__(message)
 
 
+class BodyTooLarge(HTTPException):
+    """A body that turned out too big while it was read; FastAPI would make 400 of anything but its own kind of error."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        super().__init__(413)
+
+
 def error_response(
     status: int,
     message: str,
@@ -72,6 +80,16 @@ def error_response(
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return JSONResponse(body, status, headers=dict(headers or {}))
+
+
+def too_large(limit: int) -> JSONResponse:
+    """413, with what is too big, the limit and what helps."""
+    return error_response(
+        413,
+        f"The request is too large: its body may have at most {limit} bytes. Shorten the text, or leave earlier turns out; "
+        "who runs the server can raise chat.max_body_bytes.",
+        code="body_too_large",
+    )
 
 
 def _place(error: Mapping) -> list[str]:
@@ -97,6 +115,10 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException):
         return error_response(error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(BodyTooLarge)
+    async def large(request: Request, error: BodyTooLarge):
+        return too_large(error.limit)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused):
