@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from pipeline.chat.choice import Said
+from pipeline.chat.history import listing, mark, place
 from pipeline.chat.session import Session
 from pipeline.chat.words import COMMANDS, check
 
@@ -13,7 +14,7 @@ from pipeline.chat.words import COMMANDS, check
 def obey(session: Session, line: str) -> str:
     """Does what the line asks for, and returns what to tell the person.
 
-    /retry, /compare, /ask and /quit belong to the screen, which must stream and leave.
+    /retry, /previous, /next, /compare, /ask, /open and /quit belong to the screen, which shows answers and leaves.
 
     Raises:
         UserError: the words are no text, or cannot be saved.
@@ -33,7 +34,15 @@ def _vote(session: Session, value: int, words: str) -> str:
     if shown.own:
         return "that is your own wording: it takes no vote"
     session.votes.thumb(shown.id, value, words)
-    return f"kept: {'good' if value > 0 else 'bad'}" + ("" if value > 0 else ". /compare sets another answer beside it")
+    which = " ".join(filter(None, ("good" if value > 0 else "bad", mark(*place(session)))))
+    return f"kept: {which}" + ("" if value > 0 else ". /compare sets another answer beside it")
+
+
+def _undo(session: Session) -> str:
+    done = session.votes.undo()
+    if not done and session.shown.id is not None:
+        done = session.votes.withdraw(session.conversation, session.turns[-1].question_id, session.shown.id)
+    return done or "no vote to take back"
 
 
 def _edit(session: Session, text: str) -> str:
@@ -47,8 +56,9 @@ def _edit(session: Session, text: str) -> str:
     if text == shown.text.strip():
         return "nothing was changed"
     kept = session.store.edit(shown.id, rater=session.rater, content=text)
-    session.turns[-1].shown = Said(text, kept, "stop", "you", own=True)
-    return "kept: your wording; the conversation goes on from it"
+    session.turns[-1].shown = Said(text, kept, "stop", "your wording", own=True)
+    which = " ".join(filter(None, ("your wording", mark(*place(session)))))
+    return f"kept: {which}; the conversation goes on from it"
 
 
 def _new(session: Session) -> str:
@@ -111,12 +121,13 @@ def _stats(session: Session) -> str:
 _ACTIONS: dict[str, Callable[[Session, str], str]] = {
     "/good": lambda session, text: _vote(session, 1, text),
     "/bad": lambda session, text: _vote(session, -1, text),
-    "/undo": lambda session, text: session.votes.undo(),
+    "/undo": lambda session, text: _undo(session),
     "/edit": _edit,
+    "/history": listing,
     "/new": lambda session, text: _new(session),
     "/model": _model,
     "/system": _system,
     "/set": _set,
     "/stats": lambda session, text: _stats(session),
-    "/help": lambda session, text: "\n".join(f"{c:<9} {what}" for c, what in COMMANDS.items()),
+    "/help": lambda session, text: "\n".join(f"{c:<10}{what}" for c, what in COMMANDS.items()),
 }

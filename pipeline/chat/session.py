@@ -5,30 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from data.feedback import FeedbackStore
-from data.records import Message
-from data.transcripts import as_said
+from data.transcripts import Conversation, owner
 from pipeline.chat.choice import Choice, Said
+from pipeline.chat.drawing import Drawer
 from pipeline.chat.votes import Votes
 from pipeline.chat.words import check
-from pipeline.generation import Sampling
+from pipeline.sampling import Sampling
 
 
 @dataclass
-class _Turn:
+class Turn:
     """A question with the answer shown, and their ids in the store."""
 
     question: str
     question_id: str
     parent: str | None
     shown: Said = field(default_factory=Said)
-
-    @property
-    def answer(self) -> str:
-        return self.shown.text
 
     @property
     def answer_id(self) -> str | None:
@@ -43,10 +38,13 @@ class Session:
         self.assistant, self.store, self.rater = assistant, store, chat.rater
         self.checkpoint = assistant.checkpoints[-1]
         self.temperature, self.max_new_tokens, self.top_p = chat.temperature, chat.max_new_tokens, 1.0
+        # For conversations that begin from now on; the present one may have another, or none.
         self.system_prompt: str | None = None
-        self.turns: list[_Turn] = []
-        self._conversation: str | None = None
-        self._models: dict[str, str] = {}
+        self.turns: list[Turn] = []
+        self.conversation: str | None = None
+        # What /history listed last, for the numbers to mean something.
+        self.listed: tuple[Conversation, ...] = ()
+        self._drawer = Drawer(assistant, store)
         self.votes = Votes(store, chat.rater)
         # Two answers that wait for a choice, and what the next line starts as, for the person to mend.
         self.choice: Choice | None = None
@@ -71,16 +69,19 @@ class Session:
             UserError: the question is no text that a model can take, or cannot be saved.
         """
         check("the question", question)
-        if self._conversation is None:
-            self._conversation = self.store.start_conversation(rater=self.rater, system_prompt=self.system_prompt)
+        if self.conversation is None:
+            self.conversation = self.store.start_conversation(rater=self.rater, system_prompt=self.system_prompt)
+        if self.turns and self.shown.id is None:
+            # Taken up again with a question that has no answer: the new one stands in its place.
+            self.turns.pop()
         parent = self.turns[-1].answer_id if self.turns else None
-        question_id = self.store.add_message(self._conversation, parent=parent, author="human", content=question)
-        self.turns.append(_Turn(question, question_id, parent))
+        question_id = self.store.add_message(self.conversation, parent=parent, author="human", content=question)
+        self.turns.append(Turn(question, question_id, parent))
         try:
             yield from self.retry(stop)
         except Exception:
             # A question that got no answer is no turn: the next one does not follow from it, and nobody can vote on it.
-            if not self.turns[-1].answer:
+            if not self.shown.text:
                 self.turns.pop()
             raise
 
@@ -123,44 +124,9 @@ class Session:
 
     def _answer(self, said: Said, stop: threading.Event) -> Iterator[str]:
         turn, self.drawn = self.turns[-1], said
-        messages = [Message("system", self.system_prompt)] if self.system_prompt else []
-        for earlier in self.turns[:-1]:
-            messages += [Message("user", earlier.question), Message("assistant", as_said(earlier.answer))]
-        messages.append(Message("user", turn.question))
         # A new seed each time, and noted: a retry must differ, and any answer can be drawn again.
         sampling = Sampling(self.max_new_tokens, self.temperature, self.top_p, seed=time.time_ns() % 2**31)
-        ids, logprobs, first_ms = [], [], None
-        said.finish = "stopped"
-        started = time.monotonic()
-        try:
-            # Closed here and not when memory is freed: an open stream holds the model to its checkpoint.
-            with closing(self.assistant.stream(messages, checkpoint=said.by, sampling=sampling, stop=stop)) as deltas:
-                for delta in deltas:
-                    if first_ms is None:
-                        first_ms = _ms(started)
-                    said.text += delta.text
-                    ids += delta.token_ids
-                    logprobs += delta.logprobs
-                    said.finish = delta.finish or said.finish
-                    if delta.text:
-                        yield delta.text
-        except Exception:
-            said.finish = "error"
-            raise
-        finally:
-            said.id = self.store.add_message(
-                self._conversation,
-                parent=turn.question_id,
-                author="model",
-                content=said.text,
-                model=self._model_id(said.by),
-                sampling=asdict(sampling),
-                token_ids=ids,
-                logprobs=logprobs,
-                first_token_ms=first_ms,
-                total_ms=_ms(started),
-                finish=said.finish,
-            )
+        yield from self._drawer.draw(said, self.conversation, turn.question_id, sampling, stop)
 
     def choose(self, key: str) -> str:
         """Keeps the choice that waits; any other key than 1 to 4 skips it."""
@@ -172,11 +138,6 @@ class Session:
             return "skipped"
         self.turns[-1].shown = choice.better(winner)
         return choice.verdict(winner)
-
-    def _model_id(self, checkpoint: str) -> str:
-        if checkpoint not in self._models:
-            self._models[checkpoint] = self.store.add_model(**self.assistant.describe(checkpoint))
-        return self._models[checkpoint]
 
     def comparable(self, name: str) -> str:
         """Why no second answer can be set beside the last one; empty when one can."""
@@ -191,8 +152,16 @@ class Session:
 
     def start_anew(self) -> None:
         """The next question begins a conversation."""
-        self.turns, self._conversation = [], None
+        self.turns, self.conversation = [], None
 
+    def take_up(self, conversation: str, turns: list[Turn]) -> None:
+        """The next question follows these turns of an earlier conversation."""
+        self.turns, self.conversation = turns, conversation
 
-def _ms(started: float) -> int:
-    return round((time.monotonic() - started) * 1000)
+    def lost(self) -> bool:
+        """Whether the conversation was deleted by somebody else; then the next question begins another."""
+        if self.conversation is None or owner(self.store, self.conversation) is not None:
+            return False
+        self.start_anew()
+        self.choice = None
+        return True

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +14,16 @@ from data.errors import UserError
 from data.feedback import FeedbackStore
 from pipeline.chat.choice import HOW, KEYS, offered, toss
 from pipeline.chat.commands import obey
+from pipeline.chat.history import go_back, mark, place
 from pipeline.chat.prompt import lines
-from pipeline.chat.screen import say, show_blocks, show_plain
+from pipeline.chat.screen import say
 from pipeline.chat.session import Session
+from pipeline.chat.shown import headed, show, show_step, stream, transcript
 
 if TYPE_CHECKING:
     from pipeline.lineup import Checkpoint
+
+_STEPS = {"/previous": -1, "/next": 1}
 
 
 def chat(run_dir: Path, config, others: Sequence[Checkpoint] = ()) -> None:
@@ -57,6 +58,8 @@ def talk(session: Session, asked: Iterator[str], out=None, share: float = 0.0) -
         if line.split()[0].lower() == "/quit":
             break
         try:
+            if session.lost():
+                say(screen, "that conversation was deleted meanwhile; a new one begins")
             _hear(session, line, screen, share)
         except UserError as error:
             say(screen, "\n".join(error.problems))
@@ -70,9 +73,15 @@ def _hear(session: Session, line: str, screen: Console, share: float) -> None:
         if line in KEYS:
             return
     if name == "/retry" and session.turns:
-        _stream(session, session.retry, screen)
+        of = place(session)[1] + 1
+        stream(session, session.retry, screen, headed(session.checkpoint, mark(of, of), screen))
     elif name == "/retry":
         say(screen, "nothing to retry yet: ask something first")
+    elif name in _STEPS:
+        show_step(session, _STEPS[name], screen)
+    elif name == "/open":
+        go_back(session, rest.strip())
+        transcript(session, screen)
     elif name == "/compare":
         _compare(session, rest, screen)
     elif name == "/ask" and not session.turns:
@@ -81,21 +90,21 @@ def _hear(session: Session, line: str, screen: Console, share: float) -> None:
         session.draft = f"/ask {session.turns[-1].question}"
         say(screen, "mend it and press Enter (Alt-Enter begins a line), or give the words at once: /ask TEXT")
     elif name == "/ask":
-        _stream(session, lambda stop: session.ask_again(rest, stop), screen)
+        stream(session, lambda stop: session.ask_again(rest, stop), screen)
     elif line.startswith("/"):
         say(screen, obey(session, line))
     elif offered(share):
         _twice(session, line, screen)
     else:
-        _stream(session, lambda stop: session.ask(line, stop), screen)
+        stream(session, lambda stop: session.ask(line, stop), screen)
 
 
 def _twice(session: Session, question: str, screen: Console) -> None:
     """A question answered two times by one model, for a choice."""
-    _stream(session, lambda stop: session.ask(question, stop), screen, "A")
+    stream(session, lambda stop: session.ask(question, stop), screen, "A")
     if not session.comparable(""):
         second = lambda stop: session.second(session.checkpoint, stop, first=False, blind=True)  # noqa: E731
-        _stream(session, second, screen, "B")
+        stream(session, second, screen, "B")
     _offer(session, screen)
 
 
@@ -106,12 +115,11 @@ def _compare(session: Session, name: str, screen: Console) -> None:
         return
     shown, first = session.turns[-1].shown, toss()
     second = lambda stop: session.second(name or session.checkpoint, stop, first=first, blind=False)  # noqa: E731
-    show = show_blocks if screen.is_terminal else show_plain
     if not first:
-        show(screen, "A", iter([shown.text]))
-    _stream(session, second, screen, "A" if first else "B")
+        show(screen, "A", shown.text)
+    stream(session, second, screen, "A" if first else "B")
     if first and session.choice is not None:
-        show(screen, "B", iter([shown.text]))
+        show(screen, "B", shown.text)
     _offer(session, screen)
 
 
@@ -120,45 +128,3 @@ def _offer(session: Session, screen: Console) -> None:
         # Only now both can be read.
         session.choice.since = time.monotonic()
         say(screen, HOW)
-
-
-def _stream(
-    session: Session, answer: Callable[[threading.Event], Iterator[str]], screen: Console, name: str | None = None
-) -> None:
-    """Shows an answer as it is drawn. `name` stands in for the model's where that is to stay unknown."""
-    stop = threading.Event()
-    pieces = answer(stop)
-    show = show_blocks if screen.is_terminal else show_plain
-    try:
-        with _interrupt_sets(stop):
-            show(screen, name or session.checkpoint, pieces)
-    except KeyboardInterrupt:
-        stop.set()
-    finally:
-        # Closing keeps what was drawn so far, marked as stopped.
-        pieces.close()
-    if stop.is_set():
-        say(screen, "[stopped]")
-    elif session.drawn.finish == "length":
-        say(screen, f"[cut off after {session.max_new_tokens} tokens; /set max_new_tokens=N allows more]")
-    elif not session.drawn.text:
-        say(screen, "[an empty answer]")
-
-
-@contextmanager
-def _interrupt_sets(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C ends the answer between two tokens, where nothing is half done; pressed again it does not wait for that."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupted(signum, frame) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, interrupted)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from data.feedback import FeedbackStore
+from data.feedback import FeedbackStore, Vote
+from data.transcripts import choices
 from pipeline.chat.choice import KEYS, Choice
 from pipeline.chat.words import check, read_words
 
@@ -12,8 +13,8 @@ class Votes:
 
     def __init__(self, store: FeedbackStore, rater: str):
         self.store, self.rater = store, rater
-        # Thumbs as they were given, and the numbers of choices, the last one last.
-        self._given: list[tuple[str, int, tuple[str, ...], str | None] | int] = []
+        # For each thumb what stood on the answer before, and the number of each choice; the last one last.
+        self._given: list[Vote | int] = []
 
     def thumb(self, answer: str, value: int, words: str) -> None:
         """1 is good, -1 bad; `words` are what was typed after it.
@@ -24,8 +25,9 @@ class Votes:
         tags, comment = read_words(words)
         if comment:
             check("the comment", comment)
+        before = self.store.vote(answer, self.rater) or Vote(answer, self.rater, 0, (), None, 0)
         self.store.rate(answer, rater=self.rater, value=value, tags=tags, comment=comment)
-        self._given.append((answer, value, tags, comment))
+        self._given.append(before)
 
     def choose(self, choice: Choice, key: str) -> str:
         """Keeps which of two is better, by the key that was pressed; another than 1 to 4 skips. Returns the winner."""
@@ -43,17 +45,24 @@ class Votes:
         return winner
 
     def undo(self) -> str:
-        """Takes the last one back; what was said of the same answer before stands again."""
+        """Takes the last one of the session back; what stood there before stands again. Empty where there is none."""
         if not self._given:
-            return "no vote of this session to take back"
-        if isinstance(self._given[-1], int):
-            self.store.withdraw_comparison(self._given[-1], rater=self.rater)
-            self._given.pop()
-            return "choice taken back"
-        answer = self._given[-1][0]
-        before = [vote for vote in self._given[:-1] if not isinstance(vote, int) and vote[0] == answer]
-        _, value, tags, comment = before[-1] if before else (answer, 0, (), None)
-        self.store.rate(answer, rater=self.rater, value=value, tags=tags, comment=comment)
+            return ""
+        last = self._given[-1]
+        if isinstance(last, int):
+            self.store.withdraw_comparison(last, rater=self.rater)
+        else:
+            self.store.rate(last.message, rater=self.rater, value=last.value, tags=last.tags, comment=last.comment)
         # Only now: had it not been saved, the vote would still stand.
         self._given.pop()
-        return "vote taken back"
+        return "choice taken back" if isinstance(last, int) else "vote taken back"
+
+    def withdraw(self, conversation: str, question: str, answer: str) -> str:
+        """Takes back what stands from earlier on an answer: the thumb on it, else the newest choice about its question."""
+        if self.store.rating(answer, self.rater):
+            self.store.rate(answer, rater=self.rater, value=0)
+            return "vote taken back"
+        made = [number for number, of, *_ in choices(self.store, conversation, self.rater) if of == question]
+        if made and self.store.withdraw_comparison(made[-1], rater=self.rater):
+            return "choice taken back"
+        return ""

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, StreamingResponse
 
 from data.consent import ASKED_PREFIX, Consents
 from data.feedback import FeedbackStore
-from data.transcripts import choices, conversations, nodes, owner, place, writer_of
+from data.transcripts import choices, conversations, nodes, owner, place, stands_at, writer_of
 from pipeline.chat.words import TAGS
 from pipeline.serve.answers import Draw
 from pipeline.serve.chat_fields import (
@@ -73,10 +73,15 @@ def chat_router(context: ServeContext) -> APIRouter:
         return {"level": body.level}
 
     @router.get("/conversations")
-    async def listed(request: Request, search: Annotated[str, Query(max_length=200)] = "") -> list[dict]:
-        """The person's conversations, newest first; with `search`, those that say it somewhere."""
+    async def listed(
+        request: Request,
+        search: Annotated[str, Query(max_length=200)] = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    ) -> list[dict]:
+        """The person's conversations, newest first, at most `limit`; with `search`, those that say it somewhere."""
         rater = identity(request).rater
-        return [asdict(c) for c in await context.store.call(conversations, context.feedback, rater, search=search)]
+        found = await context.store.call(conversations, context.feedback, rater, search=search, limit=limit)
+        return [asdict(c) for c in found]
 
     @router.get("/conversations/{conversation}")
     async def whole(conversation: Id, request: Request) -> dict:
@@ -185,13 +190,16 @@ def _whole(context: ServeContext, conversation: str, rater: str) -> dict:
     found = owner(store, conversation)
     if found is None or found[0] != rater:
         raise Refused(404, "There is no such conversation.")
+    said, made = nodes(store, conversation, rater), choices(store, conversation, rater)
     return {
         "id": conversation,
         "system_prompt": found[1],
-        "messages": [{**asdict(n), "model": context.name_of(n.model)} for n in nodes(store, conversation, rater)],
+        "messages": [{**asdict(n), "model": context.name_of(n.model)} for n in said],
+        # Which versions to show at first: those that the talk was left at.
+        "shown": [n.id for n in stands_at(said, made)],
         "choices": [
             {"question": question, **_said(context, number, left, right, winner)}
-            for number, question, left, right, winner in choices(store, conversation, rater)
+            for number, question, left, right, winner in made
         ],
     }
 
