@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from pipeline.serve.fields import Body, Comment, Id, Name, Seed, Tag, Temperature, Text, Tokens, TopP
 
@@ -14,7 +14,21 @@ class TextPart(Body):
     text: Text
 
 
+# What `_says_something` holds, in the schema's words.
+_FORMS = [
+    {"properties": {"role": {"const": "assistant"}}},
+    {
+        "properties": {
+            "role": {"enum": ["system", "developer", "user"]},
+            "content": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}]},
+        }
+    },
+]
+
+
 class ChatMessage(Body):
+    model_config = ConfigDict(json_schema_extra={"oneOf": _FORMS})
+
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextPart] | Literal[""] | None = Field(
         description="text, or parts that are all text; an assistant's may be empty, as of one that was stopped at once"

@@ -458,3 +458,34 @@ def test_the_system_prompt_of_a_talk_is_shown_and_columns_stand_as_they_should(v
     assert page.inner_text(".system") == "System prompt: Be <b>brief</b>."
     sides = page.eval_on_selector_all("td", "cells => cells.map((c) => getComputedStyle(c).textAlign)")
     assert [side for side in sides if side != "start"][-2:] == ["center", "right"] and page.wrong == []
+
+
+def test_a_conversation_opened_anew_stands_where_it_was_left(visit):
+    page = visit("one", "two", "three")
+    ask(page)
+    answered(page)
+    off(page)
+    page.keyboard.press("r")
+    page.wait_for_selector(".versions >> text=2/2")
+    page.click('[aria-label="Version before"]')
+    ask(page, "on from the first")
+    answered(page, 2)
+    page.reload()
+    answered(page, 2)
+    assert [e.inner_text() for e in page.query_selector_all(".said")] == ["hi", "one", "on from the first", "three"]
+    # The other is still there, and it has nothing after it.
+    page.click('.answer [aria-label="Version after"]')
+    assert [e.inner_text() for e in page.query_selector_all(".said")] == ["hi", "two"]
+    assert page.wrong == []
+
+
+def test_a_long_history_says_that_it_is_not_all(visit, store):
+    with store.together():
+        for n in range(201):
+            store.add_message(store.start_conversation(rater="ann"), parent=None, author="human", content=f"q{n}")
+    page = visit()
+    page.wait_for_selector("#history >> text=The newest 200; the search finds older ones.")
+    assert page.locator("#history button").count() == 200
+    page.fill("#search", "q0")
+    page.wait_for_selector("#history li >> text=q0")
+    assert page.locator("#history li").count() == 1 and page.wrong == []

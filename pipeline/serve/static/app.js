@@ -273,11 +273,14 @@ function grow() {
   el.question.style.height = `${Math.min(el.question.scrollHeight, 240)}px`;
 }
 
+const LISTED = 200;
+
 async function list() {
-  const found = await attempt(() => ask(`/api/conversations?search=${encodeURIComponent(el.search.value)}`));
+  const found = await attempt(() => ask(`/api/conversations?limit=${LISTED}&search=${encodeURIComponent(el.search.value)}`));
   if (!found) return;
   el.history.replaceChildren(...found.map((c) => h("li", {}, h("button", { type: "button", title: c.title,
     "aria-current": c.id === state.talk.id ? "true" : null, onclick: () => open(c.id) }, c.title))));
+  if (found.length === LISTED) el.history.append(h("li", { class: "quiet" }, `The newest ${LISTED}; the search finds older ones.`));
   if (!found.length) el.history.replaceChildren(h("li", { class: "quiet" }, el.search.value ? "Nothing found" : "Nothing yet"));
 }
 
