@@ -227,4 +227,4 @@ def _said(context: ServeContext, number: int, left: str, right: str, winner: str
     """A choice that was made, with the models that it was between."""
     sides = (("left", left), ("right", right))
     models = {side: context.name_of(writer_of(context.feedback, answer)) for side, answer in sides}
-    return {"comparison": number, "winner": winner, "models": models}
+    return {"comparison": number, "winner": winner, "answers": {"left": left, "right": right}, "models": models}

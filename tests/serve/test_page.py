@@ -129,7 +129,7 @@ def test_a_talk_with_votes_reasons_and_undo_by_the_keyboard(visit, store):
     assert store.rating(answer, "ann") == 0
     page.reload()
     answered(page)
-    assert page.inner_text("#history button") == "a <b>question</b>"
+    assert page.inner_text("#history button").split("\n")[0] == "a <b>question</b>"
     assert page.wrong == []
 
 
@@ -489,3 +489,37 @@ def test_a_long_history_says_that_it_is_not_all(visit, store):
     page.fill("#search", "q0")
     page.wait_for_selector("#history li >> text=q0")
     assert page.locator("#history li").count() == 1 and page.wrong == []
+
+
+def test_a_choice_stands_under_the_two_answers_it_was_between_and_under_no_other(visit):
+    page = visit("one", "two", "three", comparison_share=1.0)
+    ask(page)
+    page.wait_for_selector(".choices button:not([disabled])")
+    page.click(".choices >> text=B is better")
+    assert page.inner_text(".note").startswith("You chose B. Both were ppo. This is B.")
+    page.click("#settings-open")
+    page.select_option("#compare", "never")
+    page.keyboard.press("Escape")
+    off(page)
+    page.keyboard.press("r")
+    page.wait_for_selector(".versions >> text=3/3")
+    assert page.locator(".note").count() == 0
+    notes = []
+    for _ in range(2):
+        page.click('[aria-label="Version before"]')
+        notes.append(page.inner_text(".note").split("ppo. ")[1])
+    assert sorted(note.split(".")[0] for note in notes) == ["This is A", "This is B"]
+    page.click(".note button")
+    page.wait_for_selector(".note >> text=The choice is taken back.")
+    page.reload()
+    answered(page)
+    assert page.locator(".note").count() == 0 and page.wrong == []
+
+
+def test_the_cursor_stands_behind_the_last_word(visit):
+    page = visit("word HOLD more")
+    ask(page)
+    page.wait_for_selector(".said p .cursor")
+    page.assistant.release.set()
+    answered(page)
+    assert page.locator(".cursor").count() == 0 and page.inner_text(".answer .said") == "word more"

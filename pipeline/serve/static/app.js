@@ -225,7 +225,7 @@ const act = {
     if (!over || !start?.duel) return;
     const said = await attempt(() => ask(`/api/duels/${start.duel.id}`, { winner }));
     if (said && winner !== "skip") {
-      state.notes.set(start.question, { text: verdict(said), comparison: said.comparison });
+      state.notes.set(start.question, noteOf(said));
       state.last = { question: start.question };
     }
     await settle(start.answers[winner === "right" ? "right" : "left"]);
@@ -235,7 +235,7 @@ const act = {
     const note = state.notes.get(question);
     if (!note?.comparison) return;
     if (!(await attempt(() => ask(`/api/comparisons/${note.comparison}/withdraw`, {})))) return;
-    state.notes.set(question, { text: "The choice is taken back." });
+    state.notes.set(question, { text: "The choice is taken back.", answers: note.answers });
     announce("The choice is taken back.");
     redraw();
   },
@@ -248,8 +248,11 @@ const act = {
   },
 };
 
+/** What stands under the two answers of a choice. */
+const noteOf = (said) => ({ text: verdict(said), comparison: said.comparison, answers: said.answers });
+
 /** The choices of a conversation, as the server knows them, under the questions they are about. */
-const notesOf = (choices) => new Map(choices.map((said) => [said.question, { text: verdict(said), comparison: said.comparison }]));
+const notesOf = (choices) => new Map(choices.map((said) => [said.question, noteOf(said)]));
 
 function verdict({ winner, models }) {
   const who = models.left === models.right ? `Both were ${models.left}.` : `A was ${models.left}, B was ${models.right}.`;
@@ -274,12 +277,14 @@ function grow() {
 }
 
 const LISTED = 200;
+// Two talks that begin alike are told apart by it.
+const when = (ms) => new Date(ms).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 
 async function list() {
   const found = await attempt(() => ask(`/api/conversations?limit=${LISTED}&search=${encodeURIComponent(el.search.value)}`));
   if (!found) return;
   el.history.replaceChildren(...found.map((c) => h("li", {}, h("button", { type: "button", title: c.title,
-    "aria-current": c.id === state.talk.id ? "true" : null, onclick: () => open(c.id) }, c.title))));
+    "aria-current": c.id === state.talk.id ? "true" : null, onclick: () => open(c.id) }, c.title, h("span", { class: "when" }, when(c.created_ms))))));
   if (found.length === LISTED) el.history.append(h("li", { class: "quiet" }, `The newest ${LISTED}; the search finds older ones.`));
   if (!found.length) el.history.replaceChildren(h("li", { class: "quiet" }, el.search.value ? "Nothing found" : "Nothing yet"));
 }
