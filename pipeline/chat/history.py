@@ -103,8 +103,10 @@ def go_back(session: Session, text: str) -> None:
     """
     listed: Sequence[Conversation] = session.listed or conversations(session.store, session.rater)
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= len(listed):
-        numbers = f"a number from 1 to {len(listed)}" if listed else "a number, and there is no conversation yet"
-        raise UserError(f"/open takes {numbers} (got '{text}'); /history lists them.")
+        if not listed:
+            raise UserError("/open goes back into a conversation, and there is none yet.")
+        of = "of the last list" if session.listed else "of the newest ones"
+        raise UserError(f"/open takes a number from 1 to {len(listed)} {of} (got '{text}'); /history lists all.")
     conversation = listed[int(text) - 1].id
     found = nodes(session.store, conversation, session.rater)
     if not found:

@@ -136,4 +136,7 @@ def _write(screen: Console, text: str) -> None:
 def say(screen: Console, text: str) -> None:
     """A word of the program, indented and dim, so that nobody takes it for the model's."""
     for line in printable(text).split("\n"):
-        screen.print(f"  {line}".rstrip(), style="dim")
+        # In a file, a line is a line.
+        parts = [line] if screen.soft_wrap else Text(line).wrap(screen, max(1, screen.width - 2))
+        for part in parts:
+            screen.print(f"  {part}".rstrip(), style="dim")

@@ -5,22 +5,23 @@ from __future__ import annotations
 from data.errors import UserError
 from data.records import check_text
 
+# Each fits on a line of eighty columns, behind its name.
 COMMANDS: dict[str, str] = {
     "/good": "the last answer was good",
-    "/bad": "the last answer was bad; words after it are kept: /bad too long, for example",
+    "/bad": "the last answer was bad; words after it are kept: /bad too long",
     "/undo": "take the last vote back",
     "/retry": "another answer to the same question; the old one is kept",
-    "/previous": "the version of the last answer before this one; votes and the talk go on from the one shown",
-    "/next": "the version after this one",
-    "/compare": "a second answer beside the last one, to choose from; /compare MODEL lets another model give it",
-    "/edit": "your own wording of the last answer, kept as an example: /edit TEXT, or /edit alone to mend it",
-    "/ask": "the last question in other words: /ask TEXT, or /ask alone to mend it",
+    "/previous": "the answer before this one, of several to the last question",
+    "/next": "the one after it; votes and the talk go on from the one shown",
+    "/compare": "a second answer beside the last, to choose; /compare MODEL",
+    "/edit": "your own wording of the last answer: /edit TEXT, or /edit alone",
+    "/ask": "the last question in other words: /ask TEXT, or /ask alone",
     "/new": "start a new conversation",
-    "/history": "past conversations, here and in the browser; /history WORDS finds those that say them",
+    "/history": "past conversations; /history WORDS finds those that say them",
     "/open": "go back into one of them: /open NUMBER",
     "/model": "who answers: /model sft|ppo|base",
     "/system": "a system prompt for the next conversation: /system TEXT",
-    "/set": "sampling: /set temperature=0.5, /set top_p=0.9 or /set max_new_tokens=100",
+    "/set": "sampling: /set temperature=0.5; also top_p and max_new_tokens",
     "/stats": "how many votes there are",
     "/help": "this list",
     "/quit": "leave",

@@ -157,7 +157,7 @@ def test_a_question_that_was_left_without_an_answer_is_answered_or_replaced(stor
 @pytest.mark.parametrize("number", ["0", "2", "-1", "x", "", "²", "1.0"])
 def test_a_number_that_is_not_there_is_told(store, number):
     session, _ = run(store, Scripted("one"), "q")
-    with pytest.raises(UserError, match=r"/open takes a number from 1 to 1 \(got"):
+    with pytest.raises(UserError, match=r"/open takes a number from 1 to 1 of the newest ones \(got"):
         go_back(session, number)
     assert session.turns[0].question == "q"
 
@@ -167,7 +167,7 @@ def test_nobody_elses_conversations_are_there(store):
     store.add_message(theirs, parent=None, author="human", content="secret")
     _, said = run(store, Scripted(), "/history", "/history secret", "/open 1")
     assert "no conversation yet" in said and "nothing found that says 'secret'" in said
-    assert "/open takes a number, and there is no conversation yet" in said
+    assert "and there is none yet" in said
 
 
 def test_a_long_list_says_what_it_does_not_show(store):

@@ -142,7 +142,8 @@ def feedback(**more):
     [
         feedback(value=5),
         feedback(value=True),
-        feedback(value=1.0),
+        feedback(value=0.5),
+        feedback(value=2.0),
         feedback(value="1"),
         feedback(value=10**30),
         feedback(value=None),

@@ -1,11 +1,14 @@
 """The schema says what the fields hold, also where they hold together: both are read here, and must agree on every case."""
 
 import itertools
+import json
+import re
 
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline.serve.chat_fields import TurnRequest
+from pipeline.serve.fields import Text
 from pipeline.serve.openai_fields import ChatMessage
 
 ID = "00000000-0000-4000-8000-000000000000"
@@ -57,6 +60,30 @@ def test_the_schema_of_a_message_allows_what_the_server_takes_and_nothing_else(r
         body = {"role": role, "content": content}
         assert sum(fits(form, body) for form in forms) == accepted(ChatMessage, body), body
     assert accepted(ChatMessage, {"role": role, "content": ""}) == (role == "assistant")
+
+
+def test_the_schema_of_a_text_holds_for_every_character():
+    pattern = re.compile(TypeAdapter(Text).json_schema()["pattern"])
+    # Half a surrogate pair stands in no JSON text.
+    characters = [chr(c) for c in range(0x110000) if not 0xD800 <= c <= 0xDFFF]
+    assert [c for c in characters if pattern.search(c)] == [c for c in characters if c.strip() and c != "\0"]
+    for text in ("a\0b", " a\n", "\n", "a\n\n", " \x1f ", "\0"):
+        assert bool(pattern.search(text)) == bool(text.strip() and "\0" not in text), text
+
+
+def test_a_whole_number_is_one_however_it_is_written(serve, store):
+    client = serve("one two")
+    ask = {"model": "ppo", "messages": [{"role": "user", "content": "hi"}]}
+    said = client.post("/v1/chat/completions", json={**ask, "n": 1.0, "seed": 3.0, "max_tokens": 5.0})
+    assert said.status_code == 200
+    sampling = client.assistant.asked[0][2]
+    assert (sampling.seed, sampling.max_new_tokens) == (3, 5) and isinstance(sampling.seed, int)
+    assert client.post("/v1/feedback", json={"id": said.json()["id"], "value": -1.0}).status_code == 200
+    assert store.rating(said.json()["id"], "ann") == -1
+    for wrong in (True, "1", 0.5, 1e400):
+        body = json.dumps({"id": said.json()["id"], "value": wrong})
+        kind = {"content-type": "application/json"}
+        assert client.post("/v1/feedback", content=body, headers=kind).status_code == 422, wrong
 
 
 def test_every_status_that_a_route_may_answer_has_the_shape_of_errors(serve):
