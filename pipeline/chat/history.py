@@ -43,7 +43,7 @@ def step(session: Session, by: int) -> tuple[str, str]:
 
 
 def notes(session: Session) -> str:
-    """What is known of the answer shown: how it ended, the thumb on it, and whether something followed it."""
+    """What is known of the answer shown: how it ended, the thumb on it, the choice it was in, and whether something followed it."""
     if session.conversation is None:
         return ""
     found = nodes(session.store, session.conversation, session.rater)
@@ -53,11 +53,23 @@ def notes(session: Session) -> str:
     thumb = {1: "good", -1: "bad"}.get(node.rating)
     parts = [
         _ENDS.get(node.finish),
+        _choice(session),
         thumb and " · ".join(filter(None, (f"you said: {thumb}", *node.tags, node.comment))),
         any(other.parent == node.id for other in found)
         and "the talk went on from this one; a question begins anew here",
     ]
     return "; ".join(filter(None, parts))
+
+
+def _choice(session: Session) -> str:
+    made = [one for one in choices(session.store, session.conversation, session.rater) if session.shown.id in one[2:4]]
+    if not made:
+        return ""
+    _, _, left, right, winner = made[-1]
+    preferred = {"left": left, "right": right}.get(winner)
+    if preferred is None:
+        return f"you chose between this one and another: {'equally good' if winner == 'tie' else 'both bad'}"
+    return "you chose this one" if preferred == session.shown.id else "you chose another one"
 
 
 def _versions(session: Session) -> list[Node]:

@@ -127,6 +127,27 @@ def test_a_thumb_from_before_stands_again_when_the_new_one_is_taken_back(store):
     assert (vote.value, vote.tags) == (-1, ("too long",))
 
 
+@pytest.mark.parametrize(
+    ("key", "of_first", "of_second"),
+    [
+        ("1", "you chose this one", "you chose another one"),
+        ("2", "you chose another one", "you chose this one"),
+        ("3", "this one and another: equally good", "this one and another: equally good"),
+        ("4", "this one and another: both bad", "this one and another: both bad"),
+        ("skipped", "", ""),
+    ],
+)
+def test_a_choice_is_told_with_both_answers(store, key, of_first, of_second):
+    session = Session(Scripted("one", "two", "three", "four"), store, CHAT)
+    talk(session, iter(["q", key] if key != "skipped" else ["q", "/stats"]), io.StringIO(), share=1.0)
+    more(session, "/previous")
+    second, first = more(session, "/next"), more(session, "/previous")
+    assert "two" in second and "one" in first
+    assert of_first in first and of_second in second
+    if key == "skipped":
+        assert "you chose" not in first + second
+
+
 def test_a_choice_from_before_can_be_taken_back(store):
     out = io.StringIO()
     talk(Session(Scripted("one", "two"), store, CHAT), iter(["q", "1"]), out, share=1.0)
