@@ -155,8 +155,9 @@ class Session:
         self.turns, self.conversation = [], None
 
     def take_up(self, conversation: str, turns: list[Turn]) -> None:
-        """The next question follows these turns of an earlier conversation."""
+        """The next question follows these turns of an earlier conversation; what was voted elsewhere is not taken back from here."""
         self.turns, self.conversation = turns, conversation
+        self.votes = Votes(self.store, self.rater)
 
     def lost(self) -> bool:
         """Whether the conversation was deleted by somebody else; then the next question begins another."""

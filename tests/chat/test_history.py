@@ -148,6 +148,12 @@ def test_a_choice_is_told_with_both_answers(store, key, of_first, of_second):
         assert "you chose" not in first + second
 
 
+def test_what_was_voted_elsewhere_is_not_taken_back_from_here(store):
+    session, _ = run(store, Scripted("one", "two"), "q", "/bad", "/new", "other q", "/good", "/open 2")
+    assert "vote taken back" in more(session, "/undo") and "no vote to take back" in more(session, "/undo")
+    assert store.stats()["up"] == 1 and store.stats()["down"] == 0
+
+
 def test_a_choice_from_before_can_be_taken_back(store):
     out = io.StringIO()
     talk(Session(Scripted("one", "two"), store, CHAT), iter(["q", "1"]), out, share=1.0)
@@ -164,15 +170,14 @@ def test_a_question_that_was_left_without_an_answer_is_answered_or_replaced(stor
     assert "[no answer yet: /retry draws one]" in said and "nothing to vote on yet" in said
     assert assistant.asked[0][1] == ["left alone"] and "ppo  at last" in said
 
-    other = store.start_conversation(rater="ann")
-    store.add_message(other, parent=None, author="human", content="left alone")
+    session, _ = run(store, Scripted("one"), "q")
+    store.add_message(session.conversation, parent=session.shown.id, author="human", content="left alone")
     assistant = Scripted("yes")
-    run(store, assistant, "/open 1", "something else")
-    assert assistant.asked[0][1] == ["something else"]
+    again, _ = run(store, assistant, "/open 1", "something else")
+    assert assistant.asked[0][1] == ["q", "one", "something else"]
     # Versions of one question, as on the page.
-    assert (
-        rows(store, f"SELECT parent FROM message WHERE conversation = '{other}' AND author = 'human'") == [(None,)] * 2
-    )
+    parents = "SELECT parent FROM message WHERE content IN ('left alone', 'something else') AND parent IS NOT NULL"
+    assert rows(store, parents) == [(session.shown.id,)] * 2 and len(again.turns) == 2
 
 
 @pytest.mark.parametrize("number", ["0", "2", "-1", "x", "", "²", "1.0"])
