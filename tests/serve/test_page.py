@@ -523,3 +523,34 @@ def test_the_cursor_stands_behind_the_last_word(visit):
     page.assistant.release.set()
     answered(page)
     assert page.locator(".cursor").count() == 0 and page.inner_text(".answer .said") == "word more"
+
+
+def test_what_is_too_long_is_told_and_not_cut(visit, store):
+    page = visit()
+    ask(page, "x" * 40_000)
+    page.wait_for_selector("#notice >> text=at most 32768 characters")
+    assert len(page.input_value("#question")) == 40_000 and store.stats()["conversations"] == 0
+    ask(page, "short")
+    answered(page)
+    off(page)
+    page.keyboard.press("b")
+    page.fill(".reasons textarea", "y" * 2_001)
+    page.click(".reasons >> text=Save")
+    page.wait_for_selector("#notice >> text=at most 2000 characters")
+    assert len(page.input_value(".reasons textarea")) == 2_001
+    # Chromium itself notes an answer that is no success.
+    assert all("422" in line for line in page.wrong)
+
+
+def test_a_full_queue_is_told_and_the_question_stays(visit, chromium):
+    page = visit("one HOLD two", queue_limit=1, batch_rows=1)
+    others = [chromium.new_page(), chromium.new_page()]
+    for one, sign in zip((page, *others), (".said >> text=one", "text=waiting, 1 before", "#notice"), strict=True):
+        one.goto(page.url)
+        ask(one, "hi")
+        one.wait_for_selector(sign)
+    assert others[1].inner_text("#notice").startswith("Too many wait already")
+    assert others[1].input_value("#question") == "hi"
+    page.assistant.release.set()
+    for one in others:
+        one.close()

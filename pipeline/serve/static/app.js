@@ -22,9 +22,9 @@ function notice(text) {
   if (text) announce(text);
 }
 
-/** Runs what may fail, and says so where it does. */
-async function attempt(work) {
-  notice(null);
+/** Runs what may fail, and says so where it does. What was told before gives way to it, unless it only `follows` something else. */
+async function attempt(work, { follows = false } = {}) {
+  if (!follows) notice(null);
   try {
     return await work();
   } catch (error) {
@@ -113,7 +113,7 @@ async function settle(answer) {
       state.talk.choose(kept.parent);
       state.talk.choose(kept.id);
     }
-  });
+  }, { follows: true });
   const follows = atBottom();
   state.live = null;
   redraw();
@@ -281,7 +281,7 @@ const LISTED = 200;
 const when = (ms) => new Date(ms).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 
 async function list() {
-  const found = await attempt(() => ask(`/api/conversations?limit=${LISTED}&search=${encodeURIComponent(el.search.value)}`));
+  const found = await attempt(() => ask(`/api/conversations?limit=${LISTED}&search=${encodeURIComponent(el.search.value)}`), { follows: true });
   if (!found) return;
   el.history.replaceChildren(...found.map((c) => h("li", {}, h("button", { type: "button", title: c.title,
     "aria-current": c.id === state.talk.id ? "true" : null, onclick: () => open(c.id) }, c.title, h("span", { class: "when" }, when(c.created_ms))))));

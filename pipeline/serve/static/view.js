@@ -126,7 +126,7 @@ function reasons(message, state, act) {
     const has = draft.tags.includes(tag);
     return button(`${message.id}:tag:${tag}`, tag, () => act.tag(tag), { class: "tag", "aria-pressed": String(has) });
   });
-  const comment = h("textarea", { rows: "2", maxlength: "2000", placeholder: down ? "What would have been better?" : "What was good?",
+  const comment = h("textarea", { rows: "2", placeholder: down ? "What would have been better?" : "What was good?",
     "aria-label": "Comment", "data-key": `${message.id}:comment`, oninput: (event) => { draft.comment = event.target.value; } });
   comment.value = draft.comment;
   return h("div", { class: "reasons", role: "group", "aria-label": "Why" },
@@ -137,7 +137,7 @@ function reasons(message, state, act) {
 }
 
 function editor(message, label, act) {
-  const area = h("textarea", { rows: "4", maxlength: "32768", "aria-label": label, "data-key": `${message.id}:editor` });
+  const area = h("textarea", { rows: "4", "aria-label": label, "data-key": `${message.id}:editor` });
   area.value = message.content.trim();
   return h("form", { class: "editor", onsubmit: (event) => { event.preventDefault(); act.saveEdit(message, area.value); } },
     area, h("div", { class: "buttons" }, h("button", { class: "main" }, label), button("cancel", "Cancel", () => act.edit(null))));
