@@ -101,6 +101,14 @@ def _place(error: Mapping) -> list[str]:
     ]
 
 
+def _reason(error: Mapping) -> str:
+    """What is wrong, without the input itself; of one that is too long its length helps."""
+    if error["type"] not in ("string_too_long", "too_long"):
+        return error["msg"]
+    what = "characters" if error["type"] == "string_too_long" else "items"
+    return f"Too long: at most {error['ctx']['max_length']} {what}, got {len(error['input'])}. Shorten it."
+
+
 def add_handlers(app: FastAPI) -> None:
     """Every failure that a client can cause, as one shape."""
 
@@ -108,7 +116,7 @@ def add_handlers(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError):
         found = error.errors()
         # Places and reasons only: the input may be long, private, or no text that JSON can hold.
-        lines = dict.fromkeys(f"{'.'.join(_place(e))}: {e['msg']}" for e in found[:_SHOWN])
+        lines = dict.fromkeys(f"{'.'.join(_place(e))}: {_reason(e)}" for e in found[:_SHOWN])
         message = "; ".join(lines).encode("utf-8", "replace").decode()
         return error_response(422, message, param=".".join(_place(found[0])[1:])[:200] or None)
 

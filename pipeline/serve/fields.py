@@ -40,11 +40,12 @@ def _text(longest: int):
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 Text = _text(32_768)
 Comment = _text(2_000)
+# Behind the limits, or they are missing from the schema.
 Whole = BeforeValidator(_whole)
 Id = Annotated[str, Field(pattern=_UUID)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Temperature = Annotated[float, Field(ge=0, le=2)]
 TopP = Annotated[float, Field(gt=0, le=1)]
-Tokens = Annotated[int, Whole, Field(ge=1, le=100_000)]
-Seed = Annotated[int, Whole, Field(ge=0, lt=2**63)]
+Tokens = Annotated[int, Field(ge=1, le=100_000), Whole]
+Seed = Annotated[int, Field(ge=0, lt=2**63), Whole]
 Tag = Literal[TAGS]  # type: ignore[valid-type]

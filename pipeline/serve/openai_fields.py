@@ -74,7 +74,7 @@ class ChatCompletionRequest(Body):
         None, description="words at which the answer ends, before them"
     )
     # Clients send these with every request. Another value would change the answer, so it is refused and not ignored.
-    n: Annotated[int, Whole] = Field(1, ge=1, le=1)
+    n: Annotated[int, Field(ge=1, le=1), Whole] = 1
     frequency_penalty: float | None = Field(None, ge=0, le=0)
     presence_penalty: float | None = Field(None, ge=0, le=0)
     logit_bias: Annotated[dict, Field(max_length=0)] | None = None
@@ -94,7 +94,7 @@ class FeedbackRequest(Body):
 
     id: Id = Field(description="the completion's id")
     # No Literal: that would take true for 1.
-    value: Annotated[int, Whole] = Field(ge=-1, le=1)
+    value: Annotated[int, Field(ge=-1, le=1), Whole]
     tags: list[Tag] = Field([], max_length=8)
     comment: Comment | None = None
     user: Name | None = None

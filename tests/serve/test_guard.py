@@ -165,6 +165,15 @@ def test_feedback_of_a_wrong_shape_is_422(serve, body):
     assert said.status_code == 422 and said.json()["error"]["message"]
 
 
+def test_of_what_is_too_long_the_limit_and_the_length_are_told(serve):
+    client = serve(max_body_bytes=10**7)
+    said = client.post("/v1/feedback", json=feedback(comment="é" * 2001)).json()["error"]
+    assert said["message"] == "body.comment: Too long: at most 2000 characters, got 2001. Shorten it."
+    many = client.post("/v1/chat/completions", json={**ASK, "messages": ASK["messages"] * 401}).json()["error"]
+    assert many["message"] == "body.messages: Too long: at most 400 items, got 401. Shorten it."
+    assert many["param"] == "messages"
+
+
 @pytest.mark.parametrize(
     "raw",
     [

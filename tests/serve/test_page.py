@@ -418,7 +418,9 @@ def test_numbers_between_the_steps_are_taken_and_wrong_ones_are_told(visit):
     page.click("#settings-open")
     page.fill("#temperature", "7")
     page.keyboard.press("Escape")
-    assert "0 to 2" in page.inner_text("#notice") and page.input_value("#temperature") == "0.65" and page.wrong == []
+    # The dialog's end is told to the page a moment after the key.
+    page.wait_for_selector("#notice >> text=0 to 2")
+    assert page.input_value("#temperature") == "0.65" and page.wrong == []
 
 
 def test_a_persons_own_wording_takes_no_thumb_by_key(visit, store):
@@ -528,7 +530,8 @@ def test_the_cursor_stands_behind_the_last_word(visit):
 def test_what_is_too_long_is_told_and_not_cut(visit, store):
     page = visit()
     ask(page, "x" * 40_000)
-    page.wait_for_selector("#notice >> text=at most 32768 characters")
+    page.wait_for_selector("#notice >> text=Too long: at most 32768 characters, got 40000. Shorten it.")
+    assert page.locator("#question").bounding_box()["height"] > 200
     assert len(page.input_value("#question")) == 40_000 and store.stats()["conversations"] == 0
     ask(page, "short")
     answered(page)
@@ -536,7 +539,7 @@ def test_what_is_too_long_is_told_and_not_cut(visit, store):
     page.keyboard.press("b")
     page.fill(".reasons textarea", "y" * 2_001)
     page.click(".reasons >> text=Save")
-    page.wait_for_selector("#notice >> text=at most 2000 characters")
+    page.wait_for_selector("#notice >> text=Too long: at most 2000 characters, got 2001.")
     assert len(page.input_value(".reasons textarea")) == 2_001
     # Chromium itself notes an answer that is no success.
     assert all("422" in line for line in page.wrong)

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.serve.chat_fields import TurnRequest
 from pipeline.serve.fields import Text
-from pipeline.serve.openai_fields import ChatMessage
+from pipeline.serve.openai_fields import ChatCompletionRequest, ChatMessage, FeedbackRequest
 
 ID = "00000000-0000-4000-8000-000000000000"
 
@@ -69,6 +69,20 @@ def test_the_schema_of_a_text_holds_for_every_character():
     assert [c for c in characters if pattern.search(c)] == [c for c in characters if c.strip() and c != "\0"]
     for text in ("a\0b", " a\n", "\n", "a\n\n", " \x1f ", "\0"):
         assert bool(pattern.search(text)) == bool(text.strip() and "\0" not in text), text
+
+
+def test_the_schema_has_the_limits_of_every_number():
+    found = 0
+    for kind in (TurnRequest, ChatCompletionRequest, FeedbackRequest):
+        for name, of in kind.model_json_schema()["properties"].items():
+            for one in of.get("anyOf", [of]):
+                if one.get("type") in ("integer", "number"):
+                    assert one.keys() & {"minimum", "exclusiveMinimum"} and one.keys() & {
+                        "maximum",
+                        "exclusiveMaximum",
+                    }, name
+                    found += 1
+    assert found > 8
 
 
 def test_a_whole_number_is_one_however_it_is_written(serve, store):

@@ -76,7 +76,10 @@ async function run(body, { asked = null, keep }) {
   await settle(start?.answers.only ?? start?.answers.left);
   if (failed) notice(failed);
   else if (whole) announce("The answer is complete.");
-  if (!start && asked) el.question.value ||= asked;
+  if (!start && asked) {
+    el.question.value ||= asked;
+    grow();
+  }
 }
 
 const canChoose = () => ["left", "right"].every((name) => !state.live.sides[name].failed && state.live.sides[name].text.trim());
