@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipeline.evaluation.statistics import best_of_n_expectation, best_of_n_kl
+from pipeline.evaluation.statistics import best_of_n_expectation, best_of_n_kl, end_shares
 
 Floats = NDArray[np.float64]
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -42,6 +42,6 @@ def fit_with_intervals(
     """α and β with 95 % intervals that resample prompts; `gains` is (prompts, k)."""
     rng = np.random.default_rng(seed)
     found = np.array([fit(d, gains[rng.integers(len(gains), size=len(gains))].mean(0)) for _ in range(draws)])
-    low, high = np.quantile(found, [0.025, 0.975], axis=0)
+    low, high = np.quantile(found, end_shares(len(gains)), axis=0)
     best = fit(d, gains.mean(0))
     return {name: (best[i], float(low[i]), float(high[i])) for i, name in enumerate(("alpha", "beta"))}

@@ -3,6 +3,7 @@
     python benchmarks/overoptimise_ppo.py --run runs/seed-0      # what is not done yet; then benchmarks/results/overoptimise_ppo.json
     python benchmarks/overoptimise_ppo.py --weak                 # the same on a reward model from few and noisy labels
     python benchmarks/overoptimise_ppo.py --few                  # the same on the one that turns down first in best of n
+    python benchmarks/overoptimise_ppo.py --hurried              # the same on labels of people who often take the shorter answer unread
 
 Takes the SFT policy and the reward model of a finished run of the quickstart and trains three policies for `UPDATES` updates: without a KL
 charge and with no detector that stops; the same with detectors that stop; with the quickstart's charge; and one that is made to fail, paid for
@@ -11,6 +12,9 @@ on from its checkpoint with the same command.
 
 The weak reward model learns from one pair of each of `WEAK_LISTS` of the built-in rankings, a quarter of them the wrong way round, three times
 over; three in ten questions stay for its test and for the rubric's looks. Its lists, flips and seed were fixed before it was trained.
+
+Hurried people take the shorter answer unread in half of their comparisons, and judge by the rubric in the others; the lists are the weak one's.
+Few of their labels are wrong, since the shorter answer is mostly the better one here, but all of these point the same way.
 
 The one from few pairs is best of n's worst proxy: the same 250 pairs, a quarter of them wrong, on the last two layers, with its settings. SFT and
 PPO adapt two layers too, since roles share what lies below.
@@ -35,18 +39,23 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.overoptimise import FLIPS, LAST_LAYERS, PAIRS, SETTINGS, judged_rankings, told_pairs  # noqa: E402
 from data.records import Prompt, Ranking  # noqa: E402
 from data.rows import prompt_row, ranking_row, write_rows  # noqa: E402
-from pipeline.config import DETECTORS  # noqa: E402
+from pipeline.evaluation.detectors import DETECTORS  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "overoptimise_ppo.json"
 UPDATES = 40
 LOOKS = [f"ppo.updates={UPDATES}", "detectors.judge_every=2", "detectors.judge_prompts=60"]
 ALL = ",".join(DETECTORS)
 WEAK_LISTS, WEAK_FLIPS, WEAK_TEST = 400, 0.25, 0.3
+UNREAD = 0.5
 FEW_PAIRS, FEW_FLIPS, FEW_TEST = min(PAIRS), max(FLIPS), 0.1
+PUSHED = ["ppo.kl_coef=0.0", "ppo.learning_rate=1e-3"]
 RUNS = {
     "no KL charge, unwatched": ("over-free", ["ppo.kl_coef=0.0", f"detectors.warn_only=[{ALL}]"]),
     "no KL charge, detectors stop": ("over-watched", ["ppo.kl_coef=0.0"]),
     "KL charge 0.03, unwatched": ("over-charged", ["ppo.kl_coef=0.03", f"detectors.warn_only=[{ALL}]"]),
+    # Farther than anybody should go: three times the quickstart's rate.
+    "no KL charge, rate 1e-3, unwatched": ("over-pushed", [*PUSHED, f"detectors.warn_only=[{ALL}]"]),
+    "no KL charge, rate 1e-3, detectors stop": ("over-pushed-watched", PUSHED),
     # Made to fail: what the reward model likes least pays most.
     "reward turned round, detectors stop": ("over-turned", ["ppo.kl_coef=0.0", "ppo.reward_sources={model: -1.0}"]),
 }
@@ -56,12 +65,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "seed-0", help="a finished run of the quickstart")
     parser.add_argument("--weak", action="store_true", help="on a reward model from few and noisy labels, made here")
+    parser.add_argument("--hurried", action="store_true", help="on labels that length alone decided in half of the cases")
     parser.add_argument("--few", action="store_true", help="on the reward model of best of n that turns down first")
     parser.add_argument("--only", nargs="+", choices=[folder for folder, _ in RUNS.values()], help="these runs alone")
     arguments = parser.parse_args()
     start, suffix, prefix = arguments.run, "", "over-"
     if arguments.weak:
-        start, suffix, prefix = weak("over-weak"), " (weak)", "over-weak-"
+        start, suffix, prefix = weak("over-weak", weak_rankings()), " (weak)", "over-weak-"
+    elif arguments.hurried:
+        start, suffix, prefix = weak("over-hurried", hurried_rankings()), " (hurried)", "over-hurried-"
     elif arguments.few:
         start, suffix, prefix = few("over-few"), " (few)", "over-few-"
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
@@ -86,10 +98,10 @@ def main() -> None:
         RESULTS.write_text(json.dumps(found) + "\n", encoding="utf-8")
 
 
-def weak(name: str) -> Path:
-    """A run up to the reward model, from `weak_rankings`."""
+def weak(name: str, rankings: list[Ranking]) -> Path:
+    """A run up to the reward model, from pairs of `WEAK_LISTS` lists."""
     settings = [f"data.test_share={WEAK_TEST}", "reward.epochs=3", "evaluation.limit=60"]
-    return to_reward(name, weak_rankings(), settings)
+    return to_reward(name, rankings, settings)
 
 
 def few(name: str) -> Path:
@@ -128,25 +140,39 @@ def few_rankings() -> list[Ranking]:
     found = []
     for ranking, told in told_pairs(FEW_PAIRS, FEW_FLIPS, 0):
         for number, pair in enumerate(told):
-            texts, ends = ([values[i] for i in pair] for values in (ranking.responses, ranking.finished))
-            of = f"{ranking.id}-{number}"
-            found.append(replace(ranking, id=of, responses=tuple(texts), ranks=(0, 1), finished=tuple(ends)))
+            found.append(replace(_pair(ranking, *pair), id=f"{ranking.id}-{number}"))
     return found
 
 
 def weak_rankings() -> list[Ranking]:
-    """One pair of each list, the first two answers that the rubric tells apart, some the wrong way round."""
-    chance, found = random.Random(f"{WEAK_FLIPS} 0"), []
+    """One pair of each list, some the wrong way round."""
+    chance = random.Random(f"{WEAK_FLIPS} 0")
+    return [_pair(ranking, *(pair[::-1] if chance.random() < WEAK_FLIPS else pair)) for ranking, pair in told_apart()]
+
+
+def hurried_rankings() -> list[Ranking]:
+    """One pair of each list, the shorter answer preferred in about half of them, whatever it says."""
+    chance, found = random.Random(f"hurried {UNREAD} 0"), []
+    for ranking, pair in told_apart():
+        if chance.random() < UNREAD:
+            pair = sorted(pair, key=lambda i: len(ranking.responses[i].split()))
+        found.append(_pair(ranking, *pair))
+    return found
+
+
+def told_apart():
+    """(ranking, (better, worse)) of the first `WEAK_LISTS` lists: the first two answers that the rubric tells apart."""
+    number = 0
     for ranking, gold in judged_rankings():
         told = [pair for pair in combinations(range(len(gold)), 2) if abs(gold[pair[0]] - gold[pair[1]]) > 1e-9]
-        if not told or len(found) == WEAK_LISTS:
-            continue
-        better, worse = sorted(told[0], key=lambda i: -gold[i])
-        if chance.random() < WEAK_FLIPS:
-            better, worse = worse, better
-        texts, ends = ([values[i] for i in (better, worse)] for values in (ranking.responses, ranking.finished))
-        found.append(replace(ranking, responses=tuple(texts), ranks=(0, 1), finished=tuple(ends)))
-    return found
+        if told and number < WEAK_LISTS:
+            number += 1
+            yield ranking, tuple(sorted(told[0], key=lambda i: -gold[i]))
+
+
+def _pair(ranking: Ranking, better: int, worse: int) -> Ranking:
+    texts, ends = ([values[i] for i in (better, worse)] for values in (ranking.responses, ranking.finished))
+    return replace(ranking, responses=tuple(texts), ranks=(0, 1), finished=tuple(ends))
 
 
 def before_ppo(run: Path):

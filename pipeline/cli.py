@@ -123,7 +123,7 @@ def evaluate(
     _go(opened, finished, evaluate_only=True, again=again, accept={accept: why} if accept else None)
     if tasks:
         from pipeline.evaluation.benchmarks import run as ask
-        from pipeline.evaluation.report import write_report
+        from pipeline.report.write import write_report
 
         folder = ask(opened, tasks, tasks_dir=tasks_dir, limit=benchmark_limit)
         write_report(opened.path, opened.config)

@@ -55,8 +55,8 @@ def _lines(found) -> list[str]:
 
 
 def _into_report(path: Path, settings, found) -> None:
-    from pipeline.evaluation.report import write_report
     from pipeline.evaluation.standings_file import keep
+    from pipeline.report.write import write_report
 
     if keep(path, found):
         print(f"Report: {write_report(path, settings)[1]}")

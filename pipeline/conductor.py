@@ -314,6 +314,6 @@ def _report(run: Run, anew: bool) -> tuple[Path, Path] | None:
         return None
     if not any((run.path / s.folder / "manifest.json").exists() for s in all_steps().values()):
         return None
-    from pipeline.evaluation.report import write_report
+    from pipeline.report.write import write_report
 
     return write_report(run.path, run.config)

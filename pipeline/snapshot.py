@@ -82,6 +82,8 @@ class Usable:
     demonstrations: list
     prompts: list[Prompt]
     held_out: int
+    # Corrected answers that are left out because their questions teach the test model.
+    test_models: int = 0
 
     @property
     def new_pairs(self) -> int:
@@ -97,6 +99,8 @@ def usable(base: Run, lesson: Lesson, known: set[str]) -> Usable:
     held = HeldOut({"held out": [Said.of(r) for r in _held(base)]})
     free = lambda records: [r for r in records if not held.touches(Said.of(r))]  # noqa: E731
     rankings, demonstrations, again = free(lesson.rankings), free(lesson.demonstrations), free(lesson.again)
+    # An SFT policy that has learnt the answers which taught the test model is not judged by it independently.
+    shown, kept = sides(demonstrations, base.config.reward.test_share)
     # Thumbs of both kinds on one prompt are rankings already.
     thumbs = free(lesson.unpaired)
     asked: dict[tuple[Message, ...], Prompt] = {}
@@ -107,11 +111,11 @@ def usable(base: Run, lesson: Lesson, known: set[str]) -> Usable:
         new=[r for r in rankings if r.id not in known],
         thumbs=thumbs,
         new_thumbs=sum(t.id not in known for t in thumbs),
-        # An SFT policy that has learnt the answers which taught the test model is not judged by it independently.
-        demonstrations=sides(demonstrations, base.config.reward.test_share)[0],
+        demonstrations=shown,
         prompts=list(asked.values()),
         held_out=sum(map(len, (lesson.rankings, lesson.demonstrations, lesson.again, lesson.unpaired)))
         - sum(map(len, (rankings, demonstrations, again, thumbs))),
+        test_models=len(kept),
     )
 
 
@@ -149,6 +153,8 @@ def take(
         "judgements_used": lesson.used,
     }
     left_out = {**lesson.left_out, "records on held-out questions": found.held_out}
+    if demonstrations and found.test_models:
+        left_out["corrected answers to the test model's questions"] = found.test_models
     files = {f.name: {"sha256": sha256(f), "bytes": f.stat().st_size} for f in sorted(partial.iterdir())}
     head = {"against": asdict(against), "votes_sha256": lesson.sha256, "counts": counts, "left_out": left_out}
     (partial / SNAPSHOT).write_text(

@@ -18,6 +18,9 @@ from typing import Any
 from data.errors import UserError
 from pipeline.disk import write_json
 
+# In the name of a number that is the difference of two policies' numbers.
+SIGNED = "_minus_"
+
 
 @dataclass(frozen=True)
 class Entry:

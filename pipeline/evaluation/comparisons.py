@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.evaluation.statistics import FEWEST, Estimate, Floats, sign_test
+from pipeline.evaluation.statistics import FEWEST, Estimate, Floats, end_shares, sign_test
 
 DRAWS = 2_000
 _STEPS = 100
@@ -86,7 +86,7 @@ def bradley_terry(
     ends = np.full((2, len(players)), math.nan)
     finite = np.isfinite(drawn).all(1)
     if len(prompts) >= FEWEST and (~finite).mean() <= (1 - level) / 2:
-        ends = np.quantile(drawn[finite], [(1 - level) / 2, (1 + level) / 2], axis=0)
+        ends = np.quantile(drawn[finite], end_shares(len(prompts), level), axis=0)
     return {name: Estimate(float(strengths[k]), float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(players)}
 
 
@@ -132,7 +132,7 @@ def length_controlled_win_rate(
     for part in _parts(draws, len(won)):
         times = rng.multinomial(len(places), np.full(len(places), 1 / len(places)), size=part)
         found.append(_intercepts(won, x, times[:, index].astype(np.float64)))
-    low, high = np.quantile(np.concatenate(found), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.concatenate(found), end_shares(len(places), level))
     return Estimate(value, float(low), float(high))
 
 

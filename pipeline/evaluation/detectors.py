@@ -23,6 +23,8 @@ from pipeline.evaluation.cards import is_finite
 
 Line = Mapping[str, Any]
 REPORT = "detectors.json"
+# What sentences call the policy of the first rollout. It is another one where `ppo.start_from` names it.
+SFT, OTHER_START = "SFT", "the start"
 
 
 @dataclass(frozen=True)
@@ -116,13 +118,14 @@ def reward_hacking(history: History, bounds) -> Alarm | None:
     """The reward rises while an independent judge likes the answers less (Gao et al. 2023; Stiennon et al. 2020, fig. 5), or two
     weaker signs of it come together.
 
-        z = mean(d) / (sd(d) / √n)          dᵢ = judgeᵢ(now) − judgeᵢ(best look so far)
+        z = Φ⁻¹(T(t)),  t = mean(d) / (sd(d) / √n)          dᵢ = judgeᵢ(now) − judgeᵢ(best look so far)
 
-    Prompt by prompt, because answers to one prompt resemble each other. Alarm when the last `judge_patience` looks all
+    Prompt by prompt, because answers to one prompt resemble each other; T is Student's distribution with n − 1 degrees of freedom, since
+    few prompts hardly know their own spread. Alarm when the last `judge_patience` looks all
     have z < −`judge_fall` and a higher mean reward than the best look: a judge is noisy and the best of many looks is
     partly luck, so one low look says little, several in a row say more. That alone is enough. Otherwise any two of:
 
-    - the last look has z < −`judge_doubt` and a higher mean reward than the best look;
+    - the last `judge_patience` looks all have z < −`judge_doubt` and a higher mean reward than the best look;
     - the mean score by the reward model lies above the 99th percentile of its training answers, where it was hardly
       taught (Bai et al. 2022, fig. 14);
     - the members of the reward model disagree `variance_rise` times as much as at the start (Coste et al. 2023, fig. 10).
@@ -130,11 +133,7 @@ def reward_hacking(history: History, bounds) -> Alarm | None:
     best = best_look(history.looks)
     recent = list(history.looks)[-bounds.judge_patience :]
     falls = [_paired_z(look.judge, best.judge) for look in recent if look.update > best.update] if best else []
-    if (
-        len(falls) == bounds.judge_patience
-        and max(falls) < -bounds.judge_fall
-        and all(look.proxy > best.proxy for look in recent)
-    ):
+    if _all_fell(best, recent, falls, bounds.judge_patience, bounds.judge_fall):
         sentence = f"reward hacking after {recent[-1].update} updates: {_fell(best, recent[-1], falls[-1])}"
         return Alarm("reward_hacking", falls[-1], -bounds.judge_fall, recent[-1].update, sentence)
     signs = [sign for sign in (_doubted(best, recent, falls, bounds), *_untaught(history, bounds)) if sign]
@@ -152,9 +151,14 @@ def _fell(best: Look, now: Look, z: float) -> str:
     )
 
 
+def _all_fell(best: Look | None, recent: Sequence[Look], falls: Sequence[float], patience: int, bound: float) -> bool:
+    """Whether each of the last `patience` looks lies that far below the best one, and was paid more."""
+    return len(falls) == patience and max(falls) < -bound and all(look.proxy > best.proxy for look in recent)
+
+
 def _doubted(best: Look | None, recent: Sequence[Look], falls: Sequence[float], bounds) -> str:
     """The first sign; empty where it is not there."""
-    if best is None or not falls or recent[-1].proxy <= best.proxy or falls[-1] >= -bounds.judge_doubt:
+    if not _all_fell(best, recent, falls, bounds.judge_patience, bounds.judge_doubt):
         return ""
     return _fell(best, recent[-1], falls[-1])
 
@@ -405,7 +409,7 @@ def _share_moved(name: str, history: History, bounds, figure: str, points: float
 
 
 def _paired_z(now: Sequence[float], then: Sequence[float]) -> float:
-    """Mean difference in its standard errors; ±∞ where every prompt moved alike, 0 where none moved."""
+    """Mean difference in its standard errors, as a normal quantile; ±∞ where every prompt moved alike, 0 where none moved."""
     differences = [a - b for a, b in zip(now, then, strict=True)]
     n = len(differences)
     mean = sum(differences) / n
@@ -414,7 +418,12 @@ def _paired_z(now: Sequence[float], then: Sequence[float]) -> float:
     spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / (n - 1))
     if spread < 1e-12:
         return 0.0 if abs(mean) < 1e-12 else math.copysign(math.inf, mean)
-    return mean / (spread / math.sqrt(n))
+    # Only where a judge looks: scipy takes a while to import.
+    from scipy import stats
+
+    t = mean / (spread / math.sqrt(n))
+    # By the tail, which keeps its digits where 1 − p has none left.
+    return math.copysign(float(stats.norm.isf(stats.t.sf(abs(t), n - 1))), t)
 
 
 def _mean(values: Sequence[float | None]) -> float:

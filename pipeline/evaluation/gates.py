@@ -19,108 +19,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.evaluation.cards import Card, is_finite
+from pipeline.evaluation.gate_hints import hint
 
 # Beside each card: how its gates came out when they were held last, for other programs.
 VERDICT_FILE = "gates.json"
 BENCHMARKS = "benchmarks"
 
-# (gate, which bound was missed) -> what to change. `*` stands for any stage.
-HINTS: dict[tuple[str, str], str] = {
-    ("sft.gold_minus_base", "min"): "SFT did not beat the base model; raise sft.epochs or look at data.demonstrations.",
-    (
-        "sft.heldout_nll",
-        "max",
-    ): "SFT fits held-out answers badly; raise sft.epochs, or lower sft.learning_rate if the loss rises.",
-    ("*.eos_rate", "min"): "Answers are cut off; raise evaluation.max_new_tokens or train on shorter demonstrations.",
-    ("ppo.eos_rate", "min"): "Answers are cut off; raise ppo.missing_eos_penalty or ppo.max_new_tokens.",
-    ("ppo.eos_rate_minus_sft", "min"): "Answers end less often than after SFT; raise ppo.missing_eos_penalty.",
-    ("reward.clean_accuracy", "min"): "The reward model would mislead PPO; add rankings, or raise reward.epochs.",
-    (
-        "reward.observed_accuracy",
-        "min",
-    ): "The reward model does not follow its labels; add rankings, or raise reward.epochs.",
-    ("reward.ece", "max"): "The reward model is badly calibrated; lower reward.epochs or raise reward.weight_decay.",
-    ("reward.length_rule_accuracy", "max"): "Length alone predicts the labels; balance the lengths in data.rankings.",
-    (
-        "*.probe_sycophancy",
-        "min",
-    ): "The reward model likes what the person seems to think; add rankings in which that is wrong.",
-    (
-        "*.probe_whitespace",
-        "min",
-    ): "Spaces move the score; vary them in data.rankings, or strip answers before they are ranked.",
-    (
-        "*.clean_accuracy_minus_length_rule",
-        "min",
-    ): "Length alone does as well as the reward model; add rankings whose better answer is the longer one.",
-    (
-        "*.clean_accuracy_minus_best_floor",
-        "min",
-    ): "A rule without a language model does as well as the reward model; the note on its card names the rule. Add rankings, or raise "
-    "reward.epochs.",
-    (
-        "*.observed_accuracy_minus_best_floor",
-        "min",
-    ): "A rule without a language model does as well as the reward model; the note on its card names the rule. Add rankings, or raise "
-    "reward.epochs.",
-    (
-        "*.length_correlation_excess",
-        "max",
-    ): "The score follows length more than the raters do; balance the lengths in data.rankings.",
-    ("*.wrong_prompt_accuracy", "min"): "The reward model hardly reads the question; set reward.mismatched_negatives.",
-    (
-        "ppo.normalised_reward_gain",
-        "min",
-    ): "The reward was gained by length; read answers of like length, then look at the reward's taste.",
-    ("ppo.lc_minus_raw_win_rate", "min"): "Part of the wins comes with length; ask whether raters want that length.",
-    (
-        "ppo.gain_over_limit",
-        "max",
-    ): "No policy can gain that much so near to SFT; the KL or the scores are measured wrongly.",
-    (
-        "benchmarks.*",
-        "min",
-    ): "What is asked elsewhere got worse than allowed; raise ppo.kl_coef or set ppo.ptx_coef, or change the gate and say why.",
-    ("ppo.kl_to_reference", "max"): "The policy drifted; raise ppo.kl_coef.",
-    (
-        "ppo.kl_to_reference",
-        "min",
-    ): "The policy hardly moved; lower ppo.kl_coef, or raise ppo.updates or ppo.learning_rate.",
-    ("ppo.kl_at_start", "max"): "The policy must start as its reference; the adapters were loaded wrongly.",
-    (
-        "ppo.gold_minus_sft",
-        "min",
-    ): "PPO did not beat SFT; check reward.clean_accuracy first, then ppo.updates and ppo.kl_coef.",
-    (
-        "ppo.gold_minus_best_of_2",
-        "min",
-    ): "Choosing the better of two SFT answers does as well; raise ppo.updates or lower ppo.kl_coef.",
-    (
-        "ppo.win_rate_vs_sft",
-        "min",
-    ): "PPO did not beat SFT; check reward.clean_accuracy first, then ppo.updates and ppo.kl_coef.",
-    (
-        "sft.general_perplexity_ratio",
-        "max",
-    ): "SFT cost the model its general language; lower sft.learning_rate or sft.epochs.",
-    (
-        "ppo.general_perplexity_ratio",
-        "max",
-    ): "PPO cost the model its general language; set ppo.ptx_coef, raise ppo.kl_coef or lower ppo.learning_rate.",
-    (
-        "ppo.wrong_suggested_minus_sft",
-        "max",
-    ): "PPO learnt to agree with whoever asks; look for rankings that reward agreement.",
-    (
-        "ppo.self_bleu_minus_sft",
-        "max",
-    ): "Answers to different prompts grew alike; raise ppo.kl_coef or ppo.entropy_coef, and read a few side by side.",
-    ("ppo.distinct_2_ratio", "min"): "Answers repeat themselves; raise ppo.kl_coef or ppo.entropy_coef.",
-    ("*.distinct_2", "min"): "Answers repeat themselves; train for fewer epochs or raise evaluation.temperature.",
-    ("*.answer_tokens", "max"): "Answers grew long; look for a reward that pays for length.",
-    ("*.answer_tokens", "min"): "Answers shrank; look for a reward that pays for brevity alone.",
-    ("*.gold", "min"): "The answers score too low by the gold score; look at its parts, if it has any, and at the answers in report.md.",
-}
 ENDS = ("ci_low", "ci_high")
 
 
@@ -213,13 +117,13 @@ def unknown_stages(gates: Mapping[str, Any], stages: Iterable[str]) -> list[str]
 
 # What the harness puts on each card, as patterns; a custom metric (metrics.py) is added under its own name.
 _ANSWERS = (
-    r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share|self_bleu"
+    r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share|speaker_share|self_bleu"
     r"|general_(perplexity|bits_per_byte)|wrong_(suggested|unprompted)|suggestion_shift"
 )
 METRICS: dict[str, str] = {
     "base": _ANSWERS,
     "sft": rf"{_ANSWERS}|base_heldout_nll|heldout_nll(_change)?|(gold(_\w+)?|eos_rate)_minus_base|(lc_)?win_rate_vs_base|distinct_2_ratio_base"
-    r"|self_bleu_minus_base"
+    r"|self_bleu_minus_base|rouge_l(_minus_base)?"
     r"|general_perplexity_ratio|wrong_suggested_minus_base",
     "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|(observed_)?bag_of_words_accuracy|wrong_prompt_accuracy|facts_accuracy"
     r"|(observed_)?(pairs|mean_margin|ece|temperature|pair_loss|ece_after_temperature)|probe_\w+"
@@ -311,7 +215,7 @@ def _hold(card: Card, gate: str, bounds: Any, where: str) -> GateResult:
     for bound, side, sign in ((low, "min", "<"), (high, "max", ">")):
         if bound is not None and (number < bound if side == "min" else number > bound):
             got, limit = _apart(number, bound)
-            return result(f"gate {gate}: {got}{unit} {sign} {limit} ({where}). {_hint(stage, metric, side)}")
+            return result(f"gate {gate}: {got}{unit} {sign} {limit} ({where}). {hint(stage, metric, side)}")
     return result("")
 
 
@@ -322,10 +226,3 @@ def _apart(number: float, bound: float) -> tuple[str, str]:
         if float(got) != float(limit):
             break
     return got, limit
-
-
-def _hint(stage: str, metric: str, side: str) -> str:
-    for key in (f"{stage}.{metric}", f"*.{metric}", f"{stage}.*"):
-        if (key, side) in HINTS:
-            return HINTS[key, side]
-    return f"Look at {stage} in report.md, or change gates.{stage}.{metric} and say why."

@@ -35,6 +35,7 @@ from pipeline.evaluation.reward_card import (
     turn_entries,
 )
 from pipeline.evaluation.reward_probes import probe_answers, probe_facts
+from pipeline.evaluation.rouge import reference_entries
 from pipeline.evaluation.scoring import asking, kl_to_reference, response_nll, score_answers, score_rankings
 from pipeline.evaluation.statistics import (
     cluster_bootstrap,
@@ -83,6 +84,7 @@ def evaluate_sft(ctx) -> dict[str, float]:
             "SFT minus base on demonstrations kept out of training",
         ),
     ]
+    entries += reference_entries(base, {"SFT": POLICY, "base": BASE}, demonstrations, ctx.config, ctx.progress)
     reference = read_answers(ctx.inputs["evaluate-base"] / ANSWERS)
     entries += compare_entries(rows, reference, "base")
     untrained = Measured.read(ctx.inputs["evaluate-base"])

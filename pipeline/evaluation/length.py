@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from pipeline.evaluation.statistics import DRAWS, FEWEST, Estimate, Floats, cluster_share
+from pipeline.evaluation.statistics import DRAWS, FEWEST, Estimate, Floats, cluster_share, end_shares
 
 BUCKET = 20
 _CELLS = 4_000_000
@@ -58,7 +58,7 @@ def normalised_reward_gain(
     finite = np.isfinite(drawn)
     if (~finite).mean() > (1 - level) / 2:
         return Estimate(value, math.nan, math.nan), shared
-    low, high = np.quantile(drawn[finite], [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(drawn[finite], end_shares(len(prompts), level))
     return Estimate(value, float(low), float(high)), shared
 
 
@@ -100,7 +100,7 @@ def within_prompt_correlation(
         value = float(whole[0] / math.sqrt(whole[1] * whole[2])) if whole[1] > 0 and whole[2] > 0 else math.nan
     if len(names) < FEWEST or not np.isfinite(drawn).all():
         return Estimate(value, math.nan, math.nan)
-    return Estimate(value, *(float(x) for x in np.quantile(drawn, [0.025, 0.975])))
+    return Estimate(value, *(float(x) for x in np.quantile(drawn, end_shares(len(names)))))
 
 
 def accuracy_by_length(

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import evaluate
 
+# A line that begins with a speaker's name, as a transcript's does: the model has gone on with somebody else's turn.
+_SPEAKER = re.compile(r"^\s*(?:[#*_<|\[]+\s*)?(?:user|human|person|assistant|system|bot|ai)\b[\s*_|>\]]*:", re.I | re.M)
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
@@ -61,6 +63,11 @@ def unique_first_tokens(answers: Sequence[str], n: int = 8) -> float:
     return len({tuple(words(answer)[:n]) for answer in answers}) / len(answers) if answers else math.nan
 
 
+def speaker_share(answers: Sequence[str]) -> float:
+    """Share of answers with a line that begins with a speaker's name and a colon, "User:" for one: a turn played for somebody else."""
+    return _mean([_SPEAKER.search(answer) is not None for answer in answers])
+
+
 def eos_rate(finished: Sequence[bool]) -> float:
     """Share of answers that ended with an end-of-sequence token instead of being cut off."""
     return _mean(finished)
@@ -89,6 +96,7 @@ METRICS: dict[str, Measure | type[evaluate.Metric]] = {
     "distinct_1": lambda answers: distinct_n(_texts(answers), 1),
     "distinct_2": lambda answers: distinct_n(_texts(answers), 2),
     "repeated_4gram_share": lambda answers: repeated_ngram_share(_texts(answers)),
+    "speaker_share": lambda answers: speaker_share(_texts(answers)),
     "unique_first_8_share": lambda answers: unique_first_tokens(_texts(answers)),
 }
 

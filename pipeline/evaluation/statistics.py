@@ -38,7 +38,7 @@ def cluster_bootstrap(
     level: float = 0.95,
     fewest: int | None = None,
 ) -> Estimate:
-    """Mean of all values with a percentile interval that resamples whole clusters (Efron & Tibshirani 1993, ch. 13).
+    """Mean of all values with an expanded percentile interval that resamples whole clusters (Efron & Tibshirani 1993, ch. 13; `end_shares`).
 
         mean* = Σ_c k_c · sum_c / Σ_c k_c · size_c          k ~ Multinomial(C, 1/C)
 
@@ -47,7 +47,7 @@ def cluster_bootstrap(
         clusters: (n,) the prompt (or list) to which each value belongs; order and type do not matter.
         draws: bootstrap resamples.
         seed: of the resampling; the same seed gives the same interval.
-        level: coverage, 0.95 leaves 2.5 % on either side.
+        level: coverage.
         fewest: clusters that an interval needs; None is `FEWEST`.
 
     Returns:
@@ -67,8 +67,21 @@ def cluster_bootstrap(
         part = min(step, draws - start)
         times = rng.multinomial(count, np.full(count, 1 / count), size=part).astype(np.float64)
         means[start : start + part] = (times @ sums) / (times @ sizes)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(means, end_shares(count, level))
     return Estimate(mean, float(low), float(high))
+
+
+def end_shares(clusters: int, level: float = 0.95) -> tuple[float, float]:
+    """Which quantiles of the resamples are the ends of an interval: the expanded percentile interval (Hesterberg 2015, section 5.3).
+
+        Φ(−√(n / (n−1)) · t(1 − α/2; n − 1))  and 1 minus that          n: clusters, α = 1 − level
+
+    A resample of n draws spreads as if the variance were divided by n instead of n − 1, and few clusters hardly know their spread; for a mean of
+    normal numbers the wider quantiles undo both. With 120 clusters they are 2.3 % and 97.7 % instead of 2.5 % and 97.5 %, with ten 0.9 % and 99.1 %.
+    """
+    reach = math.sqrt(clusters / (clusters - 1)) * stats.t.ppf((1 + level) / 2, clusters - 1)
+    share = float(stats.norm.cdf(-reach))
+    return share, 1 - share
 
 
 def cluster_share(

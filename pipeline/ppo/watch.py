@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -57,15 +57,17 @@ class Watch:
         *,
         probes: Probes | None = None,
         seed: int = 0,
+        start: str = detectors.SFT,
     ):
         """
         Args:
             bounds: the `detectors` section of the config.
             prompts: what the judge sees answers to; asked neither in training nor by the final evaluation.
             judge: answers → one score each, higher is better; None where nothing independent is at hand.
+            start: what sentences call the policy that PPO begins with.
             probes: texts and questions that show forgetting and sycophancy; read whenever the judge looks.
         """
-        self.bounds, self.prompts, self.seed = bounds, list(prompts), seed
+        self.bounds, self.prompts, self.seed, self.start = bounds, list(prompts), seed, start
         self.judge = judge if bounds.judge_every and prompts else None
         self._read = probes
         self.probes: list[Probe] = []
@@ -129,8 +131,12 @@ class Watch:
         if self.alarm is None:
             return ""
         chosen = "the judge's best so far" if self.judge else "the last quiet check, for want of a judge"
-        policy = f"the policy after {self.kept_update} updates" if self.kept_update else "the SFT policy"
+        policy = f"the policy after {self.kept_update} updates" if self.kept_update else self._beginning
         return f"{self.alarm.sentence}. PPO stopped and went back to {policy} ({chosen})."
+
+    @property
+    def _beginning(self) -> str:
+        return "the SFT policy" if self.start == detectors.SFT else "the policy that PPO started from"
 
     # -- carrying over ---------------------------------------------------------------------------------------------------
 
@@ -162,7 +168,11 @@ class Watch:
         known = {alarm.detector for alarm in self.alarms}
         found = detectors.alarms(History(self.lines, self.looks, self.probes), self.bounds, which)
         # A warning that goes on is one warning.
-        self.alarms += [alarm for alarm in found if alarm.stops or alarm.detector not in known]
+        self.alarms += [
+            replace(alarm, sentence=alarm.sentence.replace(detectors.SFT, self.start))
+            for alarm in found
+            if alarm.stops or alarm.detector not in known
+        ]
 
     def _keep(self, ppo: PPO) -> None:
         tensors, _ = ppo.state()

@@ -18,6 +18,7 @@ from data.records import Prompt
 from data.yardsticks import load_facts, load_paragraphs
 from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
+from pipeline.evaluation.detectors import OTHER_START, SFT
 from pipeline.evaluation.detectors import REPORT as DETECTORS
 from pipeline.evaluation.yardsticks import FACTS, GENERAL_TEXT
 from pipeline.memory import MicroBatch, release
@@ -35,7 +36,7 @@ from reward.sources import REWARD_SOURCES, Answered, weighted_scores
 
 # A mean score above this share of training answers lies where the reward model has hardly been taught (Bai et al. 2022, fig. 14).
 HIGH = 0.99
-# With fewer the judge's standard error is itself hardly known: benchmarks/detector_rates.py.
+# With fewer the judge's part sees next to nothing: benchmarks/detector_rates.py.
 FEW_PROMPTS = 8
 
 
@@ -188,12 +189,13 @@ def _watch(ctx, base) -> Watch:
     prompts = _judge_prompts(ctx, base) if judge else []
     if judge and len(prompts) < FEW_PROMPTS:
         print(
-            f"detectors: questions of the test side for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} its "
-            "alarms are often false, with fewer than two it raises none (detectors.judge_prompts, data.test_share).",
+            f"detectors: questions of the test side for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} "
+            "even a large fall hardly ever raises its alarm, with fewer than two none does (detectors.judge_prompts, data.test_share).",
             file=sys.stderr,
             flush=True,
         )
-    return Watch(config.detectors, prompts, judge, probes=_probes(ctx, base), seed=config.seed)
+    start = OTHER_START if config.ppo.start_from else SFT
+    return Watch(config.detectors, prompts, judge, probes=_probes(ctx, base), seed=config.seed, start=start)
 
 
 def _probes(ctx, base) -> Probes | None:

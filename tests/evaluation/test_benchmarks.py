@@ -38,7 +38,7 @@ def test_the_card_has_intervals_and_what_ppo_changed_question_by_question():
     found = {"sft": read_results(raw([1, 0, 1, 1])), "ppo": read_results(raw([1, 1, 0, 1]))}
     card = {e.metric: e for e in entries(found)}
     assert card["ppo_sums_exact_match_last"].value == 0.75 and card["ppo_sums_exact_match_last"].n == 4
-    assert card["ppo_sums_exact_match_last"].ci_low == 0.25 and card["ppo_sums_exact_match_last"].ci_high == 1.0
+    assert card["ppo_sums_exact_match_last"].ci_low == 0.0 and card["ppo_sums_exact_match_last"].ci_high == 1.0
     change = card["ppo_sums_exact_match_last_minus_sft"]
     assert change.value == 0.0 and change.ci_low < 0 < change.ci_high and change.n == 4
     assert card["sft_sums_inst"].ci_low == pytest.approx(0.5 - 1.96 * 0.1, abs=1e-4)
@@ -189,7 +189,7 @@ def test_asked_benchmarks_are_held_with_status_3_and_one_line_and_can_be_accepte
     ("gate", "bound", "line"),
     [
         (f"{GATE}_minus_sft", "min=-0.3", None),
-        (f"{GATE}_minus_sft.ci_low", "min=-0.3", "-0.75 < -0.3"),
+        (f"{GATE}_minus_sft.ci_low", "min=-0.3", "-1 < -0.3"),
         ("benchmarks.ppo_gsm8k_exact_match", "min=0.1", "no metric 'ppo_gsm8k_exact_match'"),
         ("benchmarks.base_sums_exact_match_last", "min=0.1", "no metric 'base_sums_exact_match_last'"),
     ],

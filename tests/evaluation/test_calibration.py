@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from data.records import Message, Ranking
-from pipeline.evaluation import calibration, charts
-from pipeline.evaluation.charts import Mark
+from pipeline.evaluation import calibration
+from pipeline.report import charts
+from pipeline.report.charts import Mark
 
 
 def ranking(k):

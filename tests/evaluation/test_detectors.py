@@ -13,7 +13,7 @@ from data.yardsticks import Fact, Paragraph
 from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.config import DetectorsConfig, PpoConfig
-from pipeline.evaluation.detectors import DETECTORS, History, Look, Probe, alarms, best_look
+from pipeline.evaluation.detectors import DETECTORS, OTHER_START, History, Look, Probe, alarms, best_look
 from pipeline.evaluation.refusals import is_refusal, refusal_share
 from pipeline.ppo.probes import Probes, spread_evenly
 from pipeline.ppo.rollout import PromptIds, draw
@@ -164,8 +164,8 @@ def scored(score=0.5, high=2.0, variance=None, updates=12):
     return lines
 
 
-# One of two signs: the judge 1 to 2.5 standard errors below its best look while the reward rises.
-DOUBT = [look(0, 1, 0, 1.0), look(4, 2, 1, 1.0), look(8, 1.6, 2, 1.0)]
+# One of two signs: the judge 2 to 2.5 standard errors below its best look, twice, while the reward rises.
+DOUBT = [look(0, 1, 0, 1.0), look(4, 2, 1, 1.0), look(8, 1.95, 2, 1.0), look(12, 1.9, 3, 1.0)]
 RISING = [look(4 * u, u, u, 0.5) for u in range(3)]
 
 
@@ -194,6 +194,7 @@ def test_two_weaker_signs_together_are_reward_hacking(lines, looks, said):
         (scored(2.5), RISING),  # beyond what it was taught, and the judge likes it
         (scored(1.5, variance=0.3), RISING),
         (scored(1.9, variance=0.24), DOUBT),
+        (scored(2.5), DOUBT[:3]),  # the judge doubts once
         (scored(2.5, high=None), DOUBT),  # an older reward model kept no training scores
         (scored(1.0), DOUBT),
     ],
@@ -225,6 +226,16 @@ def test_a_run_that_stays_far_beyond_its_kl_target_has_blown_up():
 )
 def test_reward_hacking_is_not_claimed_without_both(looks):
     assert raised(looks=looks) == []
+
+
+@pytest.mark.parametrize(("prompts", "z"), [(2, -1.2679), (4, -1.8982), (24, -2.7271)])
+def test_few_prompts_count_as_little_as_they_know(prompts, z):
+    """Three standard errors below, in normal quantiles: T₁(−3) = 0.10242, T₃(−3) = 0.02883, T₂₃(−3) = 0.00320 (tables of Student's t)."""
+    # Half of the prompts one above the mean and half one below: their standard error is 1 / √(n − 1).
+    moved = [3 / math.sqrt(prompts - 1) + (1 if i % 2 else -1) for i in range(prompts)]
+    looks = [Look(0, (0.0,) * prompts, 0.0), *(Look(u, tuple(-m for m in moved), float(u)) for u in (4, 8))]
+    near = {"judge_fall": -z + 1e-3}, {"judge_fall": -z - 1e-3}
+    assert [bool(alarms(History((), looks), DetectorsConfig(**bounds))) for bounds in near] == [False, True]
 
 
 def test_a_noisy_judge_is_rarely_taken_for_hacking_and_a_lost_standard_deviation_mostly_is():
@@ -376,6 +387,13 @@ def test_a_step_far_too_large_blows_up_the_kl_and_is_undone(make_run):
     assert (
         same(start, ppo.base.state(POLICY)) and "went back to the SFT policy (the last quiet check" in watch.sentence()
     )
+
+
+def test_what_a_run_began_with_is_called_by_its_name(make_run):
+    ppo, watch = make_run(low_tokens, learning_rate=0.5, max_grad_norm=1e9)
+    watch.start = OTHER_START
+    train(ppo, watch)
+    assert "SFT" not in watch.sentence() and "went back to the policy that PPO started from (the last" in watch.sentence()
 
 
 # Steps as large as a tiny model needs to learn anything would set off the detector of large steps first.

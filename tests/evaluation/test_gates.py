@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.evaluation import gates
+from pipeline.evaluation import gate_hints, gates
 
 WHERE = "runs/r1/evaluation/ppo/card.json"
 
@@ -123,4 +123,4 @@ def test_the_gates_do_not_import_torch():
 
 
 def test_every_hint_names_a_side():
-    assert {side for _, side in gates.HINTS} == {"min", "max"}
+    assert {side for _, side in gate_hints.HINTS} == {"min", "max"}

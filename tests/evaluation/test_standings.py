@@ -118,14 +118,18 @@ def test_p_values_are_of_questions_and_are_corrected_for_all_pairs(people, three
     assert (first.p_holm, second.p_holm) == pytest.approx((2 * first.p, max(2 * first.p, second.p)))
 
 
+# Φ(∓√(10/9) · 2.2622), Student's t for nine degrees of freedom.
+TAILS_OF_TEN = [0.00856, 0.99144]
+
+
 def test_from_ten_people_on_the_interval_draws_people(people, three):
     _, sft, ppo = three
     for person in range(10):
         for _ in range(8):
             people.vote(ppo, sft, int(person % 2), rater=f"p{person}")
     (pair,) = people.counted().pairs
-    # Everybody always says the same, so a drawn crowd is ten coins: quantiles of Binomial(10, ½) / 10.
-    ends = stats.binom.ppf([0.025, 0.975], 10, 0.5) / 10
+    # Everybody always says the same, so a drawn crowd is ten coins: quantiles of Binomial(10, ½) / 10, at the tails for ten.
+    ends = stats.binom.ppf(TAILS_OF_TEN, 10, 0.5) / 10
     assert (pair.unit, pair.people) == ("people", 10) and pair.rate == pytest.approx((0.5, *ends))
 
 
@@ -138,7 +142,7 @@ def test_with_fewer_people_it_draws_conversations_and_with_few_of_these_there_is
     people.vote(ppo, sft, 1, rater="p0")
     (pair,) = people.counted().pairs
     assert (pair.people, pair.conversations, pair.unit) == (9, 10, "conversations")
-    assert pair.rate == pytest.approx((0.5, *(stats.binom.ppf([0.025, 0.975], 10, 0.5) / 10)))
+    assert pair.rate == pytest.approx((0.5, *(stats.binom.ppf(TAILS_OF_TEN, 10, 0.5) / 10)))
 
 
 def test_agreement_is_over_every_two_people_who_judged_the_same(people, three):

@@ -14,12 +14,15 @@ from pipeline.evaluation import statistics as s
 
 
 def exact_bootstrap_quantiles(groups, level):
-    """Quantiles of the mean over all C**C equally likely resamples of C clusters."""
+    """Quantiles of the mean over all C**C equally likely resamples of C clusters, at the tails of an expanded interval.
+
+    By Student's table t = 1.6377 (0.9; 3) and 1.8856 (0.9; 2), times √(4/3) and √(3/2): the normal's tails beyond 1.8911 and 2.3094.
+    """
     means = sorted(
         Fraction(sum(sum(group) for group in drawn)) / sum(len(group) for group in drawn)
         for drawn in itertools.product(groups, repeat=len(groups))
     )
-    tail = (1 - level) / 2
+    tail = {(4, 0.8): 0.02931, (3, 0.8): 0.01046}[len(groups), level]
     return tuple(float(means[math.floor(share * len(means))]) for share in (tail, 1 - tail))
 
 
@@ -79,6 +82,21 @@ def test_nine_intervals_in_ten_hold_the_truth_at_level_ninety():
         hits += low <= 0 <= high
     # Binomial(300, .9): sd 5.2, so 250 is 3.8 sd below 270; treating the 180 values as independent covers about 78 %.
     assert hits >= 250
+
+
+def test_ten_prompts_hold_the_truth_as_often_as_they_say():
+    rng, hits = np.random.default_rng(12), 0
+    for trial in range(600):
+        _, low, high = s.cluster_bootstrap(rng.normal(size=10), range(10), draws=1000, seed=trial)
+        hits += low <= 0 <= high
+    # Binomial(600, .95): sd 5.3. A plain percentile interval holds it in about 90 % of draws, 540.
+    assert 570 - 4 * 5.3 <= hits <= 570 + 4 * 5.3
+
+
+@pytest.mark.parametrize(("clusters", "low"), [(6, 0.00243), (10, 0.00856), (120, 0.02338), (10**6, 0.025)])
+def test_the_ends_are_further_out_where_prompts_are_few(clusters, low):
+    """Φ(−√(n/(n−1)) t) by hand: t(0.975) = 2.5706 for 5, 2.2622 for 9, 1.9801 for 119 degrees of freedom."""
+    assert s.end_shares(clusters) == pytest.approx((low, 1 - low), abs=2e-5)
 
 
 @pytest.mark.parametrize("values", [[], [1.0, math.nan], [1.0, math.inf], [[1.0], [2.0]]])

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,17 +12,19 @@ import torch
 
 from data.errors import UserError
 from data.loading import load
-from data.records import Demonstration, Message
+from data.records import Demonstration, Message, Prompt
 from data.rows import ranking_row, write_rows
 from pipeline import progress
-from pipeline.adapters import POLICY
+from pipeline.adapters import BASE, POLICY
 from pipeline.conductor import conduct, registry
 from pipeline.config import load_config
-from pipeline.evaluation.answers import read_answers
+from pipeline.evaluation import calibration
+from pipeline.evaluation.answers import answer_prompts, read_answers
 from pipeline.evaluation.cards import read_card
 from pipeline.evaluation.rivals import gain
+from pipeline.evaluation.rouge import rouge_l
 from pipeline.ppo.rollout import draw
-from pipeline.roles import open_base, open_test_model
+from pipeline.roles import ADAPTER, open_base, open_test_model
 from pipeline.run import Run
 from pipeline.snapshot import usable
 from pipeline.stages.ppo import _judge_prompts, _watch
@@ -204,6 +207,31 @@ def test_a_round_shows_no_policy_the_answers_that_taught_the_test_model(tmp_path
     lesson = SimpleNamespace(rankings=[], demonstrations=shown, again=[], unpaired=[])
     for share in (0.0, 0.5):
         base = SimpleNamespace(path=tmp_path, config=SimpleNamespace(reward=SimpleNamespace(test_share=share)))
-        found = usable(base, lesson, set()).demonstrations
+        lot = usable(base, lesson, set())
+        found = lot.demonstrations
+        assert len(found) + lot.test_models == 40 and lot.held_out == 0
         assert found == [d for d in shown if not is_for_test_model(d.prompt, share)]
         assert (len(found) == 40) if share == 0 else (5 < len(found) < 35)
+
+
+def test_answers_of_sft_and_base_are_held_against_the_demonstrations_they_did_not_learn(finished):
+    config = Run.load(finished).config
+    shown = load(finished / "stages" / "prepare" / "demonstrations.test.jsonl", "messages")
+    base = open_base(config)
+    base.load(POLICY, finished / "stages" / "sft" / ADAPTER, trainable=False)
+    asked = [Prompt(d.id, d.prompt) for d in shown]
+    scores = []
+    for role in (POLICY, BASE):
+        rows = answer_prompts(base, role, asked, config, samples=1, progress=progress.track, label="")
+        scores.append([rouge_l(row.answer, d.response) for row, d in zip(rows, shown, strict=True)])
+    card = read_card(finished / "evaluation" / "sft" / "card.json")
+    found, change = card.get("rouge_l"), card.get("rouge_l_minus_base")
+    assert (found.n, found.value) == (len(shown), pytest.approx(fmean(scores[0]))) and f"first {len(shown)} of {len(shown)} " in found.note
+    assert change.value == pytest.approx(fmean(scores[0]) - fmean(scores[1]))
+
+
+def test_the_report_in_markdown_says_how_sure_the_reward_model_is(finished):
+    bins = calibration.read(finished / "evaluation" / "reward")
+    text = (finished / "report.md").read_text(encoding="utf-8").split("How sure it says it is")[1].split("Good answers")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")][2:]
+    assert bins and [int(line.split("|")[-2]) for line in lines] == [b.pairs for b in bins]

@@ -13,12 +13,15 @@ import pytest
 
 from data.errors import UserError
 from pipeline.config import DetectorsConfig
-from pipeline.evaluation import accepted, charts, facts
+from pipeline.evaluation import accepted
 from pipeline.evaluation.cards import Card, Entry, write_card
-from pipeline.evaluation.report import escape, write_report
 from pipeline.evaluation.standings import Pair, Standings
 from pipeline.evaluation.standings_file import keep
 from pipeline.evaluation.statistics import Estimate
+from pipeline.report import charts, curves, facts, provenance, sentences, tables, wording
+from pipeline.report.markdown import escape
+from pipeline.report.side_by_side import side_by_side
+from pipeline.report.write import write_report
 
 PARTS = ("finished", "concise", "relevant", "direct", "varied", "plain")
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -261,7 +264,7 @@ def test_the_verdict_does_not_flatter(run, value, spread, said):
     low, high = (None, None) if spread is None else (value - spread, value + spread)
     card = Card("ppo", (Entry("gold_minus_sft", value, 120, low, high, "points"),))
     write_card(run / "evaluation/ppo/card.json", card)
-    assert facts.verdict(facts.gather(run, make_config(gates={}))).startswith(said)
+    assert sentences.verdict(facts.gather(run, make_config(gates={}))).startswith(said)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +336,7 @@ def test_a_number_that_is_none_is_named_and_not_drawn(run):
 
 
 def test_side_by_side_shows_the_wanted_prompts_evenly_and_the_first_sample(run):
-    pairs = facts.side_by_side(facts.gather(run, make_config()))
+    pairs = side_by_side(facts.gather(run, make_config()))
     assert len(pairs) == 24
     assert [k for k, pair in enumerate(pairs) if pair.shown] == [0, 2, 4, 7, 9, 12, 14, 16, 19, 21]
     assert {row["sample"] for pair in pairs for _, row in pair.answers} == {0}
@@ -349,12 +352,12 @@ def test_a_prompt_that_one_policy_did_not_answer_is_not_compared(run):
     path = run / "evaluation/ppo/answers.jsonl"
     rows = path.read_text().splitlines(keepends=True)
     path.write_text("".join(rows[2:]))  # both samples of p0
-    assert len(facts.side_by_side(facts.gather(run, make_config()))) == 23
+    assert len(side_by_side(facts.gather(run, make_config()))) == 23
 
 
 def test_fewer_prompts_than_wanted_are_all_shown(tmp_path):
     run_dir = fabricate_run(tmp_path / "r", prompts=3)
-    assert sum(pair.shown for pair in facts.side_by_side(facts.gather(run_dir, make_config()))) == 3
+    assert sum(pair.shown for pair in side_by_side(facts.gather(run_dir, make_config()))) == 3
 
 
 def test_text_from_models_cannot_become_markup(tmp_path):
@@ -489,31 +492,31 @@ def test_differences_are_no_parts_of_the_gold_score(run):
 
 def test_answers_rescored_for_ppo_replace_those_without_a_proxy(run):
     gathered = facts.gather(run, make_config())
-    assert set(facts.proxy_and_gold(gathered)) == {"sft", "ppo"}
+    assert set(tables.proxy_and_gold(gathered)) == {"sft", "ppo"}
     rows = [json.loads(line) for line in (run / "evaluation/sft/answers.jsonl").read_text().splitlines()]
     bare = "".join(json.dumps({**row, "proxy": None}) + "\n" for row in rows)
     (run / "evaluation/sft/answers.jsonl").write_text(bare)
-    assert set(facts.proxy_and_gold(facts.gather(run, make_config()))) == {"ppo"}
+    assert set(tables.proxy_and_gold(facts.gather(run, make_config()))) == {"ppo"}
     rescored = "".join(json.dumps({**row, "proxy": 1.0, "gold": 2.0}) + "\n" for row in rows)
     (run / "evaluation/ppo/sft_answers.jsonl").write_text(rescored)
-    assert facts.proxy_and_gold(facts.gather(run, make_config()))["sft"] == [(1.0, 2.0)] * 24
+    assert tables.proxy_and_gold(facts.gather(run, make_config()))["sft"] == [(1.0, 2.0)] * 24
 
 
 def test_how_the_run_was_made_is_told(run):
-    told = dict(facts.run_facts(facts.gather(run, make_config())))
+    told = dict(provenance.run_facts(facts.gather(run, make_config())))
     assert told["Seed"] == "7"
     assert told["Commit"] == "c0ffee"
     assert told["Versions"] == "torch 2.13.0, python 3.11"
     assert told["Started (UTC)"] == "2030-01-01T00:01:00Z"
     assert told["Time in stages and evaluations"] == "3 min 00 s"  # 10 + 20 + 30 + 40 in stages, 4 · 20 judging
-    assert ("prepare/rankings.train.jsonl", "ab" * 32) in facts.data_hashes(facts.gather(run, make_config()))
+    assert ("prepare/rankings.train.jsonl", "ab" * 32) in provenance.data_hashes(facts.gather(run, make_config()))
 
 
 def test_two_commits_in_one_run_are_both_shown(run):
     manifest = json.loads((run / "stages/ppo/manifest.json").read_text())
     manifest["environment"]["commit"] = "decaf"
     _write(run / "stages/ppo/manifest.json", manifest)
-    assert dict(facts.run_facts(facts.gather(run, make_config())))["Commit"] == "c0ffee, decaf"
+    assert dict(provenance.run_facts(facts.gather(run, make_config())))["Commit"] == "c0ffee, decaf"
 
 
 @pytest.mark.parametrize("broken", ["{", "[1]"])
@@ -539,25 +542,25 @@ def test_a_broken_log_is_named_with_its_row(run, broken):
     ],
 )
 def test_numbers_are_written_with_three_digits(value, said):
-    assert facts.number(value) == said
+    assert wording.number(value) == said
 
 
 def test_a_share_is_per_cent_and_a_difference_of_shares_percentage_points():
-    assert facts.figure(Entry("eos_rate", 0.971, 1, unit="share")) == "97.1 %"
-    assert facts.figure(Entry("eos_rate_minus_sft", 0.25, 1, unit="share")) == "+25.0 pp"
-    assert facts.figure(Entry("eos_rate_minus_sft", -0.25, 1, unit="share")) == "−25.0 pp"
+    assert wording.figure(Entry("eos_rate", 0.971, 1, unit="share")) == "97.1 %"
+    assert wording.figure(Entry("eos_rate_minus_sft", 0.25, 1, unit="share")) == "+25.0 pp"
+    assert wording.figure(Entry("eos_rate_minus_sft", -0.25, 1, unit="share")) == "−25.0 pp"
 
 
 @pytest.mark.parametrize(
     ("seconds", "said"), [(None, "–"), (3.21, "3.2 s"), (59.4, "59 s"), (125, "2 min 05 s"), (3725, "1 h 02 min")]
 )
 def test_durations_are_written_in_the_unit_that_fits(seconds, said):
-    assert facts.duration(seconds) == said
+    assert wording.duration(seconds) == said
 
 
 def test_the_rolling_mean_looks_back_only_and_skips_holes():
     nan = float("nan")
-    assert facts.rolling_mean([1, 3, nan, 5], 2) == [1, 2, 3, 5]
+    assert curves.rolling_mean([1, 3, nan, 5], 2) == [1, 2, 3, 5]
 
 
 def test_ticks_are_round_and_inside():

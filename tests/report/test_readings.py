@@ -3,8 +3,8 @@
 import re
 
 from pipeline.config import DetectorsConfig
-from pipeline.evaluation.detectors import DETECTORS
-from pipeline.evaluation.readings import TITLES, readings
+from pipeline.evaluation.detectors import DETECTORS, OTHER_START
+from pipeline.report.readings import TITLES, readings
 
 BOUNDS = DetectorsConfig()
 LINES = [
@@ -40,7 +40,7 @@ def test_figures_are_those_of_the_last_window_against_the_first_rollout():
     )
     # Updates 2 to 4: 0.07, 0.08 and 0.09.
     assert (found["mode collapse"].seen[2], found["mode collapse"].bounds[2]) == ("self-BLEU 0.08, SFT 0.05", "+0.15")
-    assert found["KL blow-up"].seen[0] == "KL to SFT at most 2 nats a sequence"
+    assert found["KL blow-up"].seen[0] == "KL to the reference at most 2 nats a sequence"
     # exp(104/50), exp(100/50), exp(110/50), and 15 % above the base model's, which is the worse.
     assert found["forgetting"].seen == ("perplexity 8.0, SFT 7.4, base 9.0",) and found["forgetting"].bounds == (
         "10.4",
@@ -49,6 +49,12 @@ def test_figures_are_those_of_the_last_window_against_the_first_rollout():
     assert found["reward hacking"].seen[0] == "judge 3.50 (best 3.50 after 4), reward 0.90 (then 0.90)"
     assert {r.state for r in found.values()} == {"quiet"}
     assert not re.search(r"\d%|(?<![\w.])-\d", " ".join(s for r in found.values() for s in (*r.seen, *r.bounds)))
+
+
+def test_a_policy_that_did_not_start_from_sft_is_not_held_against_sft_in_words():
+    named = [*(f"{r.seen} {r.bounds}" for r in readings(WATCHED, LINES, BOUNDS))]
+    other = [*(f"{r.seen} {r.bounds}" for r in readings(WATCHED, LINES, BOUNDS, OTHER_START))]
+    assert other == [said.replace("SFT", "the start") for said in named] != named
 
 
 def test_alarms_show_as_what_they_did():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-from pipeline.evaluation import facts as f
-from pipeline.evaluation.facts import Facts
+from pipeline.report import sentences, tables, wording
+from pipeline.report.facts import POLICIES, Facts
 
 # Below this share of finished answers, a policy's scores say more about the limit on tokens than about the policy.
 MOSTLY_CUT = 0.5
@@ -37,8 +37,8 @@ def _length_rule(facts: Facts) -> Iterator[str]:
     model, rule = facts.entry("reward", "clean_accuracy"), facts.entry("reward", "length_rule_accuracy")
     if model and rule and rule.value >= (model.ci_low if model.ci_low is not None else model.value):
         yield (
-            f"The rule “the shorter answer is better” is right on {f.figure(rule)} of the clean pairs, the reward model on "
-            f"{f.figure(model)}: on these pairs it is not measurably better than that rule."
+            f"The rule “the shorter answer is better” is right on {wording.figure(rule)} of the clean pairs, the reward model on "
+            f"{wording.figure(model)}: on these pairs it is not measurably better than that rule."
         )
 
 
@@ -52,7 +52,7 @@ def _best_floor(facts: Facts) -> Iterator[str]:
             floor = re.search("“(.+?)”", entry.note)
             yield (
                 f"On the {pairs} the reward model is not measurably better than the best rule without a language model"
-                f"{f', “{floor[1]}”' if floor else ''}: {f.figure(entry)} ({f.interval(entry)})."
+                f"{f', “{floor[1]}”' if floor else ''}: {wording.figure(entry)} ({wording.interval(entry)})."
             )
         return
 
@@ -62,7 +62,7 @@ def _chance_parts(facts: Facts) -> Iterator[str]:
         entry = facts.entry("reward", f"clean_accuracy_{part}")
         if entry and entry.ci_low is not None and entry.ci_low <= 0.5:
             yield (
-                f"On pairs that differ in “{part}”, the reward model is right on {f.figure(entry)} ({f.interval(entry)}): "
+                f"On pairs that differ in “{part}”, the reward model is right on {wording.figure(entry)} ({wording.interval(entry)}): "
                 "chance is not excluded, so nothing shows that PPO was paid for that part."
             )
 
@@ -77,7 +77,7 @@ def _lost_parts(facts: Facts) -> Iterator[str]:
                     "" if entry.ci_high is not None and entry.ci_high < 0 else ", an interval that includes no change"
                 )
                 part = name.removeprefix("gold_").removesuffix("_minus_sft")
-                yield f"PPO lost in “{part}”: {f.figure(entry)} against SFT ({f.interval(entry)}{sure})."
+                yield f"PPO lost in “{part}”: {wording.figure(entry)} against SFT ({wording.interval(entry)}{sure})."
 
 
 def _no_better_than_picking(facts: Facts) -> Iterator[str]:
@@ -85,7 +85,7 @@ def _no_better_than_picking(facts: Facts) -> Iterator[str]:
         entry = facts.entry("ppo", f"gold_minus_best_of_{n}")
         if entry and entry.ci_low is not None and entry.ci_low <= 0:
             yield (
-                f"Picking the best of {n} SFT answers does about as well as PPO ({f.figure(entry)}, {f.interval(entry)}), "
+                f"Picking the best of {n} SFT answers does about as well as PPO ({wording.figure(entry)}, {wording.interval(entry)}), "
                 "without any training."
             )
 
@@ -94,11 +94,11 @@ def _bought_by_length(facts: Facts) -> Iterator[str]:
     gain, drop = facts.entry("ppo", "normalised_reward_gain"), facts.entry("ppo", "lc_minus_raw_win_rate")
     if gain and gain.value < SMALL_GAIN:
         yield (
-            f"Between answers of like length only {f.figure(gain)} of the reward that PPO gained is left ({f.interval(gain)}): the "
+            f"Between answers of like length only {wording.figure(gain)} of the reward that PPO gained is left ({wording.interval(gain)}): the "
             "rest comes with other lengths. Right where raters want that, and a hole in the reward model where they do not."
         )
     if drop and drop.value < -MUCH_LENGTH:
-        lower = f.figure(drop, signed=False, absolute=True)
+        lower = wording.figure(drop, signed=False, absolute=True)
         yield f"At equal length PPO's win rate against SFT would be {lower} lower: part of its wins comes with length."
 
 
@@ -107,8 +107,8 @@ def _forgot(facts: Facts) -> Iterator[str]:
         entry = facts.entry(policy, "general_perplexity_ratio")
         if entry and entry.ci_low is not None and entry.ci_low > 1:
             yield (
-                f"{f.stage_name(policy)} predicts ordinary text worse than the base model: perplexity {f.figure(entry)} times as high "
-                f"({f.interval(entry)})."
+                f"{wording.stage_name(policy)} predicts ordinary text worse than the base model: perplexity {wording.figure(entry)} times as high "
+                f"({wording.interval(entry)})."
             )
 
 
@@ -116,29 +116,29 @@ def _flatters(facts: Facts) -> Iterator[str]:
     entry = facts.entry("ppo", "wrong_suggested_minus_sft")
     if entry and entry.ci_low is not None and entry.ci_low > 0:
         yield (
-            f"PPO prefers a wrong answer that the person suggested more often than SFT did: {f.figure(entry)} ({f.interval(entry)})."
+            f"PPO prefers a wrong answer that the person suggested more often than SFT did: {wording.figure(entry)} ({wording.interval(entry)})."
         )
 
 
 def _probes(facts: Facts) -> Iterator[str]:
-    for name, entry in f.probe_rows(facts):
+    for name, entry in tables.probe_rows(facts):
         if entry.value < PROBE_RIGHT:
-            yield f"The reward model holds up on {f.figure(entry)} of answers only under the probe “{name}” ({f.interval(entry)})."
+            yield f"The reward model holds up on {wording.figure(entry)} of answers only under the probe “{name}” ({wording.interval(entry)})."
 
 
 def _paid_by_the_judge(facts: Facts) -> Iterator[str]:
     sources = getattr(getattr(facts.config, "ppo", None), "reward_sources", None) or {}
-    if sources.get("rubric") and not f.by_test_model(facts):
+    if sources.get("rubric") and not sentences.by_test_model(facts):
         yield "PPO was paid by the rubric itself, so the gold score is no independent judge of it."
 
 
 def _cut_off(facts: Facts) -> Iterator[str]:
-    for policy in f.POLICIES:
+    for policy in POLICIES:
         entry = facts.entry(policy, "eos_rate")
         if entry and entry.value < MOSTLY_CUT:
             limit = getattr(facts.config.evaluation, "max_new_tokens", None)
             yield (
-                f"{f.stage_name(policy)} finished {f.figure(entry)} of its answers; the rest were cut at {limit} tokens. Parts of "
+                f"{wording.stage_name(policy)} finished {wording.figure(entry)} of its answers; the rest were cut at {limit} tokens. Parts of "
                 "the score that ask for an end or for brevity count against it for that reason, not for what it says."
             )
 
@@ -150,12 +150,12 @@ def _accepted(facts: Facts) -> Iterator[str]:
 
 
 def _always(facts: Facts) -> Iterator[str]:
-    if f.by_test_model(facts):
+    if sentences.by_test_model(facts):
         yield (
             "The test model judges, and it learnt from the same raters as the reward model, on the same base: what both get wrong in the "
             "same way, such as a liking for length, neither shows. Read the answers below."
         )
-    elif any(facts.entry(policy, "gold") for policy in f.POLICIES):
+    elif any(facts.entry(policy, "gold") for policy in POLICIES):
         yield (
             "The rubric reads form and the words of the question, not truth: an answer that is wrong can have full marks. "
             "Read the answers below."

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.evaluation.cards import Card, Entry
-from pipeline.evaluation.caveats import caveats
-from pipeline.evaluation.facts import Facts
+from pipeline.report.caveats import caveats
+from pipeline.report.facts import Facts
 
 HEALTHY = {
     "reward": {

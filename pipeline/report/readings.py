@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.evaluation.cards import is_finite
-from pipeline.evaluation.detectors import DETECTORS, Look, Probe, best_look
+from pipeline.evaluation.detectors import DETECTORS, SFT, Look, Probe, best_look
 
 TITLES = {
     "reward_hacking": "reward hacking",
@@ -52,8 +52,14 @@ class _Seen:
         return max(known, default=None)
 
 
-def readings(watched: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], bounds: Any) -> list[Reading]:
-    """A row a detector that had anything to see; empty where the detectors were off or left no notes."""
+def readings(
+    watched: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], bounds: Any, start: str = SFT
+) -> list[Reading]:
+    """A row a detector that had anything to see; empty where the detectors were off or left no notes.
+
+    Args:
+        start: what the policy of the first rollout is called.
+    """
     if not watched or not getattr(bounds, "enabled", False):
         return []
     looks = [Look(x["update"], tuple(x["judge"]), x["proxy"]) for x in watched.get("looks", ())]
@@ -69,7 +75,7 @@ def readings(watched: Mapping[str, Any], lines: Sequence[Mapping[str, Any]], bou
         alarm = alarms.get(name)
         if rows or alarm:
             state = "quiet" if alarm is None else "stopped" if alarm["stops"] else "warned"
-            out.append(Reading(TITLES[name], tuple(_set(s) for s, _ in rows), tuple(_set(b) for _, b in rows), state))
+            out.append(Reading(TITLES[name], *(tuple(_set(row[k].replace(SFT, start)) for row in rows) for k in (0, 1)), state))
     return out
 
 
@@ -138,7 +144,7 @@ def _together(*parts: Callable[[_Seen], Rows]) -> Callable[[_Seen], Rows]:
 
 def _kl(seen: _Seen) -> Rows:
     for figure, said, bound, unit in (
-        ("kl", "KL to SFT at most", seen.bounds.kl_max, " nats a sequence"),
+        ("kl", "KL to the reference at most", seen.bounds.kl_max, " nats a sequence"),
         ("approx_kl", "largest step", seen.bounds.approx_kl_max, " nats a token"),
     ):
         if (worst := seen.worst(figure)) is not None:
