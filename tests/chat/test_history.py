@@ -146,6 +146,8 @@ def test_a_choice_is_told_with_both_answers(store, key, of_first, of_second):
     assert of_first in first and of_second in second
     if key == "skipped":
         assert "you chose" not in first + second
+    # Another answer has no part in it.
+    assert "you chose" not in more(session, "/retry", "/previous", "/next").split("‹ 3/3 ›")[-1]
 
 
 def test_what_was_voted_elsewhere_is_not_taken_back_from_here(store):
