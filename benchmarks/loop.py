@@ -11,7 +11,8 @@ Named before the first run: seed 0 for training, 1 and up for the people, one se
 online    five rounds; each time 500 choices between two answers of the newest candidate, promoted or not, then `round`
 offline   one round on 60 to 2,500 choices between two answers of the first assistant; the first 500 are those of the first online round.
           That is also what rounds learn from where nobody sees a candidate before it is promoted, and none is
-again     PPO of a round anew, on the same reward model: twice the updates, also without any vote; and starting as the policy in service
+again     PPO of a round anew, on the same reward model: twice the updates, also without any vote; and starting as the policy in service;
+          or KTO anew on the same thumbs, slower
 thumbs    one round on lone thumbs: a reward model that reads them, or KTO
 lazy      every second vote is one person's who does not read: choices with and without a cap on one person's share, thumbs with and
           without a threshold of each rater
@@ -93,11 +94,15 @@ class Variation:
     Attributes:
         number: of the round; 0 is the start, whose reward model has seen no vote.
         settings: of PPO; {service} stands for the policy that was in service when that round began.
+        of: the run whose policy is made anew, where that is no online round's; the start is what it is held against.
+        votes: how many that run learned from, where it is named.
     """
 
     name: str
     number: int
     settings: tuple[str, ...]
+    of: str = ""
+    votes: int = 0
 
 
 # Added after the second round, whose reward model was much better than the first assistant's and whose policy was not. They showed that
@@ -110,6 +115,11 @@ VARIATIONS = (
     Variation("again-2-20-updates", 2, ("ppo.updates=20",)),
     Variation("again-2-from-service", 2, ("ppo.start_from={service}",)),
     Variation("again-1-20-updates", 1, ("ppo.updates=20",)),
+)
+# Added after the first round by KTO, whose policy went 9 nats from SFT and lost two points.
+SLOWER = tuple(
+    Variation(f"again-kto-{rate}", 0, ("kto.epochs=1", f"kto.learning_rate={rate}"), "thumbs-500-kto-round-001", 500)
+    for rate in ("1e-4", "3e-5", "1e-5")
 )
 
 
@@ -132,6 +142,7 @@ def jobs() -> list[Job | Variation]:
                 for learner in learners:
                     name = f"{crowd}-{count}-{learner}"
                     found.append(Job(name, name, 1, count, crowd, "start", (long, *LEARNERS[learner])))
+    found += SLOWER
     for name, share in (("lazy-open", 1.0), ("lazy-capped", 0.2)):
         found.append(Job(name, name, 1, LAZY, "lazy", "start", (long, f"rounds.rater_share={share}")))
     return found
@@ -253,6 +264,8 @@ class Bench:
             of = self.work / f"online-round-{variation.number:03d}"
             snapshot = self.work / "online" / "rounds" / f"{variation.number:03d}" / "snapshot.json"
             against = json.loads(snapshot.read_text(encoding="utf-8"))["against"]["run"]
+        elif variation.of:
+            of = self.work / variation.of
         run = self.work / variation.name
         service = self.work / against / "stages" / "ppo" / "adapter"
         shutil.rmtree(run, ignore_errors=True)
@@ -261,7 +274,7 @@ class Bench:
         self._call("run", "--run", str(run), "--redo", "ppo", *self.more, *settings)
         found = {
             "name": variation.name,
-            "votes": variation.number * VOTES,
+            "votes": variation.votes or variation.number * VOTES,
             "candidate": {stage: figures(run, stage) for stage in ("reward", "ppo")},
             "candidate_minus_start": self._gain(run, "start"),
             "minus_the_round": self._gain(run, of.name),

@@ -56,6 +56,15 @@ RUNS = {
     # Farther than anybody should go: three times the quickstart's rate.
     "no KL charge, rate 1e-3, unwatched": ("over-pushed", [*PUSHED, f"detectors.warn_only=[{ALL}]"]),
     "no KL charge, rate 1e-3, detectors stop": ("over-pushed-watched", PUSHED),
+    # An alarm of another kind may come first; what the judge's alone would do.
+    "no KL charge, rate 1e-3, reward hacking alone stops": (
+        "over-pushed-judged",
+        [*PUSHED, f"detectors.warn_only=[{','.join(name for name in DETECTORS if name != 'reward_hacking')}]"],
+    ),
+    "KL charge 0.03, rate 1e-3, unwatched": (
+        "over-pushed-charged",
+        ["ppo.kl_coef=0.03", "ppo.learning_rate=1e-3", f"detectors.warn_only=[{ALL}]"],
+    ),
     # Made to fail: what the reward model likes least pays most.
     "reward turned round, detectors stop": ("over-turned", ["ppo.kl_coef=0.0", "ppo.reward_sources={model: -1.0}"]),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, PLOT = ROOT / "docs" / "feedback.md", ROOT / "docs" / "feedback-loop.svg"
 BEGIN, END = "<!-- loop -->", "<!-- end of loop -->"
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 380, 56, 20, 16, 74
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 396, 56, 20, 16, 90
 # Told apart by shape as well as by colour, which both light and dark pages show.
 SERIES = (
     ("online", "20 updates, votes on candidates too", "#0b7285", "circle"),
@@ -84,7 +84,8 @@ def section(results: dict) -> str:
             "|---|---:|---:|---:|---:|---|---:|---:|",
             *others,
         ]
-    again = sorted((name, found) for name, found in results.items() if name.startswith("again"))
+    anew = sorted((name, found) for name, found in results.items() if name.startswith("again"))
+    again = [(name, found) for name, found in anew if not name.startswith("again-kto")]
     if again:
         lines += [
             "",
@@ -92,7 +93,27 @@ def section(results: dict) -> str:
             "|---|---:|---:|---:|---:|---:|---:|",
             *(_again(name, found) for name, found in again),
         ]
+    kto = [(name, found) for name, found in results.items() if name.startswith("thumbs") and name.endswith("-kto")]
+    kto += [(name, found) for name, found in anew if name.startswith("again-kto")]
+    if kto:
+        lines += [
+            "",
+            "| KTO on lone thumbs | thumbs | candidate − SFT | candidate − start | KL | tokens an answer |",
+            "|---|---:|---:|---:|---:|---:|",
+            *(_kto(name, found) for name, found in kto),
+        ]
     return "\n".join([*lines, "", *_power(results)])
+
+
+def _kto(name: str, found: dict) -> str:
+    rate = name.removeprefix("again-kto-") if name.startswith("again") else "3e-4"
+    passes = "one pass" if name.startswith("again") else "two passes"
+    ppo = found["candidate"]["ppo"]
+    gains = f"{cell(ppo.get('gold_minus_sft'), sign=True)} | {cell(found['candidate_minus_start'], sign=True)}"
+    return (
+        f"| rate {rate}, {passes} | {found['votes']} | {gains} | {_value(ppo.get('kl_to_reference'))} | "
+        f"{_value(ppo.get('answer_tokens'))} |"
+    )
 
 
 def _again(name: str, found: dict) -> str:
@@ -107,13 +128,16 @@ def _again(name: str, found: dict) -> str:
 
 def _power(results: dict) -> list[str]:
     """How small a gain the gate can see."""
-    measured = [found["variances"] for found in results.values() if found.get("variances")]
+    # A policy that is another one altogether, as the first by KTO, differs from the start as no candidate in doubt does.
+    measured = [
+        found["variances"] for name, found in results.items() if found.get("variances") and not name.endswith("-kto")
+    ]
     if not measured:
         return []
     within, between = (sum(m[name] for m in measured) / len(measured) for name in ("within", "between"))
     lines = [
         "A gain that the gate can see, in points: 1.96 √((between + 2 within / k) / n), with the variance of the rubric among answers to one prompt "
-        f"({within:.2f}) and of the true difference among prompts ({between:.2f}), means over the rounds above.",
+        f"({within:.2f}) and of the true difference among prompts ({between:.2f}), means over the rounds by PPO above.",
         "",
         "| held-out prompts n | k = 2 answers a prompt | 4 | 8 |",
         "|---:|---:|---:|---:|",
@@ -221,7 +245,9 @@ def plot(results: dict) -> str:
     right = max((x for x, *_ in rows), default=1) * 1.04
     cards = results["start"]["cards"]
     sft = cards["sft"]["gold"]["value"] - cards["ppo"]["gold"]["value"]
-    low, high = min([0.0, sft, *(a for *_, a, _ in rows)]) - 0.05, max([0.2, *(b for *_, b in rows)]) + 0.05
+    # What lies far below SFT is written at the foot instead: its scale would hide all else.
+    floor = sft - 0.25
+    low, high = min([0.0, sft, *(max(a, floor) for *_, a, _ in rows)]) - 0.05, max([0.2, *(b for *_, b in rows)]) + 0.05
     x_at = lambda x: LEFT + 16 + x / right * (WIDTH - LEFT - RIGHT - 16)  # noqa: E731
     y_at = lambda y: HEIGHT - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM)  # noqa: E731
     out = [
@@ -265,7 +291,8 @@ def plot(results: dict) -> str:
             continue
         # Side by side where several series have the same number of votes.
         shift = (number - 2) * 4
-        at = [(x_at(x) + shift, y_at(y), y_at(a), y_at(b)) for x, y, a, b in own]
+        deep = [(x_at(x) + shift, y) for x, y, _, b in own if b < low]
+        at = [(x_at(x) + shift, y_at(y), y_at(max(a, low)), y_at(b)) for x, y, a, b in own if b >= low]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y, *_ in at)
         out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5" stroke-opacity="0.6"/>')
         for x, y, a, b in at:
@@ -273,7 +300,11 @@ def plot(results: dict) -> str:
                 f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{a:.1f}" y2="{b:.1f}" stroke="{colour}" stroke-width="1.5"/>'
             )
             out.append(_mark(shape, x, y, colour))
-        place = LEFT + (legend % 2) * 340, HEIGHT - 22 + (legend // 2) * 16
+        for x, y in deep:
+            out.append(
+                f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM - 6}" text-anchor="middle" fill="{colour}">↓ {y:+.2f}</text>'
+            )
+        place = LEFT + (legend % 2) * 340, HEIGHT - 38 + (legend // 2) * 16
         out.append(_mark(shape, place[0] + 6, place[1] - 4, colour))
         out.append(f'<text x="{place[0] + 18}" y="{place[1]}" fill="#343a40">{words}</text>')
         legend += 1
