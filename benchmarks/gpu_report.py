@@ -16,6 +16,12 @@ RESULTS = ROOT / "benchmarks" / "results"
 NOT = "not measured"
 PEER = "TRL 1.12.0, bfloat16"
 SIDES = (PEER, "all layers, bfloat16", "last 10 layers, bfloat16")
+SIDES_8B = (PEER, "one base, bfloat16", "one base, 4-bit")
+NAMES = {"135m": "135M", "8b": "8B"}
+QUOTED = (
+    "reward.observed_accuracy", "reward.observed_accuracy_minus_best_floor", "reward.test_model_accuracy", "sft.heldout_nll_change",
+    "ppo.gold_minus_sft", "ppo.win_rate_vs_sft", "ppo.proxy", "ppo.sft_proxy", "ppo.kl_to_reference",
+)  # fmt: skip
 BITS = {"none": "bfloat16", "4bit": "4-bit"}
 LAST = 5
 
@@ -43,15 +49,9 @@ def measured(gpu: dict) -> str:
         if card
         else "No card has been at hand yet."
     )
-    parts = (ceilings, memory, speed, recipe, peer, bits)
-    return "\n\n".join(
-        [
-            "## Measured on a GPU",
-            "    python benchmarks/gpu.py --rows data/ultrafeedback",
-            said,
-            *(p(gpu) for p in parts),
-        ]
-    )
+    parts = (ceilings, checks, memory, plan_on_card, speed, recipe, figures, peer, peer8b, bits, failures)
+    told = ["## Measured on a GPU", "    python benchmarks/gpu.py --rows data/ultrafeedback", said, *(p(gpu) for p in parts)]
+    return "\n\n".join(filter(None, told))
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -66,6 +66,75 @@ def ceilings(gpu: dict) -> str:
     return "### What the card can do\n\n" + table(
         ["", "here"], [["bfloat16 products, TFLOP/s", tflops], ["copy, TB/s read and written", copied]]
     )
+
+
+def checks(gpu: dict) -> str:
+    """The tests of quantized bases, run on the card."""
+    found = one(gpu, "checks")
+    head = "### The tests of quantized bases, on the card\n\n    python benchmarks/gpu.py --parts checks\n\n"
+    if not found:
+        return f"{head}{NOT.capitalize()}."
+    return head + "\n".join([f"{found['said'].strip('= ')}.", *(f"- {line}" for line in found["failures"])])
+
+
+def plan_on_card(gpu: dict) -> str:
+    """Planned and taken: the tensors of a stage's fullest moment, and all that the card gave."""
+    rows = []
+    for f in gpu.get("plan", []):
+        name = f"{f['stage']}, {NAMES[f['model']]}, {BITS[f['bits']]}, {f['pass']} a pass, {f['prompt']} + {f['answer']} tokens"
+        cells = []
+        for planned, taken in (("planned_bytes", "peak_bytes"), ("planned_card_bytes", "card_bytes")):
+            cells += [f"{f[planned] / 1e9:.2f}", f"{f[taken] / 1e9:.2f}", f"{f[planned] / f[taken] - 1:+.0%}"]
+        rows.append([name, *cells])
+    head = ["", "tensors: planned, GB", "taken, GB", "off by", "of the card: planned, GB", "taken, GB", "off by"]
+    return "### The plan, held against the card\n\n" + (table(head, rows) if rows else f"{NOT.capitalize()}.")
+
+
+def figures(gpu: dict) -> str:
+    """What the recipe reaches, by seed, with intervals over prompts."""
+    runs = [*gpu.get("recipe", []), *(run for found in gpu.get("seeds", []) for run in found["runs"])]
+    names = [name for name in QUOTED if any(name in run["metrics"] for run in runs)]
+    if not names:
+        return f"### What it reaches\n\n{NOT.capitalize()}."
+    head = ["", *(f"seed {run['seed']}" for run in runs), "mean"]
+    rows = []
+    for name in names:
+        there = [run["metrics"].get(name) for run in runs]
+        known = [f["value"] for f in there if f]
+        rows.append([f"`{name}`", *(with_interval(f) for f in there), f"{fmean(known):.3f}"])
+    return "### What it reaches\n\nIntervals are over prompts, 95 %.\n\n" + table(head, rows)
+
+
+def with_interval(found: dict | None) -> str:
+    if not found:
+        return "–"
+    low, high = found["ci_low"], found["ci_high"]
+    return f"{found['value']:.3f}" + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+
+
+def peer8b(gpu: dict) -> str:
+    runs = gpu.get("peer8b", [])
+    base = summary([r for r in runs if r["side"] == PEER])
+    rows = []
+    for side in SIDES_8B:
+        f = summary([r for r in runs if r["side"] == side])
+        if not f:
+            rows.append([side, *[NOT] * 4])
+            continue
+        ratios = [f"**{f[k] / base[k]:.2f}**" if base else NOT for k in ("seconds", "peak")]
+        rows.append([side, f"{f['seconds']:.2f}", f"{f['peak']:.2f}", *ratios])
+    head = ["", "seconds an update", "peak GB", "time / TRL", "peak / TRL"]
+    return (
+        "### Beside it at 8B\n\nRandom weights of Llama 3.1 8B's shape, 8 answers of 128 tokens an update; its value model learns whole.\n\n"
+        + table(head, rows)
+    )
+
+
+def failures(gpu: dict) -> str:
+    """What was tried and failed, with its last words."""
+    last = {name: (text.strip().splitlines() or ["it said nothing"])[-1] for name, text in gpu.get("failed", {}).items()}
+    rows = [f"- {name}: {line.strip()[:200]}" for name, line in last.items()]
+    return "### What failed\n\n" + "\n".join(rows) if rows else ""
 
 
 def memory(gpu: dict) -> str:
@@ -103,17 +172,35 @@ def speed(gpu: dict) -> str:
                 ]
             )
     head = ["", "drawn, tokens/s", "of the copy's bandwidth", "read and learnt, tokens/s", "of the products' rate"]
-    return "### Speed\n\n" + table(head, rows)
+    return "### Speed\n\n" + table(head, rows) + ways(gpu)
+
+
+def ways(gpu: dict) -> str:
+    """Ways to draw the same answers, tokens a second."""
+    kinds = ("loop", "fixed cache", "loop, merged", "fixed cache, merged")
+    rows = [
+        [f"{NAMES[f['model']]}, {BITS[f['bits']]}", *(f"{f['ways'][k]:,.0f}" if k in f["ways"] else "–" for k in kinds)]
+        for f in gpu.get("speed", [])
+        if f.get("ways")
+    ]
+    said = (
+        "\n\nTokens drawn a second by the loop whose rows come and go (`engine: hf`), from a cache of fixed size with CUDA graphs "
+        "(`engine: static`), and by either\nwhile the adapter is merged into the base (not built in):\n\n"
+    )
+    return said + (table(["", *kinds], rows) if rows else f"{NOT.capitalize()}.")
 
 
 def recipe(gpu: dict) -> str:
     found = one(gpu, "recipe")
     if not found:
         return f"### The whole recipe on the embedded model\n\n{NOT.capitalize()}."
-    steps = [[name, f"{step['seconds']:.0f}"] for name, step in found["steps"].items()]
+    steps = [
+        [name, f"{step['seconds']:.0f}", f"{step['gpu_bytes'] / 1e9:.2f}" if step.get("gpu_bytes") else "–"]
+        for name, step in found["steps"].items()
+    ]
     return (
         f"### The whole recipe on the embedded model\n\n**{found['seconds'] / 60:.1f} minutes** ({found['rows']} rows).\n\n"
-        + table(["step", "seconds"], steps)
+        + table(["step", "seconds", "peak GB"], steps)
     )
 
 

@@ -3,8 +3,11 @@ operations and bytes by count."""
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -18,6 +21,9 @@ from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
 from pipeline.rollouts import engine
 from reward.model import ScalarHead, score
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "peer"))
+from task import llama
 
 SHAPES = {
     "135m": KNOWN["smollm2-135m-instruct"],
@@ -33,11 +39,7 @@ def random_base(
     """A bfloat16 Llama of that shape with random weights, its layers' matrices in NF4 where `bits` is 4bit; made on the device."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary, hidden_size=shape.hidden, intermediate_size=shape.inner, num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim, tie_word_embeddings=shape.tied,
-        max_position_embeddings=4096, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
+    config = LlamaConfig(**llama(asdict(shape)))
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:

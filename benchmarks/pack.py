@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--have", nargs="*", default=[], help="packages that the other machine has")
     parser.add_argument("--only", nargs="*", help="these pins alone, in place of the lock's")
     parser.add_argument("--into", default="wheels", help="the folder's own folder for them")
-    parser.add_argument("--piece", type=float, default=60.0, help="MB; larger files are cut")
+    parser.add_argument("--piece", type=float, default=48.0, help="MB; larger files are cut")
     arguments = parser.parse_args()
     target = arguments.folder / arguments.into
     target.mkdir(parents=True, exist_ok=True)

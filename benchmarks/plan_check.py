@@ -144,9 +144,13 @@ def update(base, config) -> None:
         base.add(role, trainable=role in (POLICY, VALUE))
     plain = engine.sample
     engine.sample = lambda *a, eos_id, **k: plain(*a, eos_id=-1, **k)
-    ids = torch.randint(100, 20000, (config.ppo.episodes, PROMPT), generator=torch.Generator().manual_seed(0)).tolist()
+    most = min(20000, len(base.head_weight))
+    ids = torch.randint(
+        100, most, (config.ppo.episodes, config.data.max_prompt_tokens), generator=torch.Generator().manual_seed(0)
+    ).tolist()
     prompts = [PromptIds(Prompt(f"p{i}", (Message("user", str(i)),)), tuple(row)) for i, row in enumerate(ids)]
-    head, reward_head = ScalarHead(base.hidden_size), ScalarHead(base.hidden_size).requires_grad_(False)
+    head, reward_head = (ScalarHead(base.hidden_size).to(base.device) for _ in range(2))
+    reward_head.requires_grad_(False)
 
     @torch.no_grad()
     def scorer(answers, encode):
@@ -158,10 +162,12 @@ def update(base, config) -> None:
 
 
 def step(base, config) -> None:
-    """Two steps on rankings of four answers, to which one to another question is added."""
+    """Two steps on rankings of four answers, to which one to another question is added, and the reading that the scale is measured on."""
     import torch
 
     from pipeline.adapters import REWARD
+    from pipeline.memory import READ_AT_ONCE
+    from pipeline.roles import raw_scores
     from reward.model import ScalarHead
     from reward.train import EncodedRanking, train
 
@@ -169,18 +175,53 @@ def step(base, config) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def ids(count: int) -> tuple[int, ...]:
-        return tuple(torch.randint(100, 20000, (count,), generator=generator).tolist())
+        return tuple(torch.randint(100, min(20000, len(base.head_weight)), (count,), generator=generator).tolist())
 
-    answer = config.reward.max_tokens - PROMPT
+    prompt = config.data.max_prompt_tokens
+    answer = config.reward.max_tokens - prompt
     pairs = ((0, 1), (0, 2), (1, 3))
     rankings = [
-        EncodedRanking(ids(PROMPT), tuple(ids(answer) for _ in range(4)), pairs, 0)
+        EncodedRanking(ids(prompt), tuple(ids(answer) for _ in range(4)), pairs, 0)
         for _ in range(2 * config.reward.lists_per_step)
     ]
-    head = ScalarHead(base.hidden_size)
+    head = ScalarHead(base.hidden_size).to(base.device)
     train(
         lambda lists: base.encode_lists(lists, REWARD), head, base.parameters(REWARD), rankings, config.reward, seed=0
     )
+    whole = [ids(config.reward.max_tokens) for _ in range(READ_AT_ONCE)]
+    raw_scores(lambda sequences: base.encode(sequences, REWARD), head, whole)
+
+
+def demonstrations(base, config) -> None:
+    """Two steps of SFT on answers of full length."""
+    import tempfile
+    from types import SimpleNamespace
+
+    import torch
+
+    from pipeline.adapters import POLICY
+    from pipeline.config import ModelConfig
+    from pipeline.models import load_tokenizer
+    from pipeline.stages import sft
+
+    base.add(POLICY, trainable=True)
+    # The trainer wants a tokenizer for its padding, of which there is none.
+    base.tokenizer = load_tokenizer(ModelConfig(name="tiny-random"))
+    prompt, whole = config.data.max_prompt_tokens, config.sft.max_tokens
+    most, generator = min(20000, len(base.head_weight)), torch.Generator().manual_seed(0)
+    examples = [
+        {
+            "input_ids": torch.randint(100, most, (whole,), generator=generator).tolist(),
+            "completion_mask": [0] * prompt + [1] * (whole - prompt),
+        }
+        for _ in range(2 * config.sft.batch_size)
+    ]
+    bar = SimpleNamespace(advance=lambda *a, **k: None, done=0)
+    with tempfile.TemporaryDirectory() as folder:
+        context = SimpleNamespace(
+            config=config, checkpoints=Path(folder) / "c", out=Path(folder), log=lambda line: None
+        )
+        sft._train(context, base, examples, config.sft.micro_batch_size, bar)
 
 
 def resident(field: str) -> float:

@@ -11,6 +11,7 @@ from pipeline.config import check_files
 from pipeline.disk import sha256, write_json
 from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
 from pipeline.evaluation import accepted, detectors, gates
+from pipeline.memory import is_out_of_memory
 from pipeline.run import TAKEN_OVER, Run, StageManifest, Step
 
 Say = Callable[[str], None]
@@ -102,6 +103,12 @@ def conduct(
         except Exception as error:
             if is_disk_full(error):
                 raise _disk_full(run) from None
+            if is_out_of_memory(error):
+                raise UserError(
+                    f"out of memory, and not where fewer rows a pass would help ({(str(error).splitlines() or ['no more is known'])[0][:200]}). "
+                    "`python run_pipeline.py plan` with this config says what to lower; what was finished is whole, and the same command "
+                    "goes on from there."
+                ) from None
             if isinstance(error, OSError):
                 raise UserError(
                     f"{error.filename or run.path}: {error.strerror or error}. What was finished is whole; mend it and give the "

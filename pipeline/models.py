@@ -55,6 +55,13 @@ def load(settings):
                 # Straight to the card, one tensor at a time: the whole base never stands in the machine's own memory.
                 device_map={"": device} if device.type != "cpu" else None,
             )
+        except ImportError as error:
+            if settings.quantization == "none":
+                raise
+            raise UserError(
+                f"model.quantization: {settings.quantization} cannot be had here ({str(error).strip().splitlines()[0]}). Install "
+                "bitsandbytes and accelerate, or set it to none."
+            ) from None
         except (OSError, ValueError) as error:
             raise UserError(_not_found(settings.name, error)) from None
     rows = model.get_input_embeddings().weight.shape[0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.adapters import REWARD, SharedBase
+from pipeline.memory import READ_AT_ONCE, MicroBatch
 from pipeline.models import load
 from reward.ensemble import combine_ensemble
 from reward.model import ScalarHead, score, score_all
@@ -20,6 +21,8 @@ ADAPTER, HEAD, SCALE, MEMBER = "adapter", "head.safetensors", "scale.json", "mem
 # The second reward model, which no policy raises: its folder in the reward stage, and its adapter's role.
 TEST_MODEL, TEST_REWARD = "test-model", "test-reward"
 SEEN = "training_scores.json"
+# What makes the rows shorter that a reward model reads.
+_SHORTER = "reward.max_tokens, data.max_prompt_tokens or evaluation.max_new_tokens"
 # As reward.model.Encoder, with the adapter role to read with.
 RoleEncoder = Callable[..., tuple[Tensor, Tensor]]
 
@@ -68,7 +71,7 @@ class RewardModel:
 
     def score_all(self, sequences: Sequence[Sequence[int]], on_batch=None) -> list[float]:
         """Scores of any number of conversations, in batches, without gradients."""
-        return self.scale(score_all(self.encode, self.head, sequences, on_batch=on_batch)).tolist()
+        return self.scale(raw_scores(self.encode, self.head, sequences, on_batch=on_batch)).tolist()
 
     @torch.no_grad()
     def score_lists(
@@ -76,15 +79,23 @@ class RewardModel:
     ) -> list[list[float]]:
         """Scores of (prompt ids, K answers' ids), each prompt read once for all its answers."""
         found: list[list[float]] = []
-        for start in range(0, len(lists), batch_size):
-            part = lists[start : start + batch_size]
+
+        def read(part) -> None:
             scores = self.scale(self.head(self.base.encode_lists(part, self.role))).tolist()
             for _, answers in part:
                 found.append(scores[: len(answers)])
                 del scores[: len(answers)]
             if on_batch:
                 on_batch(len(part))
+
+        MicroBatch(batch_size, None, _SHORTER).over(lists, read)
         return found
+
+
+def raw_scores(encode, head: ScalarHead, sequences: Sequence[Sequence[int]], *, on_batch=None) -> Tensor:
+    """(n,) scores before any scale, without gradients, in batches that shrink where memory runs out."""
+    micro = MicroBatch(READ_AT_ONCE, None, _SHORTER)
+    return score_all(encode, head, sequences, on_batch=on_batch, in_parts=micro.over)
 
 
 class RewardEnsemble:

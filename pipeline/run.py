@@ -28,7 +28,7 @@ from pipeline import progress, takeover
 from pipeline.config import Config, defaults, dump, load_config
 from pipeline.disk import sha256, sync, write_whole
 from pipeline.errors import RunBusy, UserError
-from pipeline.memory import release
+from pipeline.memory import begin_anew, release
 
 MANIFEST, LOG, CONFIG, CHECKPOINTS = "manifest.json", "log.jsonl", "config.yaml", "checkpoints"
 KEY = ".key"
@@ -376,6 +376,7 @@ class Run:
 
     def _body(self, step: Step, steps: dict[str, Step], partial: Path, old: Path | None) -> dict[str, float]:
         _settle(self.config)
+        begin_anew()
         module, _, function = step.body.partition(":")
         context = StepContext(
             config=self.config,
@@ -493,5 +494,6 @@ def _environment(config: Config, started: datetime, seconds: float) -> dict[str,
         "seconds": round(seconds, 2),
         # The process's peak so far, all steps before this one included.
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        # The step's own.
         **({"peak_gpu_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}),
     }

@@ -28,10 +28,15 @@ def make_optimizer(kind: str, parameters: Iterable, **settings) -> torch.optim.O
 def tensors_of(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
     """Everything that the next step depends on, as tensors named `prefix` + index/slot."""
     found: dict[str, Tensor] = {}
+    memory: set[int] = set()
     for index, slots in optimizer.state_dict()["state"].items():
         for slot, value in {**slots, **slots.get(_WRAPPED, {})}.items():
             if slot != _WRAPPED:
-                found[f"{prefix}{index}/{slot}"] = torch.as_tensor(value)
+                tensor = torch.as_tensor(value)
+                # All tensors share one table of what a byte stands for; a file has no two names for one piece of memory.
+                shared = tensor.dim() and tensor.data_ptr() in memory
+                found[f"{prefix}{index}/{slot}"] = tensor.clone() if shared else tensor
+                memory.add(tensor.data_ptr())
     return found
 
 

@@ -1,5 +1,6 @@
 """The memory plan against counts from elsewhere: real modules, torch's own saved tensors, published sizes."""
 
+import inspect
 import json
 
 import pytest
@@ -134,6 +135,50 @@ def test_each_setting_moves_the_part_that_it_is_about():
     assert stage("ppo", lora={"last_layers": 8}).parts["adapters"] == plain["ppo"].parts["adapters"] / 4
     assert stage("ppo", reward={"members": 3}).parts["adapters"] == plain["ppo"].parts["adapters"] * 6 / 4
     assert plain["ppo"].tokens["drawn"] == 20 * 32 * 32
+
+
+def test_each_stage_is_planned_with_its_own_optimizer():
+    """8-bit moments in SFT alone; the stages that keep Adam's four bytes a moment keep them in the plan too."""
+    plain, mixed = (
+        {s.name: s.parts["optimizer"] for s in make_plan(config_of(**changes), on_gpu=True, bfloat16=True).stages}
+        for changes in ({}, {"sft": {"optimizer": "paged_adamw_8bit"}})
+    )
+    assert mixed["sft"] < plain["sft"] * 0.6 and mixed["ppo"] == plain["ppo"] and mixed["reward"] == plain["reward"]
+
+
+def test_what_is_read_without_learning_is_planned_as_many_rows_as_are_read():
+    """The code reads so many at once whatever the micro-batch is: with one row learnt from at a time, reading is what fills the memory."""
+    from pipeline.memory import READ_AT_ONCE
+    from pipeline.planning.plan import LISTS_AT_ONCE
+    from pipeline.roles import RewardModel
+
+    small = {"reward": {"micro_lists": 1, "max_tokens": 4096}, "model": {"gradient_checkpointing": True}}
+    stages = {s.name: s for s in make_plan(config_of(**small), on_gpu=True, bfloat16=True).stages}
+    shape = KNOWN["meta-llama/Llama-3.1-8B"]
+    assert stages["reward"].moments["measuring the scale"] == memory.forward(shape, 32 * 4096, memory.Numbers(2))
+    assert stages["evaluate"].fullest.startswith("reading") and READ_AT_ONCE == 32
+    assert inspect.signature(RewardModel.score_lists).parameters["batch_size"].default == LISTS_AT_ONCE
+
+
+def test_rows_of_a_file_that_is_there_give_tokens_and_answers(tmp_path):
+    """Seven rows, a tenth of the questions kept out: by hand. A file that is not there leaves the tokens unknown."""
+    file = tmp_path / "rows.jsonl"
+    answers = [2, 3, 2, 2, 3, 2, 2]
+    file.write_text("\n".join(json.dumps({"responses": ["x"] * n}) for n in answers) + "\n\nno JSON\n")
+    data = {**DATA, "demonstrations": str(file), "rankings": str(file), "max_prompt_tokens": 100, "limit": 7}
+    settings = {
+        "data": data,
+        "sft": {"epochs": 2, "max_tokens": 200},
+        "reward": {"epochs": 1, "max_tokens": 300, "members": 2, "test_share": 0.5, "mismatched_negatives": True},
+    }
+    made = Config.model_validate({"model": {"name": "meta-llama/Llama-3.1-8B"}, **settings})
+    stages = {s.name: s for s in make_plan(made, on_gpu=True, bfloat16=True).stages}
+    assert stages["sft"].tokens["learnt"] == round(7 * 0.9 * 2 * 200)
+    # A prompt of 100 tokens and 3 + 1 answers of 200; two members on one half, the test model on the other.
+    assert stages["reward"].tokens["learnt"] == round(7 * 0.9 * (100 + 4 * 200) * 1.5)
+    assert {s.name: s for s in make_plan(config_of(), on_gpu=True, bfloat16=True).stages}["sft"].tokens["learnt"] is None
+    said = "\n".join(show.lines(make_plan(made, on_gpu=True, bfloat16=True), None, {"learnt": 10.0}))
+    assert f"at most {7 * 0.9 * 400 / 1e6:.2f} million tokens learnt; {7 * 0.9 * 400 / 10 / 3600:.1f} hours" in said
 
 
 def test_a_plan_says_what_fits_and_what_to_change_where_it_does_not(capsys):

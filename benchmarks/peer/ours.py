@@ -29,23 +29,31 @@ def main() -> None:
     from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE, SharedBase
     from pipeline.config import LoraConfig, ModelConfig, PpoConfig
     from pipeline.memory import release
-    from pipeline.models import load
+    from pipeline.models import choose_device, load, load_tokenizer
     from pipeline.ppo.rollout import PromptIds
     from pipeline.ppo.trainer import PPO
     from reward.model import ScalarHead, score
 
     quantized = {"quantization": arguments.quantization, "allow_cpu_quantization": True}
-    model, tokenizer = load(
-        ModelConfig(name=arguments.model, dtype=arguments.dtype, device=arguments.device, **quantized)
-    )
+    named = ModelConfig(name=arguments.model, dtype=arguments.dtype, device=arguments.device, **quantized)
+    lora = LoraConfig(rank=16, alpha=arguments.alpha, last_layers=arguments.last_layers)
+    if arguments.random:
+        tokenizer = load_tokenizer(named)
+        base = random_base(arguments.random, arguments.quantization, choose_device(arguments.device))
+        base.tokenizer = tokenizer
+    else:
+        model, tokenizer = load(named)
+        base = SharedBase(model, tokenizer, lora)
     if arguments.endless:
-        model.register_forward_hook(never_ends(tokenizer.eos_token_id))
-    base = SharedBase(model, tokenizer, LoraConfig(rank=16, alpha=arguments.alpha, last_layers=arguments.last_layers))
+        base.causal_lm.register_forward_hook(never_ends(tokenizer.eos_token_id))
     for role in (POLICY, REFERENCE, REWARD, VALUE):
         base.add(role, trainable=role in (POLICY, VALUE))
     value_head, reward_head = (ScalarHead(base.hidden_size).to(base.device) for _ in range(2))
     torch.nn.init.zeros_(value_head.weight)
-    pays = torch.tensor(task.pays([tokenizer.decode([i]) for i in range(len(tokenizer))]))
+    # Random weights draw from as many tokens as there are rows, also from those that the tokenizer does not know.
+    known = min(len(tokenizer), len(base.head_weight))
+    pays = torch.zeros(len(base.head_weight))
+    pays[:known] = torch.tensor(task.pays([tokenizer.decode([i]) for i in range(known)]))
     prompts = [
         PromptIds(
             Prompt(f"p{i}", (Message("user", text),)), tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -86,6 +94,15 @@ def main() -> None:
             tokens=figures["response_tokens"] * arguments.batch,
             rollout_s=figures["rollout_seconds"],
         )
+
+
+def random_base(shape: dict, bits: str, device):
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import gpu_work
+
+    from pipeline.planning.shapes import Shape
+
+    return gpu_work.random_base(Shape(**shape), bits, device, recompute=False)
 
 
 def never_ends(eos: int):

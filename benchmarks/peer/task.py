@@ -58,7 +58,20 @@ def arguments(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--kl-coef", type=float, default=0.05)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--random", type=json.loads, help="random weights in place of the model's: layers, hidden, …, as JSON; --model lends its tokenizer"
+    )
     return parser
+
+
+def llama(shape: dict) -> dict:
+    """What `LlamaConfig` takes, of a shape's numbers."""
+    return {
+        "vocab_size": shape["vocabulary"], "hidden_size": shape["hidden"], "intermediate_size": shape["inner"],
+        "num_hidden_layers": shape["layers"], "num_attention_heads": shape["heads"], "num_key_value_heads": shape["kv_heads"],
+        "head_dim": shape["head_dim"], "tie_word_embeddings": shape["tied"], "max_position_embeddings": 4096, "pad_token_id": 0,
+        "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
 
 
 class Clock:

@@ -18,7 +18,15 @@ import task
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    TrainerCallback,
+)
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
 
@@ -27,9 +35,8 @@ class ProgrammaticReward(torch.nn.Module):
 
     base_model_prefix = "backbone"
 
-    def __init__(self, directory: str, dtype: torch.dtype, pays: torch.Tensor, prompt_width: int):
+    def __init__(self, whole, pays: torch.Tensor, prompt_width: int):
         super().__init__()
-        whole = AutoModelForSequenceClassification.from_pretrained(directory, num_labels=1, dtype=dtype)
         self.backbone, self.head = whole.model, whole.score
         self.pays, self.prompt_width, self.seen = pays, prompt_width, None
         self.backbone.register_forward_pre_hook(self._remember, with_kwargs=True)
@@ -43,6 +50,27 @@ class ProgrammaticReward(torch.nn.Module):
         paid[:, : self.prompt_width] = 0.0
         tokens = torch.arange(1, paid.shape[1] + 1, device=paid.device) - self.prompt_width
         return (task.SCALE * paid.cumsum(1) / tokens.clamp(min=1)).unsqueeze(-1)
+
+
+def models(arguments, dtype: torch.dtype):
+    """Policy, value and reward model: three copies of the base, or three of its shape with random weights."""
+    if not arguments.random:
+        policy = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype)
+        heads = [
+            AutoModelForSequenceClassification.from_pretrained(arguments.model, num_labels=1, dtype=dtype)
+            for _ in range(2)
+        ]
+        return policy, *heads
+    config = LlamaConfig(**task.llama(arguments.random), num_labels=1)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        # Made where they are used: the machine's own memory would hold three times 16 GB at 8B.
+        with torch.device(arguments.device):
+            kinds = (LlamaForCausalLM, LlamaForSequenceClassification, LlamaForSequenceClassification)
+            return tuple(kind(config) for kind in kinds)
+    finally:
+        torch.set_default_dtype(default)
 
 
 class Laps(TrainerCallback):
@@ -68,8 +96,11 @@ def main() -> None:
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in task.prompts()]
     width = max(map(len, ids))
     dataset = Dataset.from_dict({"input_ids": [[tokenizer.pad_token_id] * (width - len(row)) + row for row in ids]})
-    pays = torch.tensor(task.pays([tokenizer.decode([i]) for i in range(len(tokenizer))]))
-    value = AutoModelForSequenceClassification.from_pretrained(arguments.model, num_labels=1, dtype=dtype)
+    policy, value, judge = models(arguments, dtype)
+    rows = policy.get_input_embeddings().num_embeddings
+    known = min(len(tokenizer), rows)
+    pays = torch.zeros(rows)
+    pays[:known] = torch.tensor(task.pays([tokenizer.decode([i]) for i in range(known)]))
     torch.nn.init.zeros_(value.score.weight)
     config = PPOConfig(
         output_dir=str(arguments.json.with_suffix("")),
@@ -105,9 +136,9 @@ def main() -> None:
     trainer = PPOTrainer(
         args=config,
         processing_class=tokenizer,
-        model=AutoModelForCausalLM.from_pretrained(arguments.model, dtype=dtype),
+        model=policy,
         ref_model=None,
-        reward_model=ProgrammaticReward(arguments.model, dtype, pays, width),
+        reward_model=ProgrammaticReward(judge, pays, width),
         value_model=value,
         train_dataset=dataset,
         eval_dataset=dataset.select(range(4)),

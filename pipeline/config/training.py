@@ -77,7 +77,10 @@ class RewardConfig(Section):
 class RolloutConfig(Section):
     """Who draws PPO's answers. A vLLM server must hold the same base, and see the directory of the adapters."""
 
-    engine: Literal["hf", "vllm"] = Field("hf", description="hf draws in this process, vllm asks a server")
+    engine: Literal["hf", "static", "vllm"] = Field(
+        "hf",
+        description="hf draws in this process, static too with a cache of fixed size and CUDA graphs, vllm asks a server",
+    )
     batch: int | None = Field(
         None, ge=1, description="answers drawn at a time in this process; None is all of an update"
     )
@@ -160,7 +163,7 @@ class PpoConfig(Section):
         if self.kl_target is not None and self.kl_horizon < self.episodes:
             # At a fifth of it the factor of one update would be 0, below that negative: KL would be paid for.
             raise ValueError(f"'kl_horizon' should be at least episodes {self.episodes} (got {self.kl_horizon})")
-        if self.old_logprobs == "generation" and self.rollout.engine != "hf":
+        if self.old_logprobs == "generation" and self.rollout.engine == "vllm":
             raise ValueError(
                 "'old_logprobs' should be recompute where another engine draws: its arithmetic is not the trainer's (got 'generation')"
             )

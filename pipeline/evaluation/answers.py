@@ -9,7 +9,8 @@ from pathlib import Path
 
 from data.records import Prompt
 from pipeline.adapters import SharedBase
-from pipeline.generation import Sampling, sample
+from pipeline.generation import Sample, Sampling, sample
+from pipeline.memory import MicroBatch
 from pipeline.template import prompt_ids
 from reward.rubric import gold, rubric_parts
 
@@ -50,16 +51,23 @@ def answer_prompts(
         for p in prompts
     ]
     asked = [(p, ids, s) for p, ids in zip(prompts, encoded, strict=True) for s in range(samples)]
+    at_once = MicroBatch(settings.batch_size, "evaluation.batch_size", "evaluation.max_new_tokens")
     with base.acting_as(role), progress(len(asked), label, unit="answers") as bar:
-        drawn = sample(
-            base.causal_lm,
-            [ids for _, ids, _ in asked],
-            Sampling(settings.max_new_tokens, settings.temperature, seed=config.seed),
-            eos_id=tokenizer.eos_token_id,
-            pad_id=tokenizer.pad_token_id,
-            batch_size=settings.batch_size,
-            on_batch=bar.advance,
-        )
+
+        def draw(size: int) -> list[Sample]:
+            # All of them again: the answers are then those that this batch size gives.
+            bar.done = 0
+            return sample(
+                base.causal_lm,
+                [ids for _, ids, _ in asked],
+                Sampling(settings.max_new_tokens, settings.temperature, seed=config.seed),
+                eos_id=tokenizer.eos_token_id,
+                pad_id=tokenizer.pad_token_id,
+                batch_size=size,
+                on_batch=bar.advance,
+            )
+
+        drawn = at_once.attempt(draw)
     rows = []
     for (prompt, _, number), answer in zip(asked, drawn, strict=True):
         text = tokenizer.decode(answer.ids[:-1] if answer.finished else answer.ids, skip_special_tokens=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from pipeline.memory import READ_AT_ONCE
 from pipeline.planning import memory
+from pipeline.planning.rows import answers_of, rows_of
 from pipeline.planning.shapes import Shape, shape_of
 
 GB = 1e9
-# Formats whose rankings have two answers. How many others have is known when the data are read; here they have as many as most.
+# Formats whose rankings have two answers. Others have as many as the file shows; where it cannot be looked at, as many as most have.
 _PAIRS, _RANKED = ("hh", "ultrafeedback", "sharegpt", "summaries"), 4
+# Rankings that are scored at a time (pipeline/roles.py).
+LISTS_AT_ONCE = 8
 # Beside what the formulas name: what torch itself holds on a card, and blocks that its allocator cannot use again.
 CUDA_CONTEXT, FRAGMENTATION = 0.6 * GB, 0.10
 
@@ -21,7 +25,8 @@ class StagePlan:
     Attributes:
         parts: bytes by part.
         moments: bytes of each moment of the stage beyond what it holds throughout; only the fullest counts.
-        tokens: read or drawn over the whole stage; None where the number of rows is not known before the data are read.
+        tokens: read or drawn over the whole stage at most, as if every row had full length; None where the number of rows is not known
+            before the data are read.
     """
 
     name: str
@@ -48,8 +53,11 @@ class Plan:
     @property
     def peak(self) -> float:
         """Bytes of the fullest stage, with what a card keeps for itself."""
-        needed = max(stage.peak for stage in self.stages)
-        return needed * (1 + FRAGMENTATION) + CUDA_CONTEXT if self.on_gpu else needed
+        return max(self.on_card(stage) for stage in self.stages)
+
+    def on_card(self, stage: StagePlan) -> float:
+        """Bytes of a stage, with what a card keeps for itself."""
+        return stage.peak * (1 + FRAGMENTATION) + CUDA_CONTEXT if self.on_gpu else stage.peak
 
 
 def make_plan(config, *, on_gpu: bool, bfloat16: bool) -> Plan:
@@ -67,7 +75,6 @@ def make_plan(config, *, on_gpu: bool, bfloat16: bool) -> Plan:
     numbers = memory.Numbers(
         weight=2 if half else memory.FLOAT32,
         quantization=config.model.quantization,
-        eight_bit_optimizer=config.ppo.optimizer != "adamw",
         recompute=config.model.gradient_checkpointing,
     )
     stages = tuple(stage(config, shape, numbers) for stage in (_sft, _reward, _ppo, _evaluation))
@@ -75,7 +82,7 @@ def make_plan(config, *, on_gpu: bool, bfloat16: bool) -> Plan:
 
 
 def _sft(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
-    settings, lora = config.sft, config.lora
+    settings, lora, numbers = config.sft, config.lora, _with_optimizer(numbers, config.sft)
     layers = _adapted(config, shape)
     tokens = settings.micro_batch_size * settings.max_tokens
     trained = memory.adapter_parameters(shape, lora.rank, layers)
@@ -87,30 +94,30 @@ def _sft(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
             "learning": memory.backward(shape, lora.rank, layers, tokens, numbers)
             + memory.logits(shape, tokens, numbers, learning=True),
         },
-        {"learnt": None},
+        {"learnt": _learnt(config, config.data.demonstrations, settings.epochs * settings.max_tokens)},
     )
 
 
 def _reward(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
-    settings, lora = config.reward, config.lora
+    settings, lora, numbers = config.reward, config.lora, _with_optimizer(numbers, config.reward)
     layers = _adapted(config, shape)
-    # A ranking is one row: its prompt, and its answers side by side, each as long as it may be.
-    answers = (2 if config.data.rankings_format in _PAIRS else _RANKED) + settings.mismatched_negatives
-    prompt = min(config.data.max_prompt_tokens, settings.max_tokens)
-    width = prompt + answers * (settings.max_tokens - prompt)
+    width = _ranking_width(config, settings.mismatched_negatives)
     tokens = settings.micro_lists * width
-    mask = settings.micro_lists * width * width * (numbers.weight + 3)
     trained = memory.adapter_parameters(shape, lora.rank, layers)
     return StagePlan(
         "reward",
         _held(shape, numbers, trained, roles=_reward_models(config), trained_roles=1),
-        {"learning": memory.backward(shape, lora.rank, layers, tokens, numbers) + mask},
-        {"learnt": None},
+        {
+            "learning": memory.backward(shape, lora.rank, layers, tokens, numbers)
+            + _ranking_mask(settings.micro_lists, width, numbers),
+            "measuring the scale": memory.forward(shape, READ_AT_ONCE * settings.max_tokens, numbers),
+        },
+        {"learnt": _learnt(config, config.data.rankings, settings.epochs * width * _passes(settings))},
     )
 
 
 def _ppo(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
-    settings, lora = config.ppo, config.lora
+    settings, lora, numbers = config.ppo, config.lora, _with_optimizer(numbers, config.ppo)
     layers = _adapted(config, shape)
     prompt, answer = config.data.max_prompt_tokens, settings.max_new_tokens
     length = prompt + answer
@@ -128,6 +135,9 @@ def _ppo(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
         + memory.backward(shape, lora.rank, layers, micro * length, numbers)
         + memory.logits(shape, micro * answer, numbers, learning=True),
     }
+    if config.judged_by in ("rubric", "test_model") and config.detectors.judge_every:
+        looked_at = min(config.detectors.judge_prompts, READ_AT_ONCE)
+        moments["reading for the judge"] = memory.forward(shape, looked_at * length, numbers)
     drawn = settings.updates * rows
     return StagePlan(
         "ppo",
@@ -146,6 +156,8 @@ def _evaluation(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
     settings = config.evaluation
     rows, prompt = settings.batch_size, config.data.max_prompt_tokens
     trained = memory.adapter_parameters(shape, config.lora.rank, _adapted(config, shape))
+    width = _ranking_width(config, 0)
+    longest = max(prompt + settings.max_new_tokens, config.sft.max_tokens)
     return StagePlan(
         "evaluate",
         _held(shape, numbers, trained, roles=2 + _reward_models(config), trained_roles=0),
@@ -155,9 +167,41 @@ def _evaluation(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
             + memory.forward(shape, rows, numbers),
             "reading the prompts": memory.cache(shape, rows * prompt, numbers)
             + memory.forward(shape, rows * prompt, numbers),
+            "reading answers": memory.forward(shape, READ_AT_ONCE * longest, numbers),
+            "reading rankings": memory.forward(shape, LISTS_AT_ONCE * width, numbers)
+            + _ranking_mask(LISTS_AT_ONCE, width, numbers),
         },
         {"drawn": None},
     )
+
+
+def _with_optimizer(numbers: memory.Numbers, settings) -> memory.Numbers:
+    """Each stage has an optimizer of its own."""
+    return replace(numbers, eight_bit_optimizer=settings.optimizer != "adamw")
+
+
+def _ranking_width(config, borrowed: int) -> int:
+    """Tokens of a ranking, which is one row: its prompt, and its answers side by side, each as long as it may be."""
+    data = config.data
+    seen = answers_of(data.rankings) if data.rankings_format == "ranked" else None
+    answers = (2 if data.rankings_format in _PAIRS else seen or _RANKED) + borrowed
+    prompt = min(config.data.max_prompt_tokens, config.reward.max_tokens)
+    return prompt + answers * (config.reward.max_tokens - prompt)
+
+
+def _learnt(config, source: str, tokens_a_row: float) -> int | None:
+    rows = rows_of(source, config.data.limit)
+    return None if rows is None else round(rows * (1 - config.data.test_share) * tokens_a_row)
+
+
+def _passes(settings) -> float:
+    """Reward models that learn from a ranking: every member, or the test model from its own share."""
+    return settings.members * (1 - settings.test_share) + settings.test_share
+
+
+def _ranking_mask(lists: int, width: int, numbers: memory.Numbers) -> float:
+    """Bytes of who may look at whom, in truth values and as what is added to the scores."""
+    return lists * width * width * (numbers.weight + 3)
 
 
 def _held(shape: Shape, numbers: memory.Numbers, adapter: int, *, roles: int, trained_roles: int) -> dict[str, float]:

@@ -85,6 +85,10 @@ def _advice(plan: Plan, stage: StagePlan) -> str:
         ("ppo", "learning"): "lower ppo.micro_batch, or set model.gradient_checkpointing",
         ("ppo", "drawing"): "set ppo.rollout.batch to fewer answers at a time, or lower ppo.max_new_tokens",
         ("ppo", "reading the prompts"): "set ppo.rollout.batch to fewer answers at a time",
+        ("reward", "measuring the scale"): "lower reward.max_tokens; where memory runs out here, fewer rows are read at a time",
+        ("ppo", "reading for the judge"): "lower detectors.judge_prompts; where memory runs out here, fewer rows are read at a time",
+        ("evaluate", "reading answers"): "lower sft.max_tokens; where memory runs out here, fewer rows are read at a time",
+        ("evaluate", "reading rankings"): "lower reward.max_tokens; where memory runs out here, fewer rows are read at a time",
         ("reward", "learning"): "lower reward.micro_lists, or set model.gradient_checkpointing",
         ("sft", "learning"): "lower sft.micro_batch_size, or set model.gradient_checkpointing",
     }.get((stage.name, stage.fullest), "lower evaluation.batch_size")
@@ -94,7 +98,7 @@ def _work(stage: StagePlan, rates: Mapping[str, float]) -> str:
     known = {name: count for name, count in stage.tokens.items() if count is not None}
     if not known:
         return f"tokens {' and '.join(stage.tokens)} follow from the rows; hours unknown"
-    said = ", ".join(f"{count / 1e6:.2f} million tokens {name}" for name, count in known.items())
+    said = "at most " + ", ".join(f"{count / 1e6:.2f} million tokens {name}" for name, count in known.items())
     if missing := [name for name in known if name not in rates]:
         return f"{said}; hours unknown (--rate {' --rate '.join(f'{name}=TOKENS_A_SECOND' for name in missing)})"
     return f"{said}; {sum(count / rates[name] for name, count in known.items()) / 3600:.1f} hours"

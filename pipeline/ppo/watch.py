@@ -20,6 +20,7 @@ from pipeline.evaluation.detectors import Alarm, History, Look, Probe
 from pipeline.evaluation.diversity import self_bleu
 from pipeline.evaluation.metrics import distinct_n, repeated_ngram_share, unique_first_tokens
 from pipeline.evaluation.refusals import refusal_share
+from pipeline.memory import READ_AT_ONCE, MicroBatch
 from pipeline.ppo.probes import Probes
 from pipeline.ppo.rollout import PromptIds, draw
 from pipeline.ppo.trainer import PPO
@@ -181,11 +182,22 @@ class Watch:
         self.kept_update = ppo.done
 
     def _look(self, ppo: PPO) -> Look:
-        generator = torch.Generator(device=ppo.base.device).manual_seed(self.seed)
-        _, answers = draw(ppo.base, self.prompts, ppo.settings, generator)
-        with torch.no_grad():
-            proxy = ppo.scorer(answers, lambda sequences, role=REWARD: ppo.base.encode(sequences, role))
-        return Look(ppo.done, tuple(float(x) for x in self.judge(answers)), float(proxy.mean()))
+        def drawn(rows: int):
+            generator = torch.Generator(device=ppo.base.device).manual_seed(self.seed)
+            return draw(ppo.base, self.prompts, ppo.settings, generator, batch_size=rows, engine=ppo.engine)[1]
+
+        # As many at a time as in a rollout: a look must not be what fills the memory.
+        answers = ppo.at_once.attempt(drawn)
+        proxy: list[float] = []
+
+        @torch.no_grad()
+        def read(part) -> None:
+            proxy.extend(
+                ppo.scorer(part, lambda sequences, role=REWARD: ppo.base.encode(sequences, role)).float().tolist()
+            )
+
+        MicroBatch(READ_AT_ONCE, None, "ppo.max_new_tokens or data.max_prompt_tokens").over(answers, read)
+        return Look(ppo.done, tuple(float(x) for x in self.judge(answers)), sum(proxy) / len(proxy))
 
 
 def _finite(row: dict) -> dict:

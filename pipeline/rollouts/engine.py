@@ -63,6 +63,10 @@ def open_engine(settings, *, longest: int) -> RolloutEngine:
     """
     if settings.engine == "hf":
         return InProcess()
+    if settings.engine == "static":
+        from pipeline.rollouts.static import StaticEngine
+
+        return StaticEngine()
     from pipeline.rollouts.vllm import VllmServer
 
     return VllmServer(settings, longest=longest)

@@ -103,6 +103,9 @@ class VllmServer:
                 "seed": seeds[row],
                 "logprobs": 0,
                 "return_token_ids": True,
+                # The tokenizer's end alone: a server also stops at the ends in the model's generation_config.json, some of which
+                # are tokens like any other to the loop in this process.
+                "ignore_eos": True,
                 "stop_token_ids": [eos],
             }
             try:

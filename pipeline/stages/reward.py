@@ -22,10 +22,11 @@ from pipeline.roles import (
     member_folder,
     member_role,
     open_base,
+    raw_scores,
 )
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
-from reward.model import ScalarHead, score_all
+from reward.model import ScalarHead
 from reward.scale import Scale
 from reward.test_model import sides
 from reward.thumbs import EncodedThumbs, rater_offsets
@@ -166,7 +167,7 @@ def _member(
             raise UserError(str(error)) from None
     reference = [r.prompt + answer for r in encoded[: settings.scale_lists] for answer in r.answers]
     with ctx.progress(len(reference), "reward scale", unit="answers") as bar:
-        raw = score_all(lambda sequences: base.encode(sequences, role), head, reference, on_batch=bar.advance)
+        raw = raw_scores(lambda sequences: base.encode(sequences, role), head, reference, on_batch=bar.advance)
     try:
         scale = Scale.of(raw)
         return RewardModel(base, head, scale, role, seen=scale(raw).tolist())

@@ -32,7 +32,9 @@ def run(ctx) -> dict[str, float]:
     # Tokenised here, with the project's one rendering, rather than by the trainer with the model's own template.
     examples = [_example(base.tokenizer, d, config) for d in rows]
     fresh = base.state(POLICY)
-    micro = MicroBatch(settings.micro_batch_size, "sft.micro_batch_size", "sft.max_tokens")
+    micro = MicroBatch(
+        settings.micro_batch_size, "sft.micro_batch_size", "sft.max_tokens", divides=settings.batch_size
+    )
     steps = round(-(-len(examples) // settings.batch_size) * settings.epochs)
     with ctx.progress(steps, "SFT", unit="steps") as bar, steps_finish():
 

@@ -48,6 +48,58 @@ def test_what_was_not_measured_says_so_and_what_was_is_a_ratio():
     assert "| all layers, bfloat16 | 1.00 | 1.00 | **0.50** | **0.25** | 1.00 |" in told
 
 
+def test_the_plan_the_peer_at_8b_and_the_seeds_are_told_as_they_are():
+    laps = [{"wall_s": 9.0, "peak_gb": 1.0, "gpu_peak_gb": 100.0, "score": 0.0}] * 3
+    ours = [{**lap, "wall_s": 3.0, "gpu_peak_gb": 20.0} for lap in laps]
+    entry = {"value": 0.5, "n": 9, "ci_low": 0.4, "ci_high": 0.6}
+    told = gpu_report.measured(
+        {
+            "plan": [
+                {
+                    "stage": "ppo", "model": "8b", "bits": "4bit", "pass": 4, "prompt": 256, "answer": 256, "planned_bytes": 11e9,
+                    "peak_bytes": 10e9, "planned_card_bytes": 12e9, "card_bytes": 15e9,
+                }
+            ],
+            "peer8b": [{"side": gpu_report.PEER, "updates": laps}, {"side": "one base, 4-bit", "updates": ours}],
+            "recipe": [{"seconds": 60.0, "rows": "given", "steps": {}, "seed": 0, "metrics": {"ppo.gold_minus_sft": entry}}],
+            "seeds": [{"runs": [{"seed": 1, "metrics": {"ppo.gold_minus_sft": {**entry, "value": 0.7, "ci_low": None}}}]}],
+            "checks": [{"said": "== 30 passed, 1 failed in 9s ==", "failures": ["FAILED tests/x.py::y"]}],
+            "failed": {"speed model=8b": "Traceback\n  CUDA out of memory\n"},
+        }
+    )  # fmt: skip
+    assert "| ppo, 8B, 4-bit, 4 a pass, 256 + 256 tokens | 11.00 | 10.00 | +10% | 12.00 | 15.00 | -20% |" in told
+    assert "| one base, 4-bit | 3.00 | 20.00 | **0.33** | **0.20** |" in told
+    assert "| `ppo.gold_minus_sft` | 0.500 (0.400 to 0.600) | 0.700 | 0.600 |" in told
+    assert "30 passed, 1 failed in 9s." in told and "- FAILED tests/x.py::y" in told
+    assert "- speed model=8b: CUDA out of memory" in told
+
+
+def test_what_failed_is_kept_until_it_is_measured_and_takes_nothing_with_it(tmp_path):
+    out, variant = tmp_path / "gpu.json", {"model": "8b"}
+    gpu.keep(out, "ceilings", {}, {"bf16_flops": 1.0, "machine": {"card": "X"}})
+    gpu.keep(out, "speed", variant, {"failed": "no memory"})
+    kept = json.loads(out.read_text())
+    assert kept["failed"] == {"speed model=8b": "no memory"} and kept["ceilings"] == [{"bf16_flops": 1.0}]
+    assert kept["machine"] == {"card": "X"} and not gpu.known(out, "speed", variant)
+    gpu.keep(out, "speed", variant, {"drawn_per_second": 2.0, "machine": {"card": "X"}})
+    kept = json.loads(out.read_text())
+    assert "failed" not in kept and kept["speed"] == [{"model": "8b", "drawn_per_second": 2.0}]
+
+
+def test_what_takes_too_long_is_ended_with_all_that_it_began(tmp_path):
+    """A grandchild that goes on would hold the card's memory beside the next variant."""
+    import time
+
+    mark = tmp_path / "alive"
+    grandchild = f"import time, pathlib; time.sleep(3); pathlib.Path({str(mark)!r}).touch()"
+    child = f"import subprocess, sys, time; print('begun', flush=True); subprocess.Popen([sys.executable, '-c', {grandchild!r}]); time.sleep(60)"
+    began = time.monotonic()
+    out, err = gpu.ended([sys.executable, "-c", child], 1.5)
+    assert time.monotonic() - began < 20 and not out.startswith("FOUND") and "more than" in err
+    time.sleep(max(0.0, began + 5 - time.monotonic()))
+    assert not mark.exists()
+
+
 def test_each_variant_is_kept_by_itself_and_replaces_its_own_alone(tmp_path):
     out = tmp_path / "gpu.json"
     for way, peak in (("shared", 1), ("separate", 2), ("shared", 3)):

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from pipeline.adapters import POLICY
-from pipeline.generation import Sampling, sample
+from pipeline.generation import Sample, Sampling, sample
 
 
 class FakeVllm:
@@ -23,6 +23,8 @@ class FakeVllm:
         # path → what happens instead, one after the other: (status, text), a number of seconds to sleep, or a function of the reply.
         self.faults: dict[str, list] = {}
         self.lora_routes = True
+        # Ends that the model's generation_config.json names: vLLM stops there too, unless a request says otherwise.
+        self.own_ends: set[int] = set()
         self._bases: dict[str, object] = {}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -83,6 +85,9 @@ class FakeVllm:
         sampling = Sampling(body["max_tokens"], body["temperature"], body["top_p"], max(0, body["top_k"]), body["seed"])
         with self._lock, base.acting_as(POLICY):
             (drawn,) = sample(base.causal_lm, [body["prompt"]], sampling, eos_id=body["stop_token_ids"][0], pad_id=3)
+        ends = set() if body.get("ignore_eos") else self.own_ends
+        cut = next((i + 1 for i, token in enumerate(drawn.ids) if token in ends), len(drawn.ids))
+        drawn = Sample(drawn.ids[:cut], drawn.logprobs[:cut], drawn.finished or cut < len(drawn.ids))
         choice = {
             "index": 0,
             "text": base.tokenizer.decode(drawn.ids),

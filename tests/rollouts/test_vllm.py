@@ -86,6 +86,13 @@ def test_two_runs_of_one_seed_draw_the_same_answers_from_a_server(settings, make
     assert drawn[0] == drawn[1] and len(set(drawn[0])) > 4
 
 
+def test_an_end_that_the_model_names_beside_the_tokenizers_is_a_token_like_any_other(server, settings, make_ppo):
+    """Qwen's chat models name two; an answer that the server ended at the other one is none of this policy's."""
+    expected = [a.ids for a in make_ppo(settings(), opened(settings())).update()[1].answers]
+    server.own_ends = set(range(4, 200))
+    assert [a.ids for a in make_ppo(settings(), opened(settings())).update()[1].answers] == expected
+
+
 def test_without_a_server_nothing_is_weighted_or_logged(make_ppo):
     figures, _ = make_ppo().update()
     assert isinstance(make_ppo().engine, InProcess) and "sampler_kl" not in figures

@@ -1,0 +1,114 @@
+"""Drawing from a cache of fixed size: the same answers and log-probabilities as the loop whose rows come and go."""
+
+import pytest
+import torch
+
+from data.records import Message, Prompt
+from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
+from pipeline.config import PpoConfig, RolloutConfig
+from pipeline.generation import Sampling
+from pipeline.ppo.rollout import PromptIds
+from pipeline.ppo.trainer import PPO
+from pipeline.rollouts.engine import InProcess, open_engine
+from pipeline.rollouts.static import LOOK_EVERY, StaticEngine
+from reward.model import ScalarHead, score
+
+PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [20, 21, 22, 23]]
+
+
+def drawn(engine, base, prompts, sampling, batch_size=8):
+    with base.acting_as(POLICY):
+        return engine.sample(
+            base, prompts, sampling, generator=torch.Generator().manual_seed(3), batch_size=batch_size
+        )
+
+
+@pytest.mark.parametrize("batch_size", [8, 2, 1])
+@pytest.mark.parametrize("prompts", [PROMPTS, PROMPTS[1:2]], ids=["mixed", "one token"])
+def test_answers_without_an_end_are_those_of_the_other_loop(make_base, prompts, batch_size):
+    base = make_base(POLICY)
+    # No token ends an answer, so that every row meets the same chance in both.
+    base.tokenizer = type("T", (), {"eos_token_id": -1, "pad_token_id": 3})()
+    sampling = Sampling(2 * LOOK_EVERY + 3, 1.2)
+    expected, found = (drawn(e, base, prompts, sampling, batch_size) for e in (InProcess(), StaticEngine()))
+    assert [a.ids for a in found] == [a.ids for a in expected] and not any(a.finished for a in found)
+    for a, b in zip(found, expected, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+def test_an_answer_ends_at_its_first_end_and_all_stop_when_all_have(make_base):
+    base = make_base(POLICY)
+    sampling = Sampling(200, 1.0)
+    endless = type("T", (), {"eos_token_id": -1, "pad_token_id": 3})()
+    base.tokenizer = endless
+    whole = drawn(StaticEngine(), base, PROMPTS, sampling)
+    # An end that every answer comes to: the token that is the last of them to appear first.
+    common = set.intersection(*(set(a.ids) for a in whole))
+    firsts = {token: max(a.ids.index(token) for a in whole) for token in common}
+    end = min(firsts, key=firsts.get)
+    base.tokenizer = type("T", (), {"eos_token_id": end, "pad_token_id": 3})()
+    calls = []
+    plain = base.causal_lm.forward
+    base.causal_lm.forward = lambda *a, **k: (calls.append(1), plain(*a, **k))[1]
+    found = drawn(StaticEngine(), base, PROMPTS, sampling)
+    for a, b in zip(found, whole, strict=True):
+        first = b.ids.index(end) + 1
+        assert a.ids == b.ids[:first] and a.finished and len(a.logprobs) == first
+    assert len(calls) == -(-(firsts[end] + 1) // LOOK_EVERY) * LOOK_EVERY < 200
+
+
+def test_a_rollout_by_it_is_one_of_the_policy(make_base):
+    base = make_base(POLICY)
+    base.add(REFERENCE, trainable=False, like=POLICY)
+    base.add(REWARD, trainable=False)
+    base.add(VALUE, trainable=True, like=REWARD)
+    prompts = [PromptIds(Prompt(f"p{i}", (Message("user", str(i)),)), tuple(p)) for i, p in enumerate(PROMPTS)]
+    head = ScalarHead(base.hidden_size).requires_grad_(False)
+    settings = PpoConfig(
+        updates=3, episodes=8, minibatch=8, micro_batch=4, epochs=1, max_new_tokens=9, temperature=1.3, learning_rate=1e-2,
+        rollout=RolloutConfig(engine="static", batch=3),
+    )  # fmt: skip
+    engine = open_engine(settings.rollout, longest=64)
+    assert isinstance(engine, StaticEngine)
+    ppo = PPO(
+        base, ScalarHead(base.hidden_size), prompts, settings, lambda answers, encode: score(encode, head, [a.ids for a in answers]).detach(),
+        seed=0, engine=engine,
+    )  # fmt: skip
+    for _ in range(3):
+        # The policy as it is after every update: another adapter would be nats away.
+        assert ppo.update()[0]["sampler_gap"] < 1e-3
+
+
+def test_a_pass_asks_no_tensor_for_its_number(make_base, monkeypatch):
+    """While a card records, a number that Python waits for ends the recording. The CPU gives it without a word, so all ways to ask are shut."""
+    from pipeline.rollouts import static
+
+    base, seen = make_base(POLICY), []
+    plain = static._step
+
+    def shut(*args, **kwargs):
+        step = plain(*args, **kwargs)
+
+        def watched():
+            def asked(*_, **__):
+                raise AssertionError("a tensor was asked for its number")
+
+            with monkeypatch.context() as patch:
+                for name in ("item", "tolist", "__bool__", "__int__", "__float__", "__index__"):
+                    patch.setattr(torch.Tensor, name, asked)
+                seen.append(1)
+                return step()
+
+        return watched
+
+    monkeypatch.setattr(static, "_step", shut)
+    assert len(drawn(StaticEngine(), base, PROMPTS, Sampling(5, 1.0))) == 4 and len(seen) == 5
+
+
+def test_another_kind_of_cache_is_drawn_from_by_the_other_loop(make_base, monkeypatch):
+    from pipeline.rollouts import static
+
+    base = make_base(POLICY)
+    expected = drawn(InProcess(), base, PROMPTS, Sampling(6, 1.0))
+    monkeypatch.setattr(static, "_filled", lambda *args, **kwargs: None)
+    assert drawn(StaticEngine(), base, PROMPTS, Sampling(6, 1.0)) == expected
