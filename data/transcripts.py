@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data.feedback import FeedbackStore
+from data.records import Message
 
 _TITLE_CHARACTERS = 80
 
@@ -46,8 +48,10 @@ class Node:
     comment: str | None
 
 
-def conversations(store: FeedbackStore, rater: str, *, search: str = "", limit: int = 200) -> list[Conversation]:
-    """The rater's conversations that say `search` somewhere, newest first."""
+def conversations(
+    store: FeedbackStore, rater: str, *, search: str = "", limit: int | None = None
+) -> list[Conversation]:
+    """The rater's conversations that say `search` somewhere, newest first; the newest `limit` of them."""
     pattern = "%" + "".join(f"\\{c}" if c in "\\%_" else c for c in search) + "%"
     found = store.rows(
         """SELECT c.id, c.created_ms, count(m.id),
@@ -56,7 +60,7 @@ def conversations(store: FeedbackStore, rater: str, *, search: str = "", limit: 
            WHERE c.rater = ? AND (? = '' OR EXISTS (
                SELECT 1 FROM message s WHERE s.conversation = c.id AND s.content LIKE ? ESCAPE '\\'))
            GROUP BY c.id ORDER BY c.created_ms DESC, c.rowid DESC LIMIT ?""",
-        (rater, search, pattern, limit),
+        (rater, search, pattern, -1 if limit is None else limit),
     )
     return [Conversation(id, " ".join(title.split())[:_TITLE_CHARACTERS], n, at) for id, at, n, title in found]
 
@@ -116,6 +120,36 @@ def choices(store: FeedbackStore, conversation: str, rater: str) -> list[tuple[i
     )
 
 
+def stands_at(found: Sequence[Node], made: Sequence[tuple[int, str, str, str, str]]) -> list[Node]:
+    """The turns that a conversation was left at, from its first question down to what was said last.
+
+    Where that is one of two answers between which the rater chose, the talk went on from the better one; of equals, from the left one.
+
+    Args:
+        found: all its messages, as `nodes` gives them.
+        made: the rater's choices, as `choices` gives them.
+    """
+    if not found:
+        return []
+    parents = {node.id: node.parent for node in found}
+
+    def up(message: str | None) -> list[str]:
+        way = []
+        while message is not None:
+            way.append(message)
+            message = parents[message]
+        return way[::-1]
+
+    last = preferred = found[-1].id
+    for _, _, left, right, winner in made:
+        if last in (left, right):
+            preferred = right if winner == "right" else left
+    # What had followed the better one before the other was drawn beside it still does.
+    way = next(path for path in map(up, reversed(parents)) if preferred in path)
+    by_id = {node.id: node for node in found}
+    return [by_id[message] for message in way]
+
+
 def path_to(store: FeedbackStore, message: str) -> list[tuple[str, str, str]]:
     """Id, author and content from the first turn down to `message`."""
     return store.rows(
@@ -125,6 +159,15 @@ def path_to(store: FeedbackStore, message: str) -> list[tuple[str, str, str]]:
            SELECT id, author, content FROM up ORDER BY height DESC""",
         (message,),
     )
+
+
+def messages_to(store: FeedbackStore, conversation: str, question: str) -> tuple[Message, ...]:
+    """What the model is shown for a question: its conversation's system prompt, and every turn down to it."""
+    system = owner(store, conversation)[1]
+    said = [Message("system", system)] if system else []
+    for _, author, content in path_to(store, question):
+        said.append(Message("user", content) if author == "human" else Message("assistant", as_said(content)))
+    return tuple(said)
 
 
 def as_said(answer: str) -> str:

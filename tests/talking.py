@@ -27,6 +27,9 @@ class Scripted:
     def describe(self, checkpoint):
         return {"run": "r", "stage": checkpoint, "weights_sha256": checkpoint, "template_sha256": "t"}
 
+    def name_of(self, run, stage, sha256):
+        return stage
+
     def stream(self, messages, *, checkpoint, sampling, stop=None):
         self.asked.append((checkpoint, [m.content for m in messages], sampling))
         finish = self.finish

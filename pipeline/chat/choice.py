@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 # What the keys 1 to 4 mean on the page means the same here.
 KEYS = {"1": "left", "2": "right", "3": "tie", "4": "both_bad"}
-HOW = "Which is better? 1 is A, 2 is B, 3 equally good, 4 both bad; anything else skips"
+HOW = "Which is better? 1 A, 2 B, 3 equally good, 4 both bad; anything else skips"
 _SAID = {"left": "A is better", "right": "B is better", "tie": "equally good", "both_bad": "both bad"}
 # Not seeded: nobody may know the sides beforehand.
 _chance = random.SystemRandom()

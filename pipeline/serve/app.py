@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from data.feedback import FeedbackStore
 from pipeline.serve.answers import AnswerDesk
+from pipeline.serve.body_limit import BodyLimit
 from pipeline.serve.chat_api import chat_router
 from pipeline.serve.context import ServeContext
 from pipeline.serve.errors import ERRORS, add_handlers
@@ -56,6 +56,6 @@ def create_app(assistant, store: FeedbackStore, settings: ServeSettings) -> Fast
     app.include_router(openai_router(context))
     app.include_router(chat_router(context))
     add_page(app)
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(Guard, settings=settings)
     return app

@@ -9,10 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import JSONResponse, StreamingResponse
 
-from data.consent import ASKED_PREFIX, Consents
-from data.feedback import FeedbackStore
-from data.transcripts import choices, conversations, nodes, owner, place, writer_of
-from pipeline.chat.session import TAGS
+from data.transcripts import conversations
+from pipeline.chat.words import TAGS
 from pipeline.serve.answers import Draw
 from pipeline.serve.chat_fields import (
     ChoiceRequest,
@@ -22,6 +20,7 @@ from pipeline.serve.chat_fields import (
     StopRequest,
     TurnRequest,
 )
+from pipeline.serve.chat_store import consent_of, keep_choice, keep_edit, whole_conversation
 from pipeline.serve.context import ServeContext, identity
 from pipeline.serve.duels import Duel, Duels
 from pipeline.serve.errors import Refused
@@ -56,7 +55,7 @@ def chat_router(context: ServeContext) -> APIRouter:
         """What the page's menus hold."""
         settings, rater = context.settings, identity(request).rater
         return {
-            "consent": await context.store.call(_consent, context, rater),
+            "consent": await context.store.call(consent_of, context, rater),
             "models": list(context.assistant.checkpoints),
             "model": context.assistant.checkpoints[-1],
             "temperature": settings.temperature,
@@ -73,15 +72,20 @@ def chat_router(context: ServeContext) -> APIRouter:
         return {"level": body.level}
 
     @router.get("/conversations")
-    async def listed(request: Request, search: Annotated[str, Query(max_length=200)] = "") -> list[dict]:
-        """The person's conversations, newest first; with `search`, those that say it somewhere."""
+    async def listed(
+        request: Request,
+        search: Annotated[str, Query(max_length=200)] = "",
+        limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+    ) -> list[dict]:
+        """The person's conversations, newest first, at most `limit`; with `search`, those that say it somewhere."""
         rater = identity(request).rater
-        return [asdict(c) for c in await context.store.call(conversations, context.feedback, rater, search=search)]
+        found = await context.store.call(conversations, context.feedback, rater, search=search, limit=limit)
+        return [asdict(c) for c in found]
 
     @router.get("/conversations/{conversation}")
     async def whole(conversation: Id, request: Request) -> dict:
         """Every version of every turn, with the person's own votes."""
-        return await context.store.call(_whole, context, conversation, identity(request).rater)
+        return await context.store.call(whole_conversation, context, conversation, identity(request).rater)
 
     @router.post("/turn")
     async def turn(body: TurnRequest, request: Request) -> StreamingResponse:
@@ -123,7 +127,7 @@ def chat_router(context: ServeContext) -> APIRouter:
     @router.post("/edit")
     async def edit(body: EditRequest, request: Request) -> dict:
         """Keeps the person's own wording beside an answer: a demonstration."""
-        return {"id": await context.store.call(_edit, context.feedback, body, identity(request).rater)}
+        return {"id": await context.store.call(keep_edit, context.feedback, body, identity(request).rater)}
 
     @router.post("/duels/{duel}")
     async def choose(duel: Id, body: ChoiceRequest, request: Request) -> dict:
@@ -131,7 +135,7 @@ def chat_router(context: ServeContext) -> APIRouter:
         found = duels.find(duel, identity(request).rater)
         if found is None:
             raise Refused(404, "This choice is not open any more.")
-        result = await context.store.call(_choose, context, found, body.winner)
+        result = await context.store.call(keep_choice, context, found, body.winner)
         duels.end(found)
         return result
 
@@ -171,52 +175,3 @@ async def _stoppable(turn: Turn, under_way: UnderWay, rater: str, request: Reque
         for drawing in turn.drawings:
             drawing.cancel()
             under_way.remove(drawing)
-
-
-def _consent(context: ServeContext, rater: str) -> dict:
-    """What counts for the person, and whether to ask: who is one of several and has not said yet."""
-    consents = Consents(context.feedback, context.settings.consent)
-    ask = rater.startswith(ASKED_PREFIX) and consents.given(rater) is None
-    return {"level": consents.level(rater), "ask": ask}
-
-
-def _whole(context: ServeContext, conversation: str, rater: str) -> dict:
-    store = context.feedback
-    found = owner(store, conversation)
-    if found is None or found[0] != rater:
-        raise Refused(404, "There is no such conversation.")
-    return {
-        "id": conversation,
-        "system_prompt": found[1],
-        "messages": [{**asdict(n), "model": context.name_of(n.model)} for n in nodes(store, conversation, rater)],
-        "choices": [
-            {"question": question, **_said(context, number, left, right, winner)}
-            for number, question, left, right, winner in choices(store, conversation, rater)
-        ],
-    }
-
-
-def _edit(store: FeedbackStore, body: EditRequest, rater: str) -> str:
-    found = place(store, body.original)
-    if found is None or found[2] == "human" or owner(store, found[0])[0] != rater:
-        raise Refused(404, "There is no such answer.")
-    return store.edit(body.original, rater=rater, content=body.text)
-
-
-def _choose(context: ServeContext, duel: Duel, winner: str) -> dict:
-    store = context.feedback
-    for answer in (duel.left, duel.right):
-        found = place(store, answer)
-        if found is None or found[3] == "error":
-            raise Refused(409, "One of the two answers never came; there is nothing to choose from.")
-    number = store.compare(
-        duel.left, duel.right, rater=duel.rater, winner=winner, blind=duel.blind, shown_ms=duel.shown_ms
-    )
-    return _said(context, number, duel.left, duel.right, winner)
-
-
-def _said(context: ServeContext, number: int, left: str, right: str, winner: str) -> dict:
-    """A choice that was made, with the models that it was between."""
-    sides = (("left", left), ("right", right))
-    models = {side: context.name_of(writer_of(context.feedback, answer)) for side, answer in sides}
-    return {"comparison": number, "winner": winner, "models": models}

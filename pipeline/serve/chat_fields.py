@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from pipeline.serve.fields import Body, Id, Temperature, Text, Tokens, TopP
 
@@ -13,12 +13,27 @@ class LoginRequest(Body):
     token: str = Field(min_length=1, max_length=500)
 
 
+def _form(*given: str, absent: tuple[str, ...]) -> dict:
+    of = {name: {"type": "string"} for name in given} | {name: {"type": "null"} for name in absent}
+    return {"required": list(given), "properties": of}
+
+
+# What `_one_question` holds, in the schema's words: a new talk, its next question, or another answer to an old one.
+_FORMS = [
+    _form("text", absent=("question", "conversation", "parent", "against")),
+    _form("text", "conversation", absent=("question", "system_prompt", "against")),
+    _form("question", absent=("text", "conversation", "parent", "system_prompt")),
+]
+
+
 class TurnRequest(Body):
     """A new question (`text`, under the answer `parent`), or another answer to an old one (`question`).
 
     `compare`: "auto" leaves it to chance whether the turn is answered twice; with `against`, an answer that is there
     already, one more is drawn beside it.
     """
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _FORMS})
 
     model: str = Field(min_length=1, max_length=200)
     text: Text | None = None

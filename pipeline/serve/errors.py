@@ -42,7 +42,7 @@ ERRORS: dict[int | str, dict] = {
     403: {"model": ErrorBody, "description": "a request of another site"},
     404: {"model": ErrorBody, "description": "nothing of that id or name"},
     409: {"model": ErrorBody, "description": "nothing to choose from"},
-    413: {"description": "more bytes than chat.max_body_bytes"},
+    413: {"model": ErrorBody, "description": "more bytes than chat.max_body_bytes"},
     422: {"model": ErrorBody, "description": "a field of a wrong shape"},
     429: {"model": ErrorBody, "description": "the queue is full; Retry-After says when to come back"},
     500: {"model": ErrorBody, "description": "a failure of the server"},
@@ -61,6 +61,14 @@ class Refused(Exception):
         super().__init__(message)
 
 
+class BodyTooLarge(HTTPException):
+    """A body that turned out too big while it was read; FastAPI would make 400 of anything but its own kind of error."""
+
+    def __init__(self, limit: int):
+        self.limit = limit
+        super().__init__(413)
+
+
 def error_response(
     status: int,
     message: str,
@@ -74,6 +82,16 @@ def error_response(
     return JSONResponse(body, status, headers=dict(headers or {}))
 
 
+def too_large(limit: int) -> JSONResponse:
+    """413, with what is too big, the limit and what helps."""
+    return error_response(
+        413,
+        f"The request is too large: its body may have at most {limit} bytes. Shorten the text, or leave earlier turns out; "
+        "who runs the server can raise chat.max_body_bytes.",
+        code="body_too_large",
+    )
+
+
 def _place(error: Mapping) -> list[str]:
     """Where in the body. What is no field but a name of a type, as among several that a field may have, says nothing to a client."""
     return [
@@ -83,6 +101,14 @@ def _place(error: Mapping) -> list[str]:
     ]
 
 
+def _reason(error: Mapping) -> str:
+    """What is wrong, without the input itself; of one that is too long its length helps."""
+    if error["type"] not in ("string_too_long", "too_long"):
+        return error["msg"]
+    what = "characters" if error["type"] == "string_too_long" else "items"
+    return f"Too long: at most {error['ctx']['max_length']} {what}, got {len(error['input'])}. Shorten it."
+
+
 def add_handlers(app: FastAPI) -> None:
     """Every failure that a client can cause, as one shape."""
 
@@ -90,13 +116,17 @@ def add_handlers(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError):
         found = error.errors()
         # Places and reasons only: the input may be long, private, or no text that JSON can hold.
-        lines = dict.fromkeys(f"{'.'.join(_place(e))}: {e['msg']}" for e in found[:_SHOWN])
+        lines = dict.fromkeys(f"{'.'.join(_place(e))}: {_reason(e)}" for e in found[:_SHOWN])
         message = "; ".join(lines).encode("utf-8", "replace").decode()
         return error_response(422, message, param=".".join(_place(found[0])[1:])[:200] or None)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException):
         return error_response(error.status_code, str(error.detail), error.headers)
+
+    @app.exception_handler(BodyTooLarge)
+    async def large(request: Request, error: BodyTooLarge):
+        return too_large(error.limit)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, error: Refused):

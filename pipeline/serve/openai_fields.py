@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from pipeline.serve.fields import Body, Comment, Id, Name, Seed, Tag, Temperature, Text, Tokens, TopP
+from pipeline.serve.fields import Body, Comment, Id, Name, Seed, Tag, Temperature, Text, Tokens, TopP, Whole
 
 
 class TextPart(Body):
@@ -14,7 +14,21 @@ class TextPart(Body):
     text: Text
 
 
+# What `_says_something` holds, in the schema's words.
+_FORMS = [
+    {"properties": {"role": {"const": "assistant"}}},
+    {
+        "properties": {
+            "role": {"enum": ["system", "developer", "user"]},
+            "content": {"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}]},
+        }
+    },
+]
+
+
 class ChatMessage(Body):
+    model_config = ConfigDict(json_schema_extra={"oneOf": _FORMS})
+
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextPart] | Literal[""] | None = Field(
         description="text, or parts that are all text; an assistant's may be empty, as of one that was stopped at once"
@@ -60,7 +74,7 @@ class ChatCompletionRequest(Body):
         None, description="words at which the answer ends, before them"
     )
     # Clients send these with every request. Another value would change the answer, so it is refused and not ignored.
-    n: int = Field(1, ge=1, le=1)
+    n: Annotated[int, Field(ge=1, le=1), Whole] = 1
     frequency_penalty: float | None = Field(None, ge=0, le=0)
     presence_penalty: float | None = Field(None, ge=0, le=0)
     logit_bias: Annotated[dict, Field(max_length=0)] | None = None
@@ -80,7 +94,7 @@ class FeedbackRequest(Body):
 
     id: Id = Field(description="the completion's id")
     # No Literal: that would take true for 1.
-    value: int = Field(ge=-1, le=1)
+    value: Annotated[int, Field(ge=-1, le=1), Whole]
     tags: list[Tag] = Field([], max_length=8)
     comment: Comment | None = None
     user: Name | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from data.feedback import FeedbackStore
 from data.records import Message
-from data.transcripts import as_said, owner, path_to, place
+from data.transcripts import messages_to, owner, path_to, place
 from pipeline.serve.answers import Done, Draw, Drawing, Failed, Piece, Waiting
 from pipeline.serve.chat_fields import TurnRequest
 from pipeline.serve.duels import Duel
@@ -51,7 +51,7 @@ def keep_question(store: FeedbackStore, body: TurnRequest, rater: str) -> Asked:
         if found is None or found[1] != question or found[3] == "error":
             raise Refused(404, "There is no such answer to this question.")
         text = path_to(store, seen)[-1][2]
-    return Asked(conversation, question, _messages(store, question, conversation), text)
+    return Asked(conversation, question, messages_to(store, conversation, question), text)
 
 
 def _of(store: FeedbackStore, message: str, rater: str, *, authors: Sequence[str]) -> str:
@@ -59,14 +59,6 @@ def _of(store: FeedbackStore, message: str, rater: str, *, authors: Sequence[str
     if found is None or found[2] not in authors or owner(store, found[0])[0] != rater:
         raise Refused(404, "There is no such turn.")
     return found[0]
-
-
-def _messages(store: FeedbackStore, question: str, conversation: str) -> tuple[Message, ...]:
-    system = owner(store, conversation)[1]
-    said = [Message("system", system)] if system else []
-    for _, author, content in path_to(store, question):
-        said.append(Message("user", content) if author == "human" else Message("assistant", as_said(content)))
-    return tuple(said)
 
 
 @dataclass

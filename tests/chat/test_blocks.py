@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from pipeline.chat.terminal import blocks, show_blocks
+from pipeline.chat.choice import HOW
+from pipeline.chat.screen import blocks, say, show_blocks
+from pipeline.chat.words import COMMANDS
 
 WIDTH, HEIGHT = 80, 24
 
@@ -48,7 +50,7 @@ class Screen(io.StringIO):
 @pytest.fixture
 def shown(monkeypatch):
     # Each piece is drawn, however fast they come.
-    monkeypatch.setattr("pipeline.chat.terminal._SECONDS_BETWEEN_FRAMES", 0.0)
+    monkeypatch.setattr("pipeline.chat.screen._SECONDS_BETWEEN_FRAMES", 0.0)
 
     def show(text: str, size: int = 3) -> Screen:
         screen = Screen()
@@ -117,6 +119,19 @@ def test_what_came_before_an_error_stays(shown):
     with pytest.raises(RuntimeError):
         show_blocks(console, "ppo", pieces())
     assert screen.text().split("\n") == ["ppo", "half an answer"]
+
+
+def test_a_word_of_the_program_stays_indented_where_it_is_longer_than_a_line():
+    screen = Screen()
+    say(Console(file=screen, force_terminal=True, width=20, height=HEIGHT), "one two three four five six")
+    assert screen.text().split("\n") == ["  one two three four", "  five six"]
+    file = io.StringIO()
+    say(Console(file=file, width=20, soft_wrap=True), "one two three four five six")
+    assert file.getvalue() == "  one two three four five six\n"
+
+
+def test_what_is_always_shown_fits_on_a_line():
+    assert len(f"  {HOW}") <= WIDTH and all(len(f"  {name:<10}{what}") <= WIDTH for name, what in COMMANDS.items())
 
 
 @given(st.text(alphabet="a `~\n#-", max_size=80))

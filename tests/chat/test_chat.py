@@ -14,8 +14,11 @@ from talking import CHAT, Scripted, rows, run
 import pipeline.assistant
 from data.errors import UserError
 from data.feedback import FeedbackStore
+from pipeline.chat.commands import obey
+from pipeline.chat.prompt import lines
+from pipeline.chat.screen import printable
 from pipeline.chat.session import Session
-from pipeline.chat.terminal import chat, lines, printable, talk
+from pipeline.chat.terminal import chat, talk
 
 
 @pytest.fixture
@@ -177,7 +180,7 @@ def test_a_vote_that_cannot_be_saved_is_told_and_the_talk_goes_on(store, monkeyp
     talk(session, iter(["/bad", "/undo", "q2"]), out)
     assert out.getvalue().count("not saved: disk is full") == 2 and "ppo  b" in out.getvalue()
     monkeypatch.undo()
-    assert session.command("/undo") == "vote taken back" and store.stats()["up"] == 0
+    assert obey(session, "/undo") == "vote taken back" and store.stats()["up"] == 0
 
 
 def test_undo_goes_back_to_the_vote_before_and_its_comment(store):
@@ -185,9 +188,9 @@ def test_undo_goes_back_to_the_vote_before_and_its_comment(store):
     answer = session.turns[-1].answer_id
     assert store.rating(answer, "ann") == 1
     assert rows(store, "SELECT comment FROM rating ORDER BY id DESC LIMIT 1") == [("so short",)]
-    session.command("/undo")
+    obey(session, "/undo")
     assert store.rating(answer, "ann") == 0
-    assert "no vote" in session.command("/undo")
+    assert "no vote" in obey(session, "/undo")
 
 
 def test_set_system_and_wrong_commands_answer_in_words(store):

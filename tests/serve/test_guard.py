@@ -1,5 +1,6 @@
 """Who gets in: host, origin, token; what is too big, too strange or too secret."""
 
+import json
 import logging
 import secrets
 
@@ -103,13 +104,33 @@ def test_a_token_can_be_drawn_and_this_machine_needs_none():
     assert is_loopback("127.8.9.1") and not is_loopback("example.org") and not is_loopback("0.0.0.0")
 
 
-def test_a_body_that_is_too_big_is_413_with_and_without_its_length(serve):
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/feedback", "/api/turn", "/nowhere"])
+@pytest.mark.parametrize("told", [True, False])
+def test_a_body_that_is_too_big_is_413_with_and_without_its_length(serve, path, told):
+    big = b'{"model": "' + b"x" * 3000 + b'"}'
+    chunks = (big[i : i + 500] for i in range(0, len(big), 500))
     client = serve(max_body_bytes=2000)
-    big = {**ASK, "messages": [{"role": "user", "content": "x" * 3000}]}
-    assert client.post("/v1/chat/completions", json=big).status_code == 413
-    json = {"content-type": "application/json"}
-    chunks = (b"x" * 500 for _ in range(6))
-    assert client.post("/v1/chat/completions", content=chunks, headers=json).status_code == 413
+    said = client.post(path, content=big if told else chunks, headers={"content-type": "application/json"})
+    if path == "/nowhere" and not told:
+        # Nobody reads what has no route.
+        assert said.status_code == 404
+        return
+    assert said.status_code == 413
+    error = said.json()["error"]
+    assert error.keys() == client.get("/nowhere").json()["error"].keys()
+    assert "at most 2000 bytes" in error["message"] and "Shorten" in error["message"]
+    assert "chat.max_body_bytes" in error["message"] and error["code"] == "body_too_large"
+
+
+def test_a_body_that_just_fits_is_read_and_one_byte_more_is_not(serve):
+    client, just = serve(max_body_bytes=300), ASK | {"messages": [{"role": "user", "content": "hi"}]}
+    body = json.dumps(just).encode()
+    kind = {"content-type": "application/json"}
+    for size, status in ((300, 200), (301, 413)):
+        padded = body + b" " * (size - len(body))
+        assert client.post("/v1/chat/completions", content=padded, headers=kind).status_code == status
+        halves = (padded[i : i + 150] for i in range(0, size, 150))
+        assert client.post("/v1/chat/completions", content=halves, headers=kind).status_code == status
 
 
 def feedback(**more):
@@ -121,7 +142,8 @@ def feedback(**more):
     [
         feedback(value=5),
         feedback(value=True),
-        feedback(value=1.0),
+        feedback(value=0.5),
+        feedback(value=2.0),
         feedback(value="1"),
         feedback(value=10**30),
         feedback(value=None),
@@ -141,6 +163,15 @@ def feedback(**more):
 def test_feedback_of_a_wrong_shape_is_422(serve, body):
     said = serve().post("/v1/feedback", json=body)
     assert said.status_code == 422 and said.json()["error"]["message"]
+
+
+def test_of_what_is_too_long_the_limit_and_the_length_are_told(serve):
+    client = serve(max_body_bytes=10**7)
+    said = client.post("/v1/feedback", json=feedback(comment="é" * 2001)).json()["error"]
+    assert said["message"] == "body.comment: Too long: at most 2000 characters, got 2001. Shorten it."
+    many = client.post("/v1/chat/completions", json={**ASK, "messages": ASK["messages"] * 401}).json()["error"]
+    assert many["message"] == "body.messages: Too long: at most 400 items, got 401. Shorten it."
+    assert many["param"] == "messages"
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ def test_a_talk_with_votes_reasons_and_undo_by_the_keyboard(visit, store):
     assert store.rating(answer, "ann") == 0
     page.reload()
     answered(page)
-    assert page.inner_text("#history button") == "a <b>question</b>"
+    assert page.inner_text("#history button").split("\n")[0] == "a <b>question</b>"
     assert page.wrong == []
 
 
@@ -418,7 +418,9 @@ def test_numbers_between_the_steps_are_taken_and_wrong_ones_are_told(visit):
     page.click("#settings-open")
     page.fill("#temperature", "7")
     page.keyboard.press("Escape")
-    assert "0 to 2" in page.inner_text("#notice") and page.input_value("#temperature") == "0.65" and page.wrong == []
+    # The dialog's end is told to the page a moment after the key.
+    page.wait_for_selector("#notice >> text=0 to 2")
+    assert page.input_value("#temperature") == "0.65" and page.wrong == []
 
 
 def test_a_persons_own_wording_takes_no_thumb_by_key(visit, store):
@@ -458,3 +460,100 @@ def test_the_system_prompt_of_a_talk_is_shown_and_columns_stand_as_they_should(v
     assert page.inner_text(".system") == "System prompt: Be <b>brief</b>."
     sides = page.eval_on_selector_all("td", "cells => cells.map((c) => getComputedStyle(c).textAlign)")
     assert [side for side in sides if side != "start"][-2:] == ["center", "right"] and page.wrong == []
+
+
+def test_a_conversation_opened_anew_stands_where_it_was_left(visit):
+    page = visit("one", "two", "three")
+    ask(page)
+    answered(page)
+    off(page)
+    page.keyboard.press("r")
+    page.wait_for_selector(".versions >> text=2/2")
+    page.click('[aria-label="Version before"]')
+    ask(page, "on from the first")
+    answered(page, 2)
+    page.reload()
+    answered(page, 2)
+    assert [e.inner_text() for e in page.query_selector_all(".said")] == ["hi", "one", "on from the first", "three"]
+    # The other is still there, and it has nothing after it.
+    page.click('.answer [aria-label="Version after"]')
+    assert [e.inner_text() for e in page.query_selector_all(".said")] == ["hi", "two"]
+    assert page.wrong == []
+
+
+def test_a_long_history_says_that_it_is_not_all(visit, store):
+    with store.together():
+        for n in range(201):
+            store.add_message(store.start_conversation(rater="ann"), parent=None, author="human", content=f"q{n}")
+    page = visit()
+    page.wait_for_selector("#history >> text=The newest 200; the search finds older ones.")
+    assert page.locator("#history button").count() == 200
+    page.fill("#search", "q0")
+    page.wait_for_selector("#history li >> text=q0")
+    assert page.locator("#history li").count() == 1 and page.wrong == []
+
+
+def test_a_choice_stands_under_the_two_answers_it_was_between_and_under_no_other(visit):
+    page = visit("one", "two", "three", comparison_share=1.0)
+    ask(page)
+    page.wait_for_selector(".choices button:not([disabled])")
+    page.click(".choices >> text=B is better")
+    assert page.inner_text(".note").startswith("You chose B. Both were ppo. This is B.")
+    page.click("#settings-open")
+    page.select_option("#compare", "never")
+    page.keyboard.press("Escape")
+    off(page)
+    page.keyboard.press("r")
+    page.wait_for_selector(".versions >> text=3/3")
+    assert page.locator(".note").count() == 0
+    notes = []
+    for _ in range(2):
+        page.click('[aria-label="Version before"]')
+        notes.append(page.inner_text(".note").split("ppo. ")[1])
+    assert sorted(note.split(".")[0] for note in notes) == ["This is A", "This is B"]
+    page.click(".note button")
+    page.wait_for_selector(".note >> text=The choice is taken back.")
+    page.reload()
+    answered(page)
+    assert page.locator(".note").count() == 0 and page.wrong == []
+
+
+def test_the_cursor_stands_behind_the_last_word(visit):
+    page = visit("word HOLD more")
+    ask(page)
+    page.wait_for_selector(".said p .cursor")
+    page.assistant.release.set()
+    answered(page)
+    assert page.locator(".cursor").count() == 0 and page.inner_text(".answer .said") == "word more"
+
+
+def test_what_is_too_long_is_told_and_not_cut(visit, store):
+    page = visit()
+    ask(page, "x" * 40_000)
+    page.wait_for_selector("#notice >> text=Too long: at most 32768 characters, got 40000. Shorten it.")
+    assert page.locator("#question").bounding_box()["height"] > 200
+    assert len(page.input_value("#question")) == 40_000 and store.stats()["conversations"] == 0
+    ask(page, "short")
+    answered(page)
+    off(page)
+    page.keyboard.press("b")
+    page.fill(".reasons textarea", "y" * 2_001)
+    page.click(".reasons >> text=Save")
+    page.wait_for_selector("#notice >> text=Too long: at most 2000 characters, got 2001.")
+    assert len(page.input_value(".reasons textarea")) == 2_001
+    # Chromium itself notes an answer that is no success.
+    assert all("422" in line for line in page.wrong)
+
+
+def test_a_full_queue_is_told_and_the_question_stays(visit, chromium):
+    page = visit("one HOLD two", queue_limit=1, batch_rows=1)
+    others = [chromium.new_page(), chromium.new_page()]
+    for one, sign in zip((page, *others), (".said >> text=one", "text=waiting, 1 before", "#notice"), strict=True):
+        one.goto(page.url)
+        ask(one, "hi")
+        one.wait_for_selector(sign)
+    assert others[1].inner_text("#notice").startswith("Too many wait already")
+    assert others[1].input_value("#question") == "hi"
+    page.assistant.release.set()
+    for one in others:
+        one.close()

@@ -18,7 +18,9 @@ async function send(path, body, signal) {
   }
   if (response.ok) return response;
   const said = await response.json().catch(() => null);
-  throw new ServerError(response.status, said?.error?.message ?? `The server answered ${response.status}.`);
+  // Where in the request it stood is for programs; people see the field.
+  const message = said?.error?.message?.replace(/^body\.\w+: /, "");
+  throw new ServerError(response.status, message ?? `The server answered ${response.status}.`);
 }
 
 export const ask = async (path, body) => (await send(path, body)).json();

@@ -22,9 +22,9 @@ function notice(text) {
   if (text) announce(text);
 }
 
-/** Runs what may fail, and says so where it does. */
-async function attempt(work) {
-  notice(null);
+/** Runs what may fail, and says so where it does. What was told before gives way to it, unless it only `follows` something else. */
+async function attempt(work, { follows = false } = {}) {
+  if (!follows) notice(null);
   try {
     return await work();
   } catch (error) {
@@ -76,7 +76,10 @@ async function run(body, { asked = null, keep }) {
   await settle(start?.answers.only ?? start?.answers.left);
   if (failed) notice(failed);
   else if (whole) announce("The answer is complete.");
-  if (!start && asked) el.question.value ||= asked;
+  if (!start && asked) {
+    el.question.value ||= asked;
+    grow();
+  }
 }
 
 const canChoose = () => ["left", "right"].every((name) => !state.live.sides[name].failed && state.live.sides[name].text.trim());
@@ -113,7 +116,7 @@ async function settle(answer) {
       state.talk.choose(kept.parent);
       state.talk.choose(kept.id);
     }
-  });
+  }, { follows: true });
   const follows = atBottom();
   state.live = null;
   redraw();
@@ -225,7 +228,7 @@ const act = {
     if (!over || !start?.duel) return;
     const said = await attempt(() => ask(`/api/duels/${start.duel.id}`, { winner }));
     if (said && winner !== "skip") {
-      state.notes.set(start.question, { text: verdict(said), comparison: said.comparison });
+      state.notes.set(start.question, noteOf(said));
       state.last = { question: start.question };
     }
     await settle(start.answers[winner === "right" ? "right" : "left"]);
@@ -235,7 +238,7 @@ const act = {
     const note = state.notes.get(question);
     if (!note?.comparison) return;
     if (!(await attempt(() => ask(`/api/comparisons/${note.comparison}/withdraw`, {})))) return;
-    state.notes.set(question, { text: "The choice is taken back." });
+    state.notes.set(question, { text: "The choice is taken back.", answers: note.answers });
     announce("The choice is taken back.");
     redraw();
   },
@@ -248,8 +251,11 @@ const act = {
   },
 };
 
+/** What stands under the two answers of a choice. */
+const noteOf = (said) => ({ text: verdict(said), comparison: said.comparison, answers: said.answers });
+
 /** The choices of a conversation, as the server knows them, under the questions they are about. */
-const notesOf = (choices) => new Map(choices.map((said) => [said.question, { text: verdict(said), comparison: said.comparison }]));
+const notesOf = (choices) => new Map(choices.map((said) => [said.question, noteOf(said)]));
 
 function verdict({ winner, models }) {
   const who = models.left === models.right ? `Both were ${models.left}.` : `A was ${models.left}, B was ${models.right}.`;
@@ -273,11 +279,16 @@ function grow() {
   el.question.style.height = `${Math.min(el.question.scrollHeight, 240)}px`;
 }
 
+const LISTED = 200;
+// Two talks that begin alike are told apart by it.
+const when = (ms) => new Date(ms).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
+
 async function list() {
-  const found = await attempt(() => ask(`/api/conversations?search=${encodeURIComponent(el.search.value)}`));
+  const found = await attempt(() => ask(`/api/conversations?limit=${LISTED}&search=${encodeURIComponent(el.search.value)}`), { follows: true });
   if (!found) return;
   el.history.replaceChildren(...found.map((c) => h("li", {}, h("button", { type: "button", title: c.title,
-    "aria-current": c.id === state.talk.id ? "true" : null, onclick: () => open(c.id) }, c.title))));
+    "aria-current": c.id === state.talk.id ? "true" : null, onclick: () => open(c.id) }, c.title, h("span", { class: "when" }, when(c.created_ms))))));
+  if (found.length === LISTED) el.history.append(h("li", { class: "quiet" }, `The newest ${LISTED}; the search finds older ones.`));
   if (!found.length) el.history.replaceChildren(h("li", { class: "quiet" }, el.search.value ? "Nothing found" : "Nothing yet"));
 }
 

@@ -1,12 +1,14 @@
 // A conversation as a tree: the children of one turn are versions of each other, and one of them is shown.
 
 export class Talk {
-  constructor(data = { id: null, system_prompt: null, messages: [] }, chosen = new Map()) {
+  constructor(data = { id: null, system_prompt: null, messages: [], shown: [] }, chosen = null) {
     this.id = data.id;
     this.systemPrompt = data.system_prompt;
     this.messages = data.messages;
-    this.chosen = chosen;
+    this.chosen = chosen ?? new Map();
     this.byId = new Map(data.messages.map((message) => [message.id, message]));
+    // Opened anew, it stands where it was left.
+    if (!chosen) for (const id of data.shown) this.choose(id);
   }
 
   versions(parent) {

@@ -29,7 +29,10 @@ export function draw(element, state, act) {
 
 /** The words of an answer under way, without touching what stands around them. */
 export function say(side) {
-  side.body?.replaceChildren(...markdown(side.text), ...(side.done ? [] : [h("span", { class: "cursor" })]));
+  const said = markdown(side.text);
+  // Behind the last word, not on a line of its own.
+  if (!side.done) (said.at(-1)?.tagName === "P" ? said.at(-1) : { append: (it) => said.push(it) }).append(h("span", { class: "cursor" }));
+  side.body?.replaceChildren(...said);
   side.head?.replaceChildren(waitingText(side));
 }
 
@@ -61,7 +64,7 @@ function answer(message, state, act) {
   const body = h("div", { class: "said" }, message.content.trim() ? markdown(message.content) : h("p", { class: "quiet" }, "(an empty answer)"));
   const thumbs = takesThumb(message) && [thumb(message, 1, act), thumb(message, -1, act)];
   const why = message.rating !== 0 && state.panel !== message.id;
-  const note = state.notes.get(message.parent);
+  const note = noteOn(message, state);
   return h("article", { class: "answer", "aria-label": `Answer, ${by}` },
     h("div", { class: "by" }, by, message.finish in ENDS && h("span", { class: "quiet" }, ` · ${ENDS[message.finish]}`)),
     body,
@@ -74,6 +77,13 @@ function answer(message, state, act) {
       why && button(`${message.id}:why`, said(message), () => act.reasons(message), { class: "why", title: "Reasons for the vote" })),
     state.panel === message.id && message.rating !== 0 && reasons(message, state, act),
     note && h("p", { class: "note" }, note.text, " ", note.comparison && button(`${message.id}:takeback`, "Take it back", () => act.takeBack(message.parent))));
+}
+
+/** The choice that this answer was one side of, and which side; other versions have no part in it. */
+function noteOn(message, state) {
+  const note = state.notes.get(message.parent);
+  const letter = { [note?.answers.left]: "A", [note?.answers.right]: "B" }[message.id];
+  return letter && { ...note, text: note.comparison ? `${note.text} This is ${letter}.` : note.text };
 }
 
 /** What was said with a thumb, or that something can be. */
@@ -116,7 +126,7 @@ function reasons(message, state, act) {
     const has = draft.tags.includes(tag);
     return button(`${message.id}:tag:${tag}`, tag, () => act.tag(tag), { class: "tag", "aria-pressed": String(has) });
   });
-  const comment = h("textarea", { rows: "2", maxlength: "2000", placeholder: down ? "What would have been better?" : "What was good?",
+  const comment = h("textarea", { rows: "2", placeholder: down ? "What would have been better?" : "What was good?",
     "aria-label": "Comment", "data-key": `${message.id}:comment`, oninput: (event) => { draft.comment = event.target.value; } });
   comment.value = draft.comment;
   return h("div", { class: "reasons", role: "group", "aria-label": "Why" },
@@ -127,7 +137,7 @@ function reasons(message, state, act) {
 }
 
 function editor(message, label, act) {
-  const area = h("textarea", { rows: "4", maxlength: "32768", "aria-label": label, "data-key": `${message.id}:editor` });
+  const area = h("textarea", { rows: "4", "aria-label": label, "data-key": `${message.id}:editor` });
   area.value = message.content.trim();
   return h("form", { class: "editor", onsubmit: (event) => { event.preventDefault(); act.saveEdit(message, area.value); } },
     area, h("div", { class: "buttons" }, h("button", { class: "main" }, label), button("cancel", "Cancel", () => act.edit(null))));

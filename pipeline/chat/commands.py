@@ -1,0 +1,133 @@
+"""What a line that starts with "/" does, where no answer is drawn for it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from pipeline.chat.choice import Said
+from pipeline.chat.history import listing, mark, place
+from pipeline.chat.session import Session
+from pipeline.chat.words import COMMANDS, check
+
+
+def obey(session: Session, line: str) -> str:
+    """Does what the line asks for, and returns what to tell the person.
+
+    /retry, /previous, /next, /compare, /ask, /open and /quit belong to the screen, which shows answers and leaves.
+
+    Raises:
+        UserError: the words are no text, or cannot be saved.
+    """
+    name, rest = [*line.split(None, 1), ""][:2]
+    name = name.lower()
+    if name in _ACTIONS:
+        return _ACTIONS[name](session, rest.strip())
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f"unknown command {name}" + (f"; did you mean {close[0]}?" if close else "; /help lists them")
+
+
+def _vote(session: Session, value: int, words: str) -> str:
+    shown = session.shown
+    if shown.id is None:
+        return "nothing to vote on yet: ask something first"
+    if shown.own:
+        return "that is your own wording: it takes no vote"
+    session.votes.thumb(shown.id, value, words)
+    which = " ".join(filter(None, ("good" if value > 0 else "bad", mark(*place(session)))))
+    return f"kept: {which}" + ("" if value > 0 else ". /compare sets another answer beside it")
+
+
+def _undo(session: Session) -> str:
+    done = session.votes.undo()
+    if not done and session.shown.id is not None:
+        done = session.votes.withdraw(session.conversation, session.turns[-1].question_id, session.shown.id)
+    return done or "no vote to take back"
+
+
+def _edit(session: Session, text: str) -> str:
+    shown = session.shown
+    if shown.id is None:
+        return "nothing to edit yet: ask something first"
+    if not text:
+        session.draft = f"/edit {shown.text.strip()}"
+        return "mend it and press Enter (Alt-Enter begins a line), or give the words at once: /edit TEXT"
+    check("your wording", text)
+    if text == shown.text.strip():
+        return "nothing was changed"
+    kept = session.store.edit(shown.id, rater=session.rater, content=text)
+    session.turns[-1].shown = Said(text, kept, "stop", "your wording", own=True)
+    which = " ".join(filter(None, ("your wording", mark(*place(session)))))
+    return f"kept: {which}; the conversation goes on from it"
+
+
+def _new(session: Session) -> str:
+    session.start_anew()
+    return "new conversation"
+
+
+def _model(session: Session, name: str) -> str:
+    known = session.assistant.checkpoints
+    if name not in known:
+        return f"there are {', '.join(known)}; {session.checkpoint} answers now"
+    if name == session.checkpoint:
+        return f"{name} answers already"
+    session.checkpoint = name
+    # It would take up the other's tone from the conversation so far, and the two would look alike.
+    return f"{name} answers from now on" + (
+        "; /retry asks it the last question too, /new starts afresh" if session.turns else ""
+    )
+
+
+def _system(session: Session, text: str) -> str:
+    if text:
+        check("the system prompt", text)
+    session.system_prompt = text or None
+    session.start_anew()
+    return "new conversation " + (f"with the system prompt: {text}" if text else "without a system prompt")
+
+
+def _set(session: Session, text: str) -> str:
+    name, _, value = (part.strip() for part in text.partition("="))
+    limits = {
+        "temperature": (float, 0.0, 5.0),
+        "top_p": (float, 0.01, 1.0),
+        "max_new_tokens": (int, 1, session.assistant.context_tokens - 1),
+    }
+    if name not in limits:
+        close = difflib.get_close_matches(name, limits, n=1)
+        return (f"did you mean {close[0]}? " if close else "") + (
+            f"/set knows {', '.join(limits)}, as in /set temperature=0.5"
+        )
+    kind, low, high = limits[name]
+    try:
+        number = kind(value)
+    except ValueError:
+        number = None
+    if number is None or not low <= number <= high:
+        return f"{name} should be {'a number' if kind is float else 'an integer'} from {low} to {high} (got '{value}')"
+    setattr(session, name, number)
+    return f"{name} is {number}"
+
+
+def _stats(session: Session) -> str:
+    stats = session.store.stats()
+    return (
+        f"{stats['up']} good and {stats['down']} bad of {stats['answers']} answers (conversations: {stats['conversations']}), "
+        f"kept in {session.store.path}"
+    )
+
+
+_ACTIONS: dict[str, Callable[[Session, str], str]] = {
+    "/good": lambda session, text: _vote(session, 1, text),
+    "/bad": lambda session, text: _vote(session, -1, text),
+    "/undo": lambda session, text: _undo(session),
+    "/edit": _edit,
+    "/history": listing,
+    "/new": lambda session, text: _new(session),
+    "/model": _model,
+    "/system": _system,
+    "/set": _set,
+    "/stats": lambda session, text: _stats(session),
+    "/help": lambda session, text: "\n".join(f"{c:<10}{what}" for c, what in COMMANDS.items()),
+}
