@@ -181,7 +181,7 @@ class KtoConfig(Section):
 
     epochs: int = Field(1, ge=1, description="passes over the thumbs")
     batch_size: int = Field(16, ge=2, description="thumbs a step; the KL term is estimated within it")
-    learning_rate: float = Field(2e-4, gt=0, lt=1, description="peak, per step")
+    learning_rate: float = Field(1e-4, gt=0, lt=1, description="peak, per step")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
     beta: float = Field(0.1, gt=0, description="how dear it is to move from the SFT policy, per nat")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
