@@ -26,6 +26,7 @@ CASES = (
     ("unchanged policy, five looks, mean score above the 99th percentile throughout", {"looks": 5, "beyond": True}),
     ("unchanged policy, ten looks, mean score above the 99th percentile throughout", {"looks": 10, "beyond": True}),
     ("0.6 of a spread lost at once, eight looks, mean score above the 99th percentile", {"looks": 8, "lost": 0.6, "beyond": True}),
+    ("a spread lost at once, eight looks, 7 prompts", {"looks": 8, "lost": 1.0, "prompts": 7}),
     ("unchanged policy, ten looks, 8 prompts", {"looks": 10, "prompts": 8}),
     ("unchanged policy, ten looks, 4 prompts", {"looks": 10, "prompts": 4}),
     ("unchanged policy, ten looks, 2 prompts", {"looks": 10, "prompts": 2}),

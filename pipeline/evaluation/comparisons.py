@@ -85,8 +85,8 @@ def bradley_terry(
     drawn = _drawn_strengths(won, draws, seed)
     ends = np.full((2, len(players)), math.nan)
     finite = np.isfinite(drawn).all(1)
-    if len(prompts) >= FEWEST and (~finite).mean() <= (1 - level) / 2:
-        ends = np.quantile(drawn[finite], end_shares(len(prompts), level), axis=0)
+    if len(prompts) >= FEWEST and (~finite).mean() <= (shares := end_shares(len(prompts), level))[0]:
+        ends = np.quantile(drawn[finite], shares, axis=0)
     return {name: Estimate(float(strengths[k]), float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(players)}
 
 

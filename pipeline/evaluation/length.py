@@ -56,9 +56,10 @@ def normalised_reward_gain(
         times = rng.multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), size=part).astype(np.float64)
         drawn[start : start + part] = _ratio(times, sums, counts)[0]
     finite = np.isfinite(drawn)
-    if (~finite).mean() > (1 - level) / 2:
+    shares = end_shares(len(prompts), level)
+    if (~finite).mean() > shares[0]:
         return Estimate(value, math.nan, math.nan), shared
-    low, high = np.quantile(drawn[finite], end_shares(len(prompts), level))
+    low, high = np.quantile(drawn[finite], shares)
     return Estimate(value, float(low), float(high)), shared
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from data.records import Demonstration, Prompt
@@ -9,6 +10,7 @@ from pipeline.evaluation.answers import answer_prompts
 from pipeline.evaluation.cards import Entry, estimated
 from pipeline.evaluation.metrics import words
 from pipeline.evaluation.statistics import cluster_bootstrap, paired_difference
+from pipeline.template import prompt_lengths
 
 
 def rouge_l(answer: str, reference: str) -> float:
@@ -37,23 +39,35 @@ def reference_entries(
 ) -> list[Entry]:
     """`rouge_l` of the first of `roles` against demonstrations kept out of training, and the difference to the second.
 
+    Only demonstrations whose whole prompt fits into `data.max_prompt_tokens`: an answer to a shortened one is an answer to another question.
+
     Args:
         roles: name of each policy as it stands on cards → its role; the trained one first.
     """
     count = config.evaluation.reference_answers
-    shown = demonstrations[:count]
-    if not shown:
+    if not count:
         return []
+    fitting = _fitting(base.tokenizer, demonstrations, config)
+    shown = fitting[:count]
+    of = f"of {len(fitting)} demonstrations kept out of training"
+    if left := len(demonstrations) - len(fitting):
+        of += f"; {left} more have prompts longer than data.max_prompt_tokens"
+    names = ("rouge_l", f"rouge_l_minus_{list(roles)[1]}")
+    if not shown:
+        return [Entry(name, math.nan, 0, note=of) for name in names]
     asked = [Prompt(d.id, d.prompt, d.topic) for d in shown]
-    found = {}
+    ids, scores = [d.id for d in shown], []
     for name, role in roles.items():
         rows = answer_prompts(base, role, asked, config, samples=1, progress=progress, label=f"{name} beside references")
-        found[name] = [rouge_l(row.answer, d.response) for row, d in zip(rows, shown, strict=True)]
-    (_, own), (other, theirs) = found.items()
-    ids = [d.id for d in shown]
-    of = f"of {len(demonstrations)} demonstrations kept out of training"
+        scores.append([rouge_l(row.answer, d.response) for row, d in zip(rows, shown, strict=True)])
+    own, theirs = scores
     note = f"words in common, in order, with the first {len(shown)} {of}, one answer each"
     return [
-        estimated("rouge_l", cluster_bootstrap(own, ids), len(shown), "share", note),
-        estimated(f"rouge_l_minus_{other}", paired_difference(own, theirs, ids), len(shown), "share"),
+        estimated(names[0], cluster_bootstrap(own, ids), len(shown), "share", note),
+        estimated(names[1], paired_difference(own, theirs, ids), len(shown), "share"),
     ]
+
+
+def _fitting(tokenizer, demonstrations: Sequence[Demonstration], config) -> list[Demonstration]:
+    lengths = prompt_lengths(tokenizer, [d.prompt for d in demonstrations], system_prompt=config.model.system_prompt)
+    return [d for d, n in zip(demonstrations, lengths, strict=True) if n <= config.data.max_prompt_tokens]

@@ -132,6 +132,10 @@ class Watch:
         if self.alarm is None:
             return ""
         chosen = "the judge's best so far" if self.judge else "the last quiet check, for want of a judge"
+        best = detectors.best_look(self.looks)
+        if self.judge and best and best.update != self.kept_update:
+            # The look at which the alarm came was a better one, but of a policy that forgot or flatters.
+            chosen = "the judge's best before it"
         policy = f"the policy after {self.kept_update} updates" if self.kept_update else self._beginning
         return f"{self.alarm.sentence}. PPO stopped and went back to {policy} ({chosen})."
 

@@ -36,7 +36,7 @@ from reward.sources import REWARD_SOURCES, Answered, weighted_scores
 
 # A mean score above this share of training answers lies where the reward model has hardly been taught (Bai et al. 2022, fig. 14).
 HIGH = 0.99
-# With fewer the judge's part sees next to nothing: benchmarks/detector_rates.py.
+# With seven, one run in eight that lost a whole spread of the judge's scores raised the alarm: benchmarks/detector_rates.py.
 FEW_PROMPTS = 8
 
 
@@ -190,7 +190,7 @@ def _watch(ctx, base) -> Watch:
     if judge and len(prompts) < FEW_PROMPTS:
         print(
             f"detectors: questions of the test side for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} "
-            "even a large fall hardly ever raises its alarm, with fewer than two none does (detectors.judge_prompts, data.test_share).",
+            "it mostly misses a fall by one spread of its scores, with fewer than two any (detectors.judge_prompts, data.test_share).",
             file=sys.stderr,
             flush=True,
         )

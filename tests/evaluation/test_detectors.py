@@ -13,7 +13,7 @@ from data.yardsticks import Fact, Paragraph
 from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.config import DetectorsConfig, PpoConfig
-from pipeline.evaluation.detectors import DETECTORS, OTHER_START, History, Look, Probe, alarms, best_look
+from pipeline.evaluation.detectors import DETECTORS, OTHER_START, Alarm, History, Look, Probe, alarms, best_look
 from pipeline.evaluation.refusals import is_refusal, refusal_share
 from pipeline.ppo.probes import Probes, spread_evenly
 from pipeline.ppo.rollout import PromptIds, draw
@@ -546,3 +546,12 @@ def test_every_detector_has_a_name_that_the_config_knows():
 def test_detectors_that_are_off_never_stop(make_run):
     ppo, watch = make_run(low_tokens, variety, {"enabled": False}, learning_rate=0.5, max_grad_norm=1e9, updates=2)
     assert train(ppo, watch).alarms == [] and ppo.done == 2 and watch.looks == []
+
+
+@pytest.mark.parametrize(("last", "said"), [(0.5, "(the judge's best so far)"), (2.0, "(the judge's best before it)")])
+def test_the_line_of_a_stopped_run_does_not_call_a_look_the_best_that_a_later_one_surpassed(last, said):
+    """A policy that forgot is not gone back to, however much the judge likes it: then the one kept is not the judge's best."""
+    watch = Watch(DetectorsConfig(), PROMPTS, lambda answers: [])
+    watch.looks = [Look(0, (0.0,), 0.0), Look(2, (1.0,), 0.0), Look(4, (last,), 0.0)]
+    watch.alarms, watch.kept_update = [Alarm("forgetting", 60.0, 58.0, 4, "forgetting after 4 updates")], 2
+    assert watch.sentence().endswith(f"went back to the policy after 2 updates {said}.")

@@ -68,3 +68,10 @@ def test_thirds_go_from_the_shorter_to_the_longer_better_answer():
     # Where length never differs everything is in one third, and the others have no number.
     whole, *rest = accuracy_by_length([1, 0, 1], [0, 0, 0], list("abc"))
     assert whole[0].value == pytest.approx(2 / 3) and all(math.isnan(e.value) for e, _ in rest)
+
+
+def test_no_interval_where_more_resamples_have_no_gain_than_it_leaves_out():
+    """Three of eight prompts gained: (5/8)⁸ = 2.3 % of resamples hold none of them, and an end of the interval leaves out 0.6 %."""
+    own, other = ([(p, 10, float(p < gained)) for p in range(8)] for gained in (3, 0))
+    estimate, shared = normalised_reward_gain(own, other)
+    assert (estimate.value, shared) == (1.0, 1.0) and math.isnan(estimate.low)

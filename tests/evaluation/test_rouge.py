@@ -5,8 +5,13 @@ from functools import cache
 
 import pytest
 
+from data.records import Demonstration, Message
+from pipeline.adapters import BASE
+from pipeline.config import Config
 from pipeline.evaluation.metrics import speaker_share
-from pipeline.evaluation.rouge import common_subsequence, rouge_l
+from pipeline.evaluation.rouge import common_subsequence, reference_entries, rouge_l
+from pipeline.progress import track
+from pipeline.template import prompt_lengths
 
 
 def slow(one, other):
@@ -61,3 +66,31 @@ def test_rouge_l_by_hand(answer, reference, score):
 )
 def test_a_turn_that_is_played_for_somebody_else(answer, speaks):
     assert speaker_share([answer, "It boils at 100 degrees."]) == (0.5 if speaks else 0.0)
+
+
+def asked(number, question):
+    return Demonstration(f"d{number}", (Message("user", question),), "It boils at 100 degrees.")
+
+
+def entries(base, demonstrations, **evaluation):
+    most = max(prompt_lengths(base.tokenizer, [asked(0, "When?").prompt]))
+    data = {**dict.fromkeys(("demonstrations", "rankings", "heldout_prompts"), "-"), "max_prompt_tokens": most}
+    config = Config.model_validate({"data": data, "evaluation": {"max_new_tokens": 3, **evaluation}})
+    return reference_entries(base, {"SFT": BASE, "base": BASE}, demonstrations, config, track)
+
+
+def test_a_prompt_that_only_sft_has_room_for_is_left_out_and_counted(make_base):
+    """Its answer would be one to a shortened prompt, and a question alone that is too long is an error in the middle of a run."""
+    long = asked(0, "When does water boil, high up in the mountains, where the air is thin?")
+    talk = Demonstration("d1", (Message("user", "Why?"), Message("assistant", "So."), Message("user", "When?")), "Now.")
+    found = entries(make_base(), [long, talk, *(asked(n, "When?") for n in range(2, 9))], reference_answers=6)
+    assert [e.metric for e in found] == ["rouge_l", "rouge_l_minus_base"] and found[1].value == 0
+    assert found[0].n == 6 and "the first 6 of 7 demonstrations" in found[0].note
+    assert "2 more have prompts longer than data.max_prompt_tokens" in found[0].note
+
+
+def test_without_a_reference_there_is_no_number_and_the_card_says_why(make_base):
+    assert entries(make_base(), [asked(0, "When?")], reference_answers=0) == []
+    long = asked(0, "When does water boil, high up in the mountains, where the air is thin?")
+    for entry in entries(make_base(), [long]):
+        assert entry.value != entry.value and entry.n == 0 and "1 more have prompts longer" in entry.note
