@@ -41,7 +41,7 @@ def table(runs: dict) -> list[str]:
         cells = [
             show(cluster_bootstrap(start["gold"], prompts)),
             *(f"{show(cluster_bootstrap(k['gold'], prompts))} after {k['update']}{at_kl(k)}" for k in (best, last)),
-            show(paired_difference(last["gold"], best["gold"], prompts)),
+            show(paired_difference(last["gold"], best["gold"], prompts)) if last is not best else "–",
             f"{start['proxy']:.2f} to {last['proxy']:.2f}".replace("-", "−"),
             *(f"{x:.2f}".replace("-", "−") if x == x else "–" for x in (alpha, beta)),
             said or f"no; {alarms(run['curve']['alarms'])}",
