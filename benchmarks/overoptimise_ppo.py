@@ -73,18 +73,14 @@ RUNS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "seed-0", help="a finished run of the quickstart")
-    parser.add_argument("--weak", action="store_true", help="on a reward model from few and noisy labels, made here")
-    parser.add_argument("--hurried", action="store_true", help="on labels that length alone decided in half of the cases")
-    parser.add_argument("--few", action="store_true", help="on the reward model of best of n that turns down first")
+    made = parser.add_mutually_exclusive_group()
+    for kind, (said, _) in MADE.items():
+        made.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=said)
     parser.add_argument("--only", nargs="+", choices=[folder for folder, _ in RUNS.values()], help="these runs alone")
     arguments = parser.parse_args()
     start, suffix, prefix = arguments.run, "", "over-"
-    if arguments.weak:
-        start, suffix, prefix = weak("over-weak", weak_rankings()), " (weak)", "over-weak-"
-    elif arguments.hurried:
-        start, suffix, prefix = weak("over-hurried", hurried_rankings()), " (hurried)", "over-hurried-"
-    elif arguments.few:
-        start, suffix, prefix = few("over-few"), " (few)", "over-few-"
+    if kind := arguments.kind:
+        start, suffix, prefix = MADE[kind][1](f"over-{kind}"), f" ({kind})", f"over-{kind}-"
     found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     for name, (folder, overrides) in RUNS.items():
         if arguments.only and folder not in arguments.only:
@@ -182,6 +178,14 @@ def told_apart():
 def _pair(ranking: Ranking, better: int, worse: int) -> Ranking:
     texts, ends = ([values[i] for i in (better, worse)] for values in (ranking.responses, ranking.finished))
     return replace(ranking, responses=tuple(texts), ranks=(0, 1), finished=tuple(ends))
+
+
+# Reward models that are made here, by the flag that asks for one: its help, and what makes a run up to it.
+MADE = {
+    "weak": ("on a reward model from few and noisy labels, made here", lambda name: weak(name, weak_rankings())),
+    "hurried": ("on labels that length alone decided in half of the cases", lambda name: weak(name, hurried_rankings())),
+    "few": ("on the reward model of best of n that turns down first", few),
+}
 
 
 def before_ppo(run: Path):

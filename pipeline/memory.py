@@ -26,6 +26,8 @@ _WORDS = (
 )
 # Rows that are read at a time where nothing is learnt and no setting says how many.
 READ_AT_ONCE = 32
+# The same for rankings, whose answers stand side by side in one row.
+LISTS_AT_ONCE = 8
 
 
 def release() -> None:

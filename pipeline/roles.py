@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.adapters import REWARD, SharedBase
-from pipeline.memory import READ_AT_ONCE, MicroBatch
+from pipeline.memory import LISTS_AT_ONCE, READ_AT_ONCE, MicroBatch
 from pipeline.models import load
 from reward.ensemble import combine_ensemble
 from reward.model import ScalarHead, score, score_all
@@ -75,7 +75,7 @@ class RewardModel:
 
     @torch.no_grad()
     def score_lists(
-        self, lists: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, batch_size: int = 8, on_batch=None
+        self, lists: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], *, batch_size: int = LISTS_AT_ONCE, on_batch=None
     ) -> list[list[float]]:
         """Scores of (prompt ids, K answers' ids), each prompt read once for all its answers."""
         found: list[list[float]] = []

@@ -57,14 +57,13 @@ def score_all(
     head: ScalarHead,
     sequences: Sequence[Sequence[int]],
     *,
-    batch_size: int = 32,
+    in_parts: Callable[[Sequence[int], Callable[[Sequence[int]], None]], None],
     on_batch: Callable[[int], None] | None = None,
-    in_parts: Callable[[Sequence[int], Callable[[Sequence[int]], None]], None] | None = None,
 ) -> Tensor:
     """(n,) scores in the order given; sequences of similar length share a batch, which bounds the padding.
 
     Args:
-        in_parts: goes through rows in batches of its own choice, in place of `batch_size`; again with fewer when memory ran out.
+        in_parts: goes through rows in batches of its own choice; again with fewer when memory ran out.
     """
     order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
     scores = torch.empty(len(sequences))
@@ -74,9 +73,5 @@ def score_all(
         if on_batch:
             on_batch(len(rows))
 
-    if in_parts is not None:
-        in_parts(order, read)
-        return scores
-    for start in range(0, len(order), batch_size):
-        read(order[start : start + batch_size])
+    in_parts(order, read)
     return scores

@@ -76,7 +76,7 @@ def result(votes, gain, arm="offline", number=1, promoted=True):
 def test_the_page_shows_every_result_where_it_belongs():
     card = {"gold": {"value": 4.5, "ci_low": 4.4, "ci_high": 4.6}}
     results = {
-        "start": {"cards": {"base": card, "sft": card, "ppo": card}},
+        "start": {"cards": {"base": card, "sft": card, "ppo": card}, "config": "kto: {epochs: 2, learning_rate: 3e-4}"},
         "online-1": result(500, 0.02, "online"),
         "online-2": result(1000, 0.03, "online", 2, promoted=False),
         "online-3": result(1500, 0.4, "online", 3),

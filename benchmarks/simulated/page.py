@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, PLOT = ROOT / "docs" / "feedback.md", ROOT / "docs" / "feedback-loop.svg"
 BEGIN, END = "<!-- loop -->", "<!-- end of loop -->"
@@ -100,18 +102,19 @@ def section(results: dict) -> str:
             "",
             "| KTO on lone thumbs | thumbs | candidate − SFT | candidate − start | KL | tokens an answer |",
             "|---|---:|---:|---:|---:|---:|",
-            *(_kto(name, found) for name, found in kto),
+            *(_kto(name, found, yaml.safe_load(results["start"]["config"])["kto"]) for name, found in kto),
         ]
     return "\n".join([*lines, "", *_power(results)])
 
 
-def _kto(name: str, found: dict) -> str:
-    rate = name.removeprefix("again-kto-") if name.startswith("again") else "3e-4"
-    passes = "one pass" if name.startswith("again") else "two passes"
+def _kto(name: str, found: dict, settings: dict) -> str:
+    """A row; `settings` are those that the arms have alike, and what was made anew has another rate, in its name, and one pass."""
+    rate = name.removeprefix("again-kto-") if name.startswith("again") else f"{settings['learning_rate']}"
+    passes = 1 if name.startswith("again") else settings["epochs"]
     ppo = found["candidate"]["ppo"]
     gains = f"{cell(ppo.get('gold_minus_sft'), sign=True)} | {cell(found['candidate_minus_start'], sign=True)}"
     return (
-        f"| rate {rate}, {passes} | {found['votes']} | {gains} | {_value(ppo.get('kl_to_reference'))} | "
+        f"| rate {rate}, {passes} {'pass' if passes == 1 else 'passes'} | {found['votes']} | {gains} | {_value(ppo.get('kl_to_reference'))} | "
         f"{_value(ppo.get('answer_tokens'))} |"
     )
 

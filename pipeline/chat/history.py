@@ -19,7 +19,11 @@ _ENDS = {"length": "cut off", "stopped": "stopped", "error": "broke off"}
 
 def place(session: Session) -> tuple[int, int]:
     """Which version of the last answer is shown, counted from 1, and how many there are; zeros where there is none."""
-    ids = [node.id for node in _versions(session)]
+    return _place(session, _versions(session))
+
+
+def _place(session: Session, versions: Sequence[Node]) -> tuple[int, int]:
+    ids = [node.id for node in versions]
     return (ids.index(session.shown.id) + 1, len(ids)) if session.shown.id in ids else (0, 0)
 
 
@@ -30,7 +34,8 @@ def mark(at: int, of: int) -> str:
 
 def step(session: Session, by: int) -> tuple[str, str]:
     """Shows the version before (-1) or after (1) the present one: what was said of it, and why not, where there is none."""
-    versions, (at, of) = _versions(session), place(session)
+    versions = _versions(session)
+    at, of = _place(session, versions)
     if not at:
         return "", "nothing to go through yet: ask something first"
     if of == 1:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse.csgraph import connected_components
 
-from pipeline.evaluation.statistics import FEWEST, Estimate, Floats, end_shares, sign_test
+from pipeline.evaluation.statistics import FEWEST, Estimate, Floats, end_shares, finite_ends, sign_test
 
 DRAWS = 2_000
 _STEPS = 100
@@ -82,11 +82,7 @@ def bradley_terry(
             "Compare more answers, or fewer players."
         )
     strengths = _strengths(total[None])[0]
-    drawn = _drawn_strengths(won, draws, seed)
-    ends = np.full((2, len(players)), math.nan)
-    finite = np.isfinite(drawn).all(1)
-    if len(prompts) >= FEWEST and (~finite).mean() <= (shares := end_shares(len(prompts), level))[0]:
-        ends = np.quantile(drawn[finite], shares, axis=0)
+    ends = finite_ends(_drawn_strengths(won, draws, seed), len(prompts), level)
     return {name: Estimate(float(strengths[k]), float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(players)}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from pipeline.evaluation.statistics import DRAWS, FEWEST, Estimate, Floats, cluster_share, end_shares
+from pipeline.evaluation.statistics import DRAWS, FEWEST, Estimate, Floats, cluster_share, end_shares, finite_ends
 
 BUCKET = 20
 _CELLS = 4_000_000
@@ -55,11 +55,7 @@ def normalised_reward_gain(
         part = min(step, draws - start)
         times = rng.multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), size=part).astype(np.float64)
         drawn[start : start + part] = _ratio(times, sums, counts)[0]
-    finite = np.isfinite(drawn)
-    shares = end_shares(len(prompts), level)
-    if (~finite).mean() > shares[0]:
-        return Estimate(value, math.nan, math.nan), shared
-    low, high = np.quantile(drawn[finite], shares)
+    low, high = finite_ends(drawn, len(prompts), level)
     return Estimate(value, float(low), float(high)), shared
 
 

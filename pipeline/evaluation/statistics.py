@@ -84,6 +84,15 @@ def end_shares(clusters: int, level: float = 0.95) -> tuple[float, float]:
     return share, 1 - share
 
 
+def finite_ends(drawn: Floats, clusters: int, level: float) -> Floats:
+    """Ends of an interval from resamples (draws, …), some of which may have no finite answer: NaN where there are fewer than `FEWEST` clusters, or
+    where more resamples are without one than an end leaves out."""
+    finite = np.isfinite(drawn.reshape(len(drawn), -1)).all(1)
+    if clusters < FEWEST or (~finite).mean() > (shares := end_shares(clusters, level))[0]:
+        return np.full((2, *drawn.shape[1:]), math.nan)
+    return np.quantile(drawn[finite], shares, axis=0)
+
+
 def cluster_share(
     values: ArrayLike, clusters: Sequence[Hashable], draws: int = DRAWS, seed: int = 0, level: float = 0.95
 ) -> Estimate:

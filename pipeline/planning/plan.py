@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from pipeline.memory import READ_AT_ONCE
+from pipeline.memory import LISTS_AT_ONCE, READ_AT_ONCE
 from pipeline.planning import memory
 from pipeline.planning.rows import answers_of, rows_of
 from pipeline.planning.shapes import Shape, shape_of
@@ -12,8 +12,6 @@ from pipeline.planning.shapes import Shape, shape_of
 GB = 1e9
 # Formats whose rankings have two answers. Others have as many as the file shows; where it cannot be looked at, as many as most have.
 _PAIRS, _RANKED = ("hh", "ultrafeedback", "sharegpt", "summaries"), 4
-# Rankings that are scored at a time (pipeline/roles.py).
-LISTS_AT_ONCE = 8
 # Beside what the formulas name: what torch itself holds on a card, and blocks that its allocator cannot use again.
 CUDA_CONTEXT, FRAGMENTATION = 0.6 * GB, 0.10
 
@@ -135,7 +133,7 @@ def _ppo(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
         + memory.backward(shape, lora.rank, layers, micro * length, numbers)
         + memory.logits(shape, micro * answer, numbers, learning=True),
     }
-    if config.judged_by in ("rubric", "test_model") and config.detectors.judge_every:
+    if config.judged_by and config.detectors.judge_every:
         looked_at = min(config.detectors.judge_prompts, READ_AT_ONCE)
         moments["reading for the judge"] = memory.forward(shape, looked_at * length, numbers)
     drawn = settings.updates * rows
