@@ -3,15 +3,14 @@
 import json
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from thumbing import SETTINGS, make_context, thumbs
 
 from data.errors import UserError
-from data.records import Message, Thumb
+from data.records import Thumb
 from data.rows import thumb_row, write_rows
-from pipeline import progress
 from pipeline.adapters import POLICY
 from pipeline.config import load_config
 from pipeline.ppo.logprobs import token_logprobs
@@ -20,35 +19,9 @@ from pipeline.stages import kto
 from pipeline.template import prompt_ids, response_ids
 from reward.test_model import is_for_test_model
 
-SETTINGS = ("threads=1", "learner=kto", "kto.batch_size=8", "kto.learning_rate=5e-3", "kto.epochs=2")
-
-
-def thumbs(ups: int, downs: int) -> list[Thumb]:
-    """The more an answer says "yes", the better."""
-    asked = lambda i: (Message("user", f"question {i}?"),)  # noqa: E731
-    return [
-        *(Thumb(f"u{i}", asked(i), "yes yes yes", True) for i in range(ups)),
-        *(Thumb(f"d{i}", asked(100 + i), "no no no", False, finished=False) for i in range(downs)),
-    ]
-
-
 @pytest.fixture
 def context(tmp_path):
-    """A stage's context over an SFT adapter that is not the identity."""
-    config = load_config(Path("configs/smoke.yaml"), SETTINGS)
-    base = open_base(config)
-    base.add(POLICY, trainable=False)
-    torch.manual_seed(0)
-    base.load_state(POLICY, {name: torch.randn_like(t) * 0.1 for name, t in base.state(POLICY).items()})
-    base.save(POLICY, tmp_path / "sft" / ADAPTER)
-    for name in ("prepare", "out"):
-        (tmp_path / name).mkdir()
-    write_rows(tmp_path / "prepare" / "thumbs.train.jsonl", map(thumb_row, thumbs(24, 12)))
-    log = []
-    return SimpleNamespace(
-        config=config, inputs={n: tmp_path / n for n in ("prepare", "sft")}, out=tmp_path / "out", checkpoints=tmp_path / "c",
-        log=log.append, lines=log, progress=progress.track,
-    )  # fmt: skip
+    return make_context(tmp_path)
 
 
 def logprob(base, config, thumb: Thumb) -> float:

@@ -184,4 +184,5 @@ class KtoConfig(Section):
     learning_rate: float = Field(1e-4, gt=0, lt=1, description="peak, per step")
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
     beta: float = Field(0.1, gt=0, description="how dear it is to move from the SFT policy, per nat")
+    checkpoint_every: int = Field(20, ge=0, description="steps; 0 is never")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")

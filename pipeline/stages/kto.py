@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import math
 import random
-import time
 
 from data.errors import UserError
 from data.loading import load as load_records
 from data.records import Thumb
 from pipeline.adapters import SharedBase
 from pipeline.roles import ADAPTER, open_base
-from pipeline.stages.trl import shared_arguments, trainer_of
-from pipeline.stopping import asked, steps_finish, stop_if_asked
+from pipeline.stages.trl import shared_arguments, train
+from pipeline.stopping import steps_finish
 from pipeline.template import prompt_ids, response_ids
 from reward.test_model import sides
 
@@ -87,22 +86,22 @@ def _train(ctx, base: SharedBase, rows: list[dict], balance: tuple[float, float]
     from trl import KTOTrainer
 
     class Prepared(KTOTrainer):
-        """TRL's trainer on rows that are token ids already."""
+        """TRL's trainer on rows that are token ids already, with a reference that stays what it is."""
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            for parameter in base.parameters(_REFERENCE):
+                parameter.requires_grad_(False)
 
         def _prepare_dataset(self, dataset, *args, **kwargs):
             return dataset
 
     settings = ctx.config.kto
-    lines: list[dict[str, float]] = []
     steps = math.ceil(len(rows) / settings.batch_size) * settings.epochs
-    with ctx.progress(steps, "KTO", unit="steps") as bar, steps_finish(), base.acting_as(_POLICY):
-        keeper = _keeper(ctx, bar, lines)
-        trainer = trainer_of(Prepared, base, _POLICY, _arguments(ctx, base, balance), rows, keeper)
-        for parameter in base.parameters(_REFERENCE):
-            parameter.requires_grad_(False)
-        trainer.train()
-    stop_if_asked()
-    return lines
+    with ctx.progress(steps, "KTO", unit="steps") as bar, steps_finish():
+        return train(
+            ctx, base, _POLICY, Prepared, _arguments(ctx, base, balance), rows, bar, stage="kto", line_of=_line
+        )
 
 
 def _arguments(ctx, base: SharedBase, balance: tuple[float, float]):
@@ -117,42 +116,11 @@ def _arguments(ctx, base: SharedBase, balance: tuple[float, float]):
         undesirable_weight=balance[1],
         # Nothing is cut: what is too long for the reward model was left out and counted.
         max_length=None,
-        save_strategy="no",
         train_sampling_strategy="sequential",
     )
 
 
-def _keeper(ctx, bar, lines: list[dict[str, float]]):
-    from transformers import TrainerCallback
-
-    class Keeper(TrainerCallback):
-        """Each step's figures into the log; stops at a loss that is not a number, or when asked to."""
-
-        def on_step_begin(self, args, state, control, **kwargs):
-            self.started = time.monotonic()
-
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            if not logs or "loss" not in logs:
-                return
-            line = {
-                "update": state.global_step - 1,
-                **{name: float(logs[name]) for name in ("loss", "kl", "learning_rate", "grad_norm") if name in logs},
-                "margin": float(logs.get("rewards/margins", math.nan)),
-                "seconds": time.monotonic() - self.started,
-            }
-            if not (math.isfinite(line["loss"]) and math.isfinite(line["grad_norm"])):
-                raise UserError(
-                    f"kto: loss {line['loss']}, gradient norm {line['grad_norm']} at step {state.global_step}. "
-                    "Lower kto.learning_rate."
-                )
-            # A batch of one kind of thumb has no margin.
-            line = {name: value for name, value in line.items() if math.isfinite(value)}
-            ctx.log(line)
-            lines.append(line)
-            bar.advance(1, loss=line["loss"])
-
-        def on_step_end(self, args, state, control, **kwargs):
-            if asked():
-                control.should_training_stop = True
-
-    return Keeper()
+def _line(step: int, logs) -> dict[str, float]:
+    """What the trainer says of a step beside the loss. A batch of one kind of thumb has no margin."""
+    said = {"kl": logs["kl"], "margin": logs.get("rewards/margins", math.nan)}
+    return {"update": step - 1, **{name: float(value) for name, value in said.items() if math.isfinite(value)}}

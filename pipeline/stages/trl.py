@@ -1,10 +1,89 @@
-"""What the stages that train with TRL have in common: the settings that do not differ, and what its trainers do behind one's back, undone."""
+"""What the stages that train with TRL have in common: the settings that do not differ, checkpoints that are whole or not there, and what its
+trainers do behind one's back, undone."""
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
 from torch import Tensor
 
+from data.errors import UserError
+from pipeline import checkpoint
 from pipeline.adapters import SharedBase
+from pipeline.run import LOG
+from pipeline.stopping import asked, stop_if_asked
+
+PREFIX = "checkpoint-"
+LINES = "lines.json"
+
+Line = dict[str, float]
+
+
+class Onlooker(Protocol):
+    """What looks on while a trainer trains, and may end it. It is kept in the checkpoints, so that a resumed training has seen the same."""
+
+    def after(self, steps: int) -> bool:
+        """Looks at the policy that has had so many steps, 0 before the first. Returns whether to stop."""
+
+    def save(self, folder: Path) -> None:
+        """Writes what it has seen into a checkpoint."""
+
+    def load(self, folder: Path) -> None:
+        """Takes it up from there."""
+
+
+def train(
+    ctx,
+    base: SharedBase,
+    role: str,
+    kind,
+    arguments,
+    rows: list[dict],
+    bar,
+    *,
+    stage: str,
+    line_of: Callable[[int, Mapping[str, float]], Line],
+    onlooker: Onlooker | None = None,
+) -> list[Line]:
+    """Trains the adapter of `role` with TRL's trainer `kind`, from the newest whole checkpoint if there is one.
+
+    Its own resume takes half-written and altered checkpoints in silence, so only sealed ones are shown to it.
+
+    Args:
+        stage: the section of the config, for messages.
+        line_of: (steps so far, what the trainer says of the last one) → the figures of the step that go to the log.
+
+    Returns:
+        the figures of every step, of those before the checkpoint too.
+
+    Raises:
+        UserError: a loss or gradient is not a number.
+    """
+    found = checkpoint.newest_sealed(ctx.checkpoints, PREFIX)
+    for folder in checkpoint.numbered(ctx.checkpoints, PREFIX):
+        if not checkpoint.is_whole(folder):
+            shutil.rmtree(folder)
+    lines = json.loads((found / LINES).read_text(encoding="utf-8")) if found else []
+    (ctx.out / LOG).unlink(missing_ok=True)
+    for line in lines:
+        ctx.log(line)
+    bar.done = len(lines)
+    with base.acting_as(role):
+        keeper = _keeper(ctx, bar, lines, stage, line_of, onlooker)
+        trainer = trainer_of(kind, base, role, arguments, rows, keeper)
+        if onlooker is not None and found:
+            onlooker.load(found)
+        # Before the first step too; and a training that was killed after it had been stopped is not begun again.
+        if onlooker is None or not onlooker.after(len(lines)):
+            trainer.train(resume_from_checkpoint=str(found) if found else None)
+    stop_if_asked()
+    return lines
 
 
 def on_one_device(arguments):
@@ -34,6 +113,8 @@ def shared_arguments(ctx, base: SharedBase, settings) -> dict:
         "data_seed": config.seed,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
+        "save_strategy": "steps" if settings.checkpoint_every else "no",
+        "save_steps": settings.checkpoint_every or 1,
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
@@ -44,8 +125,14 @@ def trainer_of(kind, base: SharedBase, role: str, arguments, rows: list[dict], k
     """A trainer of the class `kind` for the adapter of `role` on `rows`, silent, with that adapter as it was before the trainer was made."""
     from datasets import Dataset
 
+    class Own(kind):
+        """Its checkpoints hold the adapter that learns, and none of those beside it."""
+
+        def _save(self, output_dir=None, state_dict=None):
+            base.save(role, Path(output_dir or self.args.output_dir))
+
     begun = base.state(role)
-    trainer = kind(
+    trainer = Own(
         model=base.peft_model,
         args=on_one_device(arguments),
         train_dataset=Dataset.from_list(rows),
@@ -73,3 +160,45 @@ def as_before(base: SharedBase, role: str, begun: dict[str, Tensor]) -> None:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     base.load_state(role, begun)
+
+
+def _keeper(ctx, bar, lines: list[Line], stage: str, line_of, onlooker: Onlooker | None):
+    from transformers import TrainerCallback
+
+    class Keeper(TrainerCallback):
+        """Each step's figures into the log, each checkpoint sealed; stops at a loss that is not a number, or when asked to."""
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            self.started = time.monotonic()
+
+        def on_step_end(self, args, state, control, **kwargs):
+            self.seconds = time.monotonic() - self.started
+            if onlooker is not None and onlooker.after(state.global_step):
+                control.should_training_stop = True
+            if asked():
+                control.should_save = control.should_training_stop = True
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if not logs or "loss" not in logs:
+                return
+            loss, norm = float(logs["loss"]), float(logs.get("grad_norm", 0.0))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise UserError(
+                    f"{stage}: loss {loss}, gradient norm {norm} at step {state.global_step}. Lower {stage}.learning_rate."
+                )
+            rate = float(logs.get("learning_rate", 0.0))
+            line = {**line_of(state.global_step, logs), "loss": loss, "learning_rate": rate, "grad_norm": norm}
+            line["seconds"] = self.seconds
+            ctx.log(line)
+            lines.append(line)
+            bar.advance(1, loss=loss)
+
+        def on_save(self, args, state, control, **kwargs):
+            folder = ctx.checkpoints / f"{PREFIX}{state.global_step}"
+            (folder / LINES).write_text(json.dumps(lines), encoding="utf-8")
+            if onlooker is not None:
+                onlooker.save(folder)
+            checkpoint.seal(folder)
+            checkpoint.rotate(ctx.checkpoints, PREFIX)
+
+    return Keeper()
