@@ -50,6 +50,7 @@ class Step:
         files: data files that it reads beside finished steps.
         reads: of the steps it needs, the files that its result depends on; named in full, it may be taken over from another run
             (`pipeline.takeover`). Empty where that is never worth it.
+        versions: by `learner`, of those whose own code alone has changed since `version`.
     """
 
     name: str
@@ -59,6 +60,11 @@ class Step:
     body: str
     files: Callable[[Config], Sequence[Path]] = field(default=lambda config: ())
     reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
+
+    def version_under(self, config: Config) -> int:
+        """The version of the code that `config` chooses."""
+        return self.versions.get(config.learner, self.version)
 
     @property
     def folder(self) -> str:
@@ -240,7 +246,8 @@ class Run:
 
     def _apart(self, done: StageManifest | Begun, step: Step, steps: dict[str, Step]) -> list[str]:
         now = self._identity(step, steps)
-        found = [] if done.version == step.version else [f"code version {done.version}, now {step.version}"]
+        version = step.version_under(self.config)
+        found = [] if done.version == version else [f"code version {done.version}, now {version}"]
         # A setting that came later and stands at its default changes nothing; where it does, the step's version is raised.
         default = defaults()
         later = {n for n in now["settings"].keys() - done.settings.keys() if now["settings"][n] == default.get(n)}
@@ -322,10 +329,10 @@ class Run:
         target = self.path / step.folder
         partial = _partial(target)
         identity = self._identity(step, steps)
-        key = _key(step, identity)
+        key = _key(step.name, step.version_under(self.config), identity)
         old = self._leftover(partial, key)
         partial.mkdir(parents=True)
-        begun = {"key": key, "version": step.version, **identity}
+        begun = {"key": key, "version": step.version_under(self.config), **identity}
         (partial / KEY).write_text(json.dumps(begun), encoding="utf-8")
         if old is not None and (old / CHECKPOINTS).exists():
             # Moved, not copied, and before anything slow, so that a second kill finds it again.
@@ -350,7 +357,7 @@ class Run:
         manifest = StageManifest(
             stage=step.name,
             key=key,
-            version=step.version,
+            version=step.version_under(self.config),
             **identity,
             artifacts=[
                 Artifact(str(f.relative_to(partial)), sha256(f), f.stat().st_size)
@@ -422,8 +429,8 @@ class Run:
         }
 
 
-def _key(step: Step, identity: dict[str, Any]) -> str:
-    text = json.dumps({"stage": step.name, "version": step.version, **identity}, sort_keys=True)
+def _key(name: str, version: int, identity: dict[str, Any]) -> str:
+    text = json.dumps({"stage": name, "version": version, **identity}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -27,7 +27,7 @@ def same(step: Step, steps: dict[str, Step], new: Run, old: Run) -> StageManifes
     weights and template. None also where `old`'s step was made with other settings than `old` has now, or is damaged.
     """
     done = old.manifest(step)
-    if done is None or not step.reads or done.version != step.version:
+    if done is None or not step.reads or done.version != step.version_under(new.config):
         return None
     if old.config.subset(step.settings) != new.config.subset(step.settings):
         return None

@@ -19,6 +19,7 @@ from pipeline.stages import kto
 from pipeline.template import prompt_ids, response_ids
 from reward.test_model import is_for_test_model
 
+
 @pytest.fixture
 def context(tmp_path):
     return make_context(tmp_path)

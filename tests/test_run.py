@@ -114,6 +114,17 @@ def test_a_setting_that_came_later_changes_nothing_at_its_default(place):
         opened(place, "lora.dropout=0.5").execute(step, {"first": step})
 
 
+def test_code_of_one_learner_that_changed_makes_its_own_steps_old_and_no_others(place):
+    before = Step("first", (), ("seed",), 1, "bodies_of_run_test:first")
+    after = replace(before, versions={"kto": 2})
+    for learner in ("ppo", "kto"):
+        run = opened(place, f"learner={learner}", f"run_name={learner}")
+        run.execute(before, {"first": before})
+        assert run.differences(after, {"first": after}) == (["code version 1, now 2"] if learner == "kto" else [])
+    run.remove(after)
+    assert run.execute(after, {"first": after})[0].version == 2 and not run.differences(after, {"first": after})
+
+
 def test_a_step_whose_needs_are_missing_says_so(place):
     with pytest.raises(UserError, match="'second' needs first"):
         opened(place).execute(SECOND, STEPS)

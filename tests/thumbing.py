@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import torch
 
-from data.records import Message, Thumb
-from data.rows import thumb_row, write_rows
+from data.records import Message, Ranking, Thumb
+from data.rows import ranking_row, thumb_row, write_rows
 from pipeline import progress
 from pipeline.adapters import POLICY
 from pipeline.config import load_config
@@ -36,6 +36,12 @@ def make_context(folder: Path, *settings: str) -> SimpleNamespace:
     for name in ("prepare", "out"):
         (folder / name).mkdir()
     write_rows(folder / "prepare" / "thumbs.train.jsonl", map(thumb_row, thumbs(24, 12)))
+    # What the detectors ask: the questions of the test side that nobody learns from, nor is asked at the end.
+    questions = {"prompts": "u1 u2", "heldout_prompts": "h1", "prompts.test": "u1 h1 a b c d e f g h i"}
+    for name, asked in questions.items():
+        write_rows(folder / "prepare" / f"{name}.jsonl", [{"prompt": question} for question in asked.split()])
+    ranking = Ranking("r", (Message("user", "j"),), ("yes", "no"), (0, 1), (True, True))
+    write_rows(folder / "prepare" / "rankings.test.jsonl", [ranking_row(ranking)])
     log = []
     return SimpleNamespace(
         config=config, inputs={n: folder / n for n in ("prepare", "sft")}, out=folder / "out", checkpoints=folder / "c",

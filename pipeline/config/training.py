@@ -177,7 +177,8 @@ class PpoConfig(Section):
 
 
 class KtoConfig(Section):
-    """KTO on thumbs, in PPO's place where `learner` is kto. Thumbs up and down are weighted so that each kind counts half."""
+    """KTO on thumbs, in PPO's place where `learner` is kto. Thumbs up and down are weighted so that each kind counts half.
+    The answers that the detectors read are drawn for them alone, at every look."""
 
     epochs: int = Field(1, ge=1, description="passes over the thumbs")
     batch_size: int = Field(16, ge=2, description="thumbs a step; the KL term is estimated within it")
@@ -186,3 +187,5 @@ class KtoConfig(Section):
     beta: float = Field(0.1, gt=0, description="how dear it is to move from the SFT policy, per nat")
     checkpoint_every: int = Field(20, ge=0, description="steps; 0 is never")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    max_new_tokens: int = Field(32, ge=1, description="tokens an answer that the detectors read")
+    temperature: float = Field(0.7, gt=0, description="of sampling these answers")

@@ -90,7 +90,7 @@ class Config(Section):
     def judged_by(self) -> Literal["rubric", "test_model"] | None:
         """Whose scores may choose between policies. What PPO raises never may: the policy that it likes best is the one
         that games it best (Gao et al. 2023)."""
-        if self.evaluation.gold == "rubric" and not self.ppo.reward_sources.get("rubric"):
+        if self.evaluation.gold == "rubric" and not self._paid_by_gold():
             return "rubric"
         return "test_model" if self.reward.test_share else None
 

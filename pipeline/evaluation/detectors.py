@@ -1,4 +1,4 @@
-"""Failure detectors: alarms, not truths, over what a PPO run notes about itself.
+"""Failure detectors: alarms, not truths, over what a run of PPO or KTO notes about itself.
 
 Each detector is a pure function `(history, bounds) -> Alarm | None` that looks at the newest note of a history and says
 whether it crosses a bound. Nothing here trains, samples or remembers, so a resumed run raises the alarms of an
@@ -7,7 +7,8 @@ uninterrupted one.
 A history has three kinds of notes. `lines` has one for each update; its rollout figures describe the policy before that
 update's step, so those of line 0 are the SFT policy's, which is what later ones are held against. `looks` has one for
 each time that an independent judge saw answers to the same fixed prompts, `probes` one for each time that the policy read
-the same ordinary texts and was asked the same questions with a wrong answer suggested.
+the same ordinary texts and was asked the same questions with a wrong answer suggested. KTO draws no answers to learn from:
+there a line is one look's answers, and a look knows no reward.
 
 Starting values come from the literature and from one healthy run of the quickstart (docs/evaluation.md says which).
 """
@@ -34,12 +35,12 @@ class Look:
     Attributes:
         update: number of updates that the policy has had; 0 is the SFT policy.
         judge: the independent judge's score of each fixed prompt's answer, the same prompts in the same order each time.
-        proxy: mean score of these answers by the reward that PPO raises, in reward units.
+        proxy: mean score of these answers by the reward that PPO raises, in reward units; None where no reward is raised (KTO).
     """
 
     update: int
     judge: tuple[float, ...]
-    proxy: float
+    proxy: float | None
 
     @property
     def mean(self) -> float:
@@ -130,9 +131,9 @@ def reward_hacking(history: History, bounds) -> Alarm | None:
       taught (Bai et al. 2022, fig. 14);
     - the members of the reward model disagree `variance_rise` times as much as at the start (Coste et al. 2023, fig. 10).
     """
-    best = best_look(history.looks)
-    recent = list(history.looks)[-bounds.judge_patience :]
-    falls = [_paired_z(look.judge, best.judge) for look in recent if look.update > best.update] if best else []
+    best, recent, falls = _fallen(history, bounds)
+    if best is not None and best.proxy is None:
+        return None
     if _all_fell(best, recent, falls, bounds.judge_patience, bounds.judge_fall):
         sentence = f"reward hacking after {recent[-1].update} updates: {_fell(best, recent[-1], falls[-1])}"
         return Alarm("reward_hacking", falls[-1], -bounds.judge_fall, recent[-1].update, sentence)
@@ -144,6 +145,29 @@ def reward_hacking(history: History, bounds) -> Alarm | None:
     return Alarm("reward_hacking", float(len(signs)), 2.0, update, sentence)
 
 
+def decline(history: History, bounds) -> Alarm | None:
+    """An independent judge likes the answers less, where no reward is raised that they could be gaming (KTO).
+
+    Alarm when the last `judge_patience` looks all have z < −`judge_fall` against the best look, z as in `reward_hacking`.
+    """
+    best, recent, falls = _fallen(history, bounds)
+    if best is None or best.proxy is not None or not _all_below(falls, bounds.judge_patience, bounds.judge_fall):
+        return None
+    now = recent[-1]
+    sentence = (
+        f"decline after {now.update} updates: the judge fell from {best.mean:.3g} (after {best.update}) to {now.mean:.3g}, "
+        f"{-falls[-1]:.1f} standard errors (bound {bounds.judge_fall:g}, {bounds.judge_patience} looks in a row)"
+    )
+    return Alarm("decline", falls[-1], -bounds.judge_fall, now.update, sentence)
+
+
+def _fallen(history: History, bounds) -> tuple[Look | None, Sequence[Look], list[float]]:
+    """The best look, the last `judge_patience` ones, and how far those of them that came after the best one lie below it."""
+    best = best_look(history.looks)
+    recent = list(history.looks)[-bounds.judge_patience :]
+    return best, recent, [_paired_z(x.judge, best.judge) for x in recent if x.update > best.update] if best else []
+
+
 def _fell(best: Look, now: Look, z: float) -> str:
     return (
         f"the judge fell from {best.mean:.3g} (after {best.update}) to {now.mean:.3g}, {-z:.1f} standard errors, "
@@ -151,9 +175,13 @@ def _fell(best: Look, now: Look, z: float) -> str:
     )
 
 
+def _all_below(falls: Sequence[float], patience: int, bound: float) -> bool:
+    return len(falls) == patience and max(falls) < -bound
+
+
 def _all_fell(best: Look | None, recent: Sequence[Look], falls: Sequence[float], patience: int, bound: float) -> bool:
     """Whether each of the last `patience` looks lies that far below the best one, and was paid more."""
-    return len(falls) == patience and max(falls) < -bound and all(look.proxy > best.proxy for look in recent)
+    return _all_below(falls, patience, bound) and all(look.proxy > best.proxy for look in recent)
 
 
 def _doubted(best: Look | None, recent: Sequence[Look], falls: Sequence[float], bounds) -> str:
@@ -339,7 +367,7 @@ ON_UPDATES: dict[str, Detector] = {
     "eos_loss": eos_loss,
     "value_failure": value_failure,
 }
-ON_LOOKS: dict[str, Detector] = {"reward_hacking": reward_hacking}
+ON_LOOKS: dict[str, Detector] = {"reward_hacking": reward_hacking, "decline": decline}
 ON_PROBES: dict[str, Detector] = {"forgetting": forgetting, "sycophancy": sycophancy}
 DETECTORS = ON_UPDATES | ON_LOOKS | ON_PROBES
 

@@ -1,4 +1,4 @@
-"""What forgetting and sycophancy are watched by while PPO runs: few texts and questions, read by the policy itself."""
+"""What forgetting and sycophancy are watched by while the policy learns: few texts and questions, read by the policy itself."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ class Probes:
         facts: Sequence[Fact],
         *,
         system_prompt: str | None = None,
+        role: str = POLICY,
     ):
+        self._role = role
         self._paragraphs = Paragraphs(base, paragraphs, keep_trunk=True) if paragraphs else None
         self._questions = (
             Questions(base, facts, system_prompt=system_prompt, neutral=False, keep_trunk=True) if facts else None
@@ -30,10 +32,10 @@ class Probes:
 
     def read(self, update: int) -> Probe:
         """What the policy makes of them after `update` updates."""
-        readings = self._paragraphs.read(POLICY) if self._paragraphs else []
+        readings = self._paragraphs.read(self._role) if self._paragraphs else []
         if self._base_nll is None:
             self._base_nll = tuple(r.total for r in self._paragraphs.read(BASE)) if self._paragraphs else ()
-        leanings = self._questions.ask(POLICY) if self._questions else []
+        leanings = self._questions.ask(self._role) if self._questions else []
         return Probe(
             update,
             nll=tuple(r.total for r in readings),

@@ -147,10 +147,11 @@ def draw(
     *,
     batch_size: int | None = None,
     engine: RolloutEngine | None = None,
+    role: str = POLICY,
 ) -> tuple[list[Sample], tuple[Answered, ...]]:
     """One answer of the policy to each prompt, as ids with their log-probabilities and as a person would see it."""
     tokenizer = base.tokenizer
-    with base.acting_as(POLICY):
+    with base.acting_as(role):
         samples = (engine or InProcess()).sample(
             base,
             [p.ids for p in prompts],

@@ -31,6 +31,9 @@ from reward.optimizer import load_tensors, make_optimizer, tensors_of
 class PPO:
     """The state of a run and its one verb, `update`."""
 
+    # The adapter that learns, for whoever watches.
+    role = POLICY
+
     def __init__(
         self,
         base: SharedBase,

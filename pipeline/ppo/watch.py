@@ -1,8 +1,10 @@
-"""Watching a PPO run: what the failure detectors need to see, and the policy to go back to when one of them fires.
+"""Watching a policy that learns, by PPO or by KTO: what the failure detectors need to see, and the policy to go back to when one
+of them fires.
 
 The judge sees answers to a few fixed prompts every so many updates. It is never the reward that PPO raises: the policy that
 this reward likes best is the one that games it best. The same prompts and the same chance serve every look, so two looks
-differ by the policy alone, and looking changes nothing in the run.
+differ by the policy alone, and looking changes nothing in the run. Where no answers are drawn to learn from (KTO), those of
+the looks are what the detectors of a rollout read.
 """
 
 from __future__ import annotations
@@ -10,25 +12,79 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from pipeline.adapters import REWARD
+from pipeline.adapters import REWARD, SharedBase
 from pipeline.evaluation import detectors
 from pipeline.evaluation.detectors import Alarm, History, Look, Probe
 from pipeline.evaluation.diversity import self_bleu
+from pipeline.evaluation.likelihood import token_logprobs_of
 from pipeline.evaluation.metrics import distinct_n, repeated_ngram_share, unique_first_tokens
 from pipeline.evaluation.refusals import refusal_share
+from pipeline.generation import Sample
 from pipeline.memory import READ_AT_ONCE, MicroBatch
 from pipeline.ppo.probes import Probes
-from pipeline.ppo.rollout import PromptIds, draw
-from pipeline.ppo.trainer import PPO
+from pipeline.ppo.rollout import PromptIds, Scorer, draw
+from pipeline.rollouts.engine import RolloutEngine
 from reward.sources import Answered
 
 Judge = Callable[[Sequence[Answered]], Sequence[float]]
 _CARRIED = ("policy/", "value/", "head/", "ema/")
 _KEPT = "kept/"
+
+
+class Learner(Protocol):
+    """What is watched: `PPO`, or the like.
+
+    Attributes:
+        role: the adapter that learns.
+        settings: `updates` in all, and how the looks' answers are drawn: `max_new_tokens`, `temperature`.
+        scorer: the reward that is raised; None where none is.
+        at_once: how many answers are drawn at a time.
+        done: updates so far.
+    """
+
+    role: str
+    base: SharedBase
+    settings: Any
+    scorer: Scorer | None
+    engine: RolloutEngine | None
+    at_once: MicroBatch
+    done: int
+
+    def state(self) -> tuple[dict[str, Tensor], dict]:
+        """As `PPO.state`; what is gone back to is named as there."""
+
+    def load_roles(self, tensors: dict[str, Tensor]) -> None:
+        """As `PPO.load_roles`."""
+
+
+def answer_figures(
+    learner: Learner, samples: Sequence[Sample], answers: Sequence[Answered], reference: str
+) -> dict[str, float | None]:
+    """What the detectors read of a rollout, of answers that were drawn for a look.
+
+    KL(π ‖ π_ref) ≈ mean Σ_t (log π − log π_ref), nats a sequence; the entropy a token ≈ −mean log π, nats: both from the tokens
+    drawn, at the temperature that they were drawn at.
+    """
+    asked = [a.ids[: len(a.ids) - len(s.ids)] for a, s in zip(answers, samples, strict=True)]
+    own, theirs = (
+        token_logprobs_of(learner.base, role, asked, [s.ids for s in samples], learner.settings.temperature)
+        for role in (learner.role, reference)
+    )
+    tokens, nats = sum(len(s.ids) for s in samples), sum(map(sum, own))
+    return {
+        "update": learner.done,
+        "episodes": len(samples),
+        "kl": (nats - sum(map(sum, theirs))) / len(samples),
+        "entropy": -nats / tokens,
+        "response_tokens": tokens / len(samples),
+        "eos_rate": sum(s.finished for s in samples) / len(samples),
+        **text_figures([a.response for a in answers]),
+    }
 
 
 def text_figures(answers: Sequence[str]) -> dict[str, float | None]:
@@ -59,17 +115,21 @@ class Watch:
         probes: Probes | None = None,
         seed: int = 0,
         start: str = detectors.SFT,
+        name: str = "PPO",
+        reference: str | None = None,
     ):
         """
         Args:
             bounds: the `detectors` section of the config.
             prompts: what the judge sees answers to; asked neither in training nor by the final evaluation.
             judge: answers → one score each, higher is better; None where nothing independent is at hand.
-            start: what sentences call the policy that PPO begins with.
+            start, name: what sentences call the policy that is begun with, and the training.
+            reference: the adapter that KL is measured from where the looks' answers are the only ones; None where there are rollouts.
             probes: texts and questions that show forgetting and sycophancy; read whenever the judge looks.
         """
         self.bounds, self.prompts, self.seed, self.start = bounds, list(prompts), seed, start
         self.judge = judge if bounds.judge_every and prompts else None
+        self.reference, self.name = reference, name
         self._read = probes
         self.probes: list[Probe] = []
         self.lines: list[dict] = []
@@ -83,7 +143,7 @@ class Watch:
         """What stops the run: the first alarm that is more than a warning."""
         return next((alarm for alarm in self.alarms if alarm.stops), None)
 
-    def before(self, ppo: PPO) -> Alarm | None:
+    def before(self, ppo: Learner) -> Alarm | None:
         """To call before every update and after the last one: looks when it is time, and keeps a policy worth keeping.
 
         Returns:
@@ -97,9 +157,11 @@ class Watch:
         if self._read is not None:
             self.probes.append(self._read.read(ppo.done))
             self._note(detectors.ON_PROBES)
-        if self.judge is not None:
-            self.looks.append(self._look(ppo))
-            self._note(detectors.ON_LOOKS)
+        if self.judge is not None or (self.prompts and self.reference is not None):
+            look = self._look(ppo)
+            if look is not None:
+                self.looks.append(look)
+                self._note(detectors.ON_LOOKS)
         # A policy that forgot or flatters is nothing to go back to, however much the judge likes it.
         if self.alarm is None and (self.judge is None or detectors.best_look(self.looks) is self.looks[-1]):
             self._keep(ppo)
@@ -112,7 +174,7 @@ class Watch:
             self._note(detectors.ON_UPDATES)
         return self.alarm
 
-    def roll_back(self, ppo: PPO) -> None:
+    def roll_back(self, ppo: Learner) -> None:
         """Puts the kept policy, its value model and its average back in place of the present ones."""
         ppo.load_roles(self._kept)
 
@@ -125,6 +187,8 @@ class Watch:
             "alarms": [_finite(asdict(alarm)) for alarm in self.alarms],
             "rolled_back_to": self.kept_update if self.alarm else None,
             "said": self.sentence(),
+            # Rollouts have theirs in the stage's log.
+            **({"lines": self.lines} if self.reference is not None else {}),
         }
 
     def sentence(self) -> str:
@@ -137,11 +201,11 @@ class Watch:
             # The look at which the alarm came was a better one, but of a policy that forgot or flatters.
             chosen = "the judge's best before it"
         policy = f"the policy after {self.kept_update} updates" if self.kept_update else self._beginning
-        return f"{self.alarm.sentence}. PPO stopped and went back to {policy} ({chosen})."
+        return f"{self.alarm.sentence}. {self.name} stopped and went back to {policy} ({chosen})."
 
     @property
     def _beginning(self) -> str:
-        return "the SFT policy" if self.start == detectors.SFT else "the policy that PPO started from"
+        return "the SFT policy" if self.start == detectors.SFT else f"the policy that {self.name} started from"
 
     # -- carrying over ---------------------------------------------------------------------------------------------------
 
@@ -179,19 +243,30 @@ class Watch:
             if alarm.stops or alarm.detector not in known
         ]
 
-    def _keep(self, ppo: PPO) -> None:
+    def _keep(self, ppo: Learner) -> None:
         tensors, _ = ppo.state()
         # Copies: the average is moved in place at every update.
         self._kept = {name: tensor.clone() for name, tensor in tensors.items() if name.startswith(_CARRIED)}
         self.kept_update = ppo.done
 
-    def _look(self, ppo: PPO) -> Look:
+    def _look(self, ppo: Learner) -> Look | None:
         def drawn(rows: int):
             generator = torch.Generator(device=ppo.base.device).manual_seed(self.seed)
-            return draw(ppo.base, self.prompts, ppo.settings, generator, batch_size=rows, engine=ppo.engine)[1]
+            return draw(
+                ppo.base, self.prompts, ppo.settings, generator, batch_size=rows, engine=ppo.engine, role=ppo.role
+            )
 
         # As many at a time as in a rollout: a look must not be what fills the memory.
-        answers = ppo.at_once.attempt(drawn)
+        samples, answers = ppo.at_once.attempt(drawn)
+        if self.reference is not None:
+            self.after(answer_figures(ppo, samples, answers, self.reference))
+        if self.judge is None:
+            return None
+        judged = tuple(float(x) for x in self.judge(answers))
+        return Look(ppo.done, judged, self._paid(ppo, answers) if ppo.scorer is not None else None)
+
+    def _paid(self, ppo: Learner, answers: Sequence[Answered]) -> float:
+        """The mean reward of the answers, by what the training raises."""
         proxy: list[float] = []
 
         @torch.no_grad()
@@ -201,7 +276,7 @@ class Watch:
             )
 
         MicroBatch(READ_AT_ONCE, None, "ppo.max_new_tokens or data.max_prompt_tokens").over(answers, read)
-        return Look(ppo.done, tuple(float(x) for x in self.judge(answers)), sum(proxy) / len(proxy))
+        return sum(proxy) / len(proxy)
 
 
 def _finite(row: dict) -> dict:

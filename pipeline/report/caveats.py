@@ -24,10 +24,10 @@ def caveats(facts: Facts) -> list[str]:
 
 def _alarmed(facts: Facts) -> Iterator[str]:
     if facts.watched.get("said"):
-        yield f"A failure detector stopped PPO: {facts.watched['said']}"
+        yield f"A failure detector stopped {facts.learner}: {facts.watched['said']}"
     for alarm in facts.watched.get("alarms", ()):
         if not alarm["stops"]:
-            yield f"A failure detector warned, and PPO went on: {alarm['sentence']}."
+            yield f"A failure detector warned, and {facts.learner} went on: {alarm['sentence']}."
 
 
 def _length_rule(facts: Facts) -> Iterator[str]:

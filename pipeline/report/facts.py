@@ -63,6 +63,20 @@ class Facts:
             entry = last.get(f"{stage}_gold")
         return entry if entry is not None and is_finite(entry.value) else None
 
+    @property
+    def learner(self) -> str:
+        """What trained the last policy."""
+        return "KTO" if getattr(self.config, "learner", None) == "kto" else "PPO"
+
+    @property
+    def drawn(self) -> Sequence[Mapping[str, Any]]:
+        """Figures of the policy's answers while it learned: of PPO's rollouts, or of KTO's looks, which draws none to learn from."""
+        return self.watched.get("lines") or self.logs.get("ppo", ())
+
+    @property
+    def drawn_at(self) -> str:
+        return "looks" if self.watched.get("lines") else "updates"
+
     def parts(self, stage: str, prefix: str) -> list[str]:
         """Names of the parts that follow `prefix` in the metrics of a card, differences left out."""
         card = self.cards.get(stage)
@@ -113,7 +127,7 @@ def _mean_of(scores: Sequence[float]) -> dict[str, Any]:
 
 
 def _watched(stage_dirs: Mapping[str, Path]) -> dict[str, Any]:
-    """What the failure detectors of PPO left, empty where there is none."""
+    """What the failure detectors left, empty where there is none."""
     file = stage_dirs["ppo"] / DETECTORS if "ppo" in stage_dirs else None
     if file is None or not file.exists():
         return {}

@@ -180,7 +180,7 @@ def _detectors(facts: Facts) -> list[str]:
     if not rows:
         return []
     head = ("Detector", "Seen last", "Bound", "State")
-    return ["## Failure detectors", "", escape(sentences.DETECTORS_NOTE), "", *_table(head, rows)]
+    return ["## Failure detectors", "", escape(sentences.detectors_note(facts)), "", *_table(head, rows)]
 
 
 def _training(facts: Facts) -> list[str]:
@@ -194,7 +194,7 @@ def _training(facts: Facts) -> list[str]:
                 lines.append(
                     f"- {wording.stage_name(stage)} {figure}: {said} (means of the first and last tenth of {steps} steps)"
                 )
-    updates = facts.logs.get("ppo", [])
+    updates = facts.drawn
     if updates:
         chosen = sorted({round(k * (len(updates) - 1) / (CURVE_ROWS - 1)) for k in range(CURVE_ROWS)})
         known = {key: said for key, said in CURVES.items() if any(is_finite(row.get(key)) for row in updates)}
@@ -206,11 +206,12 @@ def _training(facts: Facts) -> list[str]:
             ]
             for k in chosen
         ]
-        lines += ["", f"PPO, {len(chosen)} of {len(updates)} updates:", "", *_table(head, rows)]
+        lines += ["", f"{facts.learner}, {len(chosen)} of {len(updates)} {facts.drawn_at}:", "", *_table(head, rows)]
     looks = facts.watched.get("looks", [])
     if looks:
-        rows = [[look["update"], wording.number(look["mean"]), wording.number(look["proxy"])] for look in looks]
-        head = ("Updates", "Judge", "Reward")
+        paid = [key for key in ("mean", "proxy") if all(look[key] is not None for look in looks)]
+        rows = [[look["update"], *(wording.number(look[key]) for key in paid)] for look in looks]
+        head = ("Updates", "Judge", "Reward")[: 1 + len(paid)]
         lines += ["", escape(sentences.judge_note(facts)), "", *_table(head, rows)]
     return ["## Training", "", *lines] if lines else []
 

@@ -37,7 +37,7 @@ def detectors(facts: Facts) -> str:
     if not rows:
         return ""
     table = markup.table(("Detector", "Seen last, and its bound", "State"), rows, "What the failure detectors saw", "watched")
-    return f'<p class="intro">{text(sentences.DETECTORS_NOTE)}</p>{table}'
+    return f'<p class="intro">{text(sentences.detectors_note(facts))}</p>{table}'
 
 
 def _looks(facts: Facts) -> list[str]:
@@ -51,6 +51,8 @@ def _looks(facts: Facts) -> list[str]:
         ("Independent judge", "mean", sentences.judge_note(facts)),
         ("Reward on the judge’s prompts", "proxy", "The same answers by the reward that PPO raises."),
     ):
+        if any(look[key] is None for look in looks):
+            continue
         ends = [look["ends"] for look in looks] if key == "mean" and all(look["ends"] for look in looks) else ()
         line = Line(title, xs, [float(look[key]) for look in looks], "ppo", ends=ends)
         figures.append(markup.figure(title, charts.line_chart(title, [line], x_name="update", show=wording.number), note))
@@ -59,7 +61,7 @@ def _looks(facts: Facts) -> list[str]:
 
 def training(facts: Facts) -> str:
     groups = []
-    updates = facts.logs.get("ppo", [])
+    updates = facts.drawn
     figures = []
     for key, title, note, unit, bounds in PPO_CURVES:
         ys = curves.column(updates, key)
@@ -70,7 +72,7 @@ def training(facts: Facts) -> str:
             figures.append(markup.figure(title, chart, note))
     figures += _looks(facts)
     if figures:
-        groups.append(f"<h3>PPO, update by update</h3>{markup.grid(figures)}")
+        groups.append(f"<h3>{facts.learner}, {facts.drawn_at[:-1]} by {facts.drawn_at[:-1]}</h3>{markup.grid(figures)}")
     figures = []
     for stage, style in (("sft", "sft"), ("reward", "ink")):
         rows = facts.logs.get(stage, [])

@@ -12,6 +12,7 @@ from pipeline.evaluation.detectors import DETECTORS, SFT, Look, Probe, best_look
 
 TITLES = {
     "reward_hacking": "reward hacking",
+    "decline": "judged worse",
     "length_drift": "length",
     "mode_collapse": "mode collapse",
     "repetition": "repetition",
@@ -87,8 +88,16 @@ def _set(said: str) -> str:
 Rows = Iterator[tuple[str, str]]
 
 
+def _decline(seen: _Seen) -> Rows:
+    if (best := best_look(seen.looks)) and best.proxy is None:
+        yield (
+            f"judge {seen.looks[-1].mean:.2f} (best {best.mean:.2f} after {best.update})",
+            f"{seen.bounds.judge_fall:g} standard errors lower, {seen.bounds.judge_patience} looks in a row",
+        )
+
+
 def _hacking(seen: _Seen) -> Rows:
-    if best := best_look(seen.looks):
+    if (best := best_look(seen.looks)) and best.proxy is not None:
         now = seen.looks[-1]
         yield (
             f"judge {now.mean:.2f} (best {best.mean:.2f} after {best.update}), reward {now.proxy:.2f} (then {best.proxy:.2f})",
@@ -179,6 +188,7 @@ def _sycophancy(seen: _Seen) -> Rows:
 
 _ROWS: dict[str, Callable[[_Seen], Rows]] = {
     "reward_hacking": _hacking,
+    "decline": _decline,
     "length_drift": _length,
     "mode_collapse": _together(
         _of_sft("entropy", "entropy", "entropy_floor"),

@@ -29,7 +29,6 @@ BESIDE_NOTE = (
     "model's is forgetting; preferring a wrong answer more often because the person suggested it is sycophancy; answers to different "
     "prompts that grow alike are collapse."
 )
-DETECTORS_NOTE = "While PPO ran, each detector held what it saw against SFT. One that crosses its bound stops PPO or warns; the others were quiet."
 ACCURACY_NOTE = (
     "How often the reward model scores the better of two answers higher, on pairs it was not trained on. "
     "Guessing is right in half of them."
@@ -96,13 +95,23 @@ def floor_note(facts: Facts) -> str:
     return ""
 
 
+def detectors_note(facts: Facts) -> str:
+    """What the table of the failure detectors shows."""
+    return (
+        f"While {facts.learner} ran, each detector held what it saw against SFT. "
+        f"One that crosses its bound stops {facts.learner} or warns; the others were quiet."
+    )
+
+
 def judge_note(facts: Facts) -> str:
     """What the looks of the independent judge are."""
     prompts = len(facts.watched["looks"][0]["judge"])
     whose = "test model" if getattr(facts.config, "judged_by", None) == "test_model" else "gold rubric"
+    paid = any(look["proxy"] is not None for look in facts.watched["looks"])
     return (
-        f"While PPO ran, the {whose}, which PPO does not raise, judged answers to the same {prompts} prompts of the test "
-        "split. Bars are 95 % intervals over these prompts. A reward that rises while the judge falls is being gamed."
+        f"While {facts.learner} ran, the {whose}, which {facts.learner} does not raise, judged answers to the same {prompts} prompts of the test "
+        "split. Bars are 95 % intervals over these prompts."
+        + (" A reward that rises while the judge falls is being gamed." if paid else "")
     )
 
 

@@ -73,9 +73,9 @@ def frontier_points(facts: Facts, by: str = "gold") -> list[tuple[str, str, floa
 
 
 def detector_readings(facts: Facts) -> list[Reading]:
-    """What the failure detectors of PPO last saw."""
+    """What the failure detectors last saw."""
     start = OTHER_START if getattr(getattr(facts.config, "ppo", None), "start_from", None) else SFT
-    return readings(facts.watched, facts.logs.get("ppo", ()), getattr(facts.config, "detectors", None), start)
+    return readings(facts.watched, facts.drawn, getattr(facts.config, "detectors", None), start)
 
 
 def probe_rows(facts: Facts) -> list[tuple[str, Entry]]:

@@ -1,7 +1,7 @@
 """KTO with TRL: the policy learns from thumbs alone, without pairs and without a reward model (Ethayarajh et al. 2024).
 
-It stands in the place of PPO (`learner: kto`): the policy starts from SFT, the reference is SFT, and what it leaves is judged and served as
-PPO's is. The reward model is still trained, for the figures beside it; it does not reach this policy.
+It stands in the place of PPO (`learner: kto`): the policy starts from SFT, the reference is SFT, and what it leaves is watched, judged and
+served as PPO's is. The reward model is still trained, for the figures beside it; it does not reach this policy.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from data.errors import UserError
 from data.loading import load as load_records
 from data.records import Thumb
 from pipeline.adapters import SharedBase
+from pipeline.ppo.watch import Watch
 from pipeline.roles import ADAPTER, open_base
+from pipeline.stages.kto_watch import Learner, Watching
 from pipeline.stages.trl import shared_arguments, train
+from pipeline.stages.watching import THUMBS, open_watch, write_report
 from pipeline.stopping import steps_finish
 from pipeline.template import prompt_ids, response_ids
 from reward.test_model import sides
@@ -24,9 +27,10 @@ _POLICY, _REFERENCE = "default", "ref"
 
 
 def run(ctx) -> dict[str, float]:
-    """Leaves `adapter/`, and one line a step in `log.jsonl`."""
+    """Leaves `adapter/`, one line a step in `log.jsonl`, and in `detectors.json` what the failure detectors saw. After an alarm the
+    policy is the one that they went back to."""
     config, settings = ctx.config, ctx.config.kto
-    file = ctx.inputs["prepare"] / "thumbs.train.jsonl"
+    file = ctx.inputs["prepare"] / THUMBS
     if not file.exists():
         raise UserError("learner: kto, but there are no thumbs. Name a file in data.thumbs, or use learner: ppo.")
     base = open_base(config)
@@ -37,12 +41,15 @@ def run(ctx) -> dict[str, float]:
     ups = sum(row["label"] for row in rows)
     if ups in (0, len(rows)):
         raise UserError(f"kto: all {len(rows)} thumbs are {'up' if ups else 'down'}; it needs both kinds.")
-    lines = _train(ctx, base, rows, weights(ups, len(rows) - ups))
+    watch = open_watch(ctx, base, role=_POLICY, name="KTO", reference=_REFERENCE)
+    lines = _train(ctx, base, rows, weights(ups, len(rows) - ups), watch)
     base.causal_lm.eval()
+    write_report(ctx, watch)
     base.save(_POLICY, ctx.out / ADAPTER)
     return {
         "loss": sum(line["loss"] for line in lines) / len(lines),
         "steps": float(len(lines)),
+        "updates_kept": float(len(lines) if watch.alarm is None else watch.kept_update),
         "thumbs_up": float(ups),
         "thumbs_down": float(len(rows) - ups),
         "thumbs_alone_in_a_batch": float(len(thumbs) - len(rows)),
@@ -82,7 +89,9 @@ def examples(thumbs: list[Thumb], tokenizer, config) -> list[dict]:
     return rows
 
 
-def _train(ctx, base: SharedBase, rows: list[dict], balance: tuple[float, float]) -> list[dict[str, float]]:
+def _train(
+    ctx, base: SharedBase, rows: list[dict], balance: tuple[float, float], watch: Watch
+) -> list[dict[str, float]]:
     from trl import KTOTrainer
 
     class Prepared(KTOTrainer):
@@ -98,10 +107,14 @@ def _train(ctx, base: SharedBase, rows: list[dict], balance: tuple[float, float]
 
     settings = ctx.config.kto
     steps = math.ceil(len(rows) / settings.batch_size) * settings.epochs
+    arguments = _arguments(ctx, base, balance)
+    watching = Watching(watch, Learner(base, _POLICY, settings, steps))
     with ctx.progress(steps, "KTO", unit="steps") as bar, steps_finish():
-        return train(
-            ctx, base, _POLICY, Prepared, _arguments(ctx, base, balance), rows, bar, stage="kto", line_of=_line
+        lines = train(
+            ctx, base, _POLICY, Prepared, arguments, rows, bar, stage="kto", line_of=_line, onlooker=watching
         )
+    watching.roll_back()
+    return lines
 
 
 def _arguments(ctx, base: SharedBase, balance: tuple[float, float]):

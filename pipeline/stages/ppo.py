@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,22 +12,17 @@ from torch import Tensor
 
 from data.errors import UserError
 from data.loading import load as load_records
-from data.quality import first_turn_key
-from data.records import Prompt
-from data.yardsticks import load_facts, load_paragraphs
 from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.evaluation.detectors import OTHER_START, SFT
-from pipeline.evaluation.detectors import REPORT as DETECTORS
-from pipeline.evaluation.yardsticks import FACTS, GENERAL_TEXT
 from pipeline.memory import MicroBatch, release
 from pipeline.ppo.masking import TooFewTokens
-from pipeline.ppo.probes import Probes, spread_evenly
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
-from pipeline.ppo.watch import Judge, Watch, text_figures
-from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base, open_test_model
+from pipeline.ppo.watch import Watch, text_figures
+from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base
 from pipeline.rollouts.engine import RolloutEngine, open_engine
+from pipeline.stages.watching import encoded, open_watch, write_report
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead
@@ -36,8 +30,6 @@ from reward.sources import REWARD_SOURCES, Answered, weighted_scores
 
 # A mean score above this share of training answers lies where the reward model has hardly been taught (Bai et al. 2022, fig. 14).
 HIGH = 0.99
-# With seven, one run in eight that lost a whole spread of the judge's scores raised the alarm: benchmarks/detector_rates.py.
-FEW_PROMPTS = 8
 
 
 def run(ctx) -> dict[str, float]:
@@ -72,7 +64,7 @@ def _run(ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engi
         engine=engine,
     )
     samples = ctx.out / "samples.jsonl"
-    watch = _watch(ctx, base)
+    watch = open_watch(ctx, base, start=OTHER_START if settings.start_from else SFT)
     _resume(ctx, ppo, watch, samples)
     with ctx.progress(settings.updates, "PPO", unit="updates") as bar, steps_finish():
         bar.advance(ppo.done)
@@ -109,7 +101,7 @@ def _run(ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engi
                 break
     if watch.alarm is not None:
         watch.roll_back(ppo)
-    (ctx.out / DETECTORS).write_text(json.dumps(watch.report(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_report(ctx, watch)
     base.save(POLICY, ctx.out / ADAPTER)
     if ppo.ema is not None:
         base.load_state(POLICY, ppo.ema.state)
@@ -172,73 +164,8 @@ class _Scorer:
         return out
 
 
-def _judge(ctx, base) -> Judge | None:
-    """The rubric where it stands in for people and PPO does not raise it itself; else the test model, where there is one."""
-    if ctx.config.judged_by == "rubric":
-        return lambda answers: REWARD_SOURCES["rubric"](answers).tolist()
-    if ctx.config.judged_by == "test_model":
-        model = open_test_model(base, ctx.inputs["reward"])
-        return lambda answers: model.score_all([a.ids for a in answers])
-    return None
-
-
-def _watch(ctx, base) -> Watch:
-    """The detectors, with their judge, where there is one, and with texts and questions for the policy to read."""
-    config = ctx.config
-    judge = _judge(ctx, base) if config.detectors.judge_every else None
-    prompts = _judge_prompts(ctx, base) if judge else []
-    if judge and len(prompts) < FEW_PROMPTS:
-        print(
-            f"detectors: questions of the test side for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} "
-            "it mostly misses a fall by one spread of its scores, with fewer than two any (detectors.judge_prompts, data.test_share).",
-            file=sys.stderr,
-            flush=True,
-        )
-    start = OTHER_START if config.ppo.start_from else SFT
-    return Watch(config.detectors, prompts, judge, probes=_probes(ctx, base), seed=config.seed, start=start)
-
-
-def _probes(ctx, base) -> Probes | None:
-    """Texts and questions for the detectors of forgetting and sycophancy; None where there is neither."""
-    bounds, prepared = ctx.config.detectors, ctx.inputs["prepare"]
-    texts, facts = prepared / GENERAL_TEXT, prepared / FACTS
-    paragraphs = spread_evenly(load_paragraphs(texts), bounds.probe_texts) if texts.exists() else []
-    questions = spread_evenly(load_facts(facts), bounds.probe_facts) if facts.exists() else []
-    if not paragraphs and not questions:
-        return None
-    return Probes(base, paragraphs, questions, system_prompt=ctx.config.model.system_prompt)
-
-
-def _judge_prompts(ctx, base) -> list[PromptIds]:
-    """Questions of the test side, the rankings' first: PPO does not ask them, and the final evaluation asks others."""
-    taken = {
-        first_turn_key(p.messages)
-        for name in ("prompts.jsonl", "heldout_prompts.jsonl")
-        for p in load_records(ctx.inputs["prepare"] / name, "prompts")
-    }
-    rankings = load_records(ctx.inputs["prepare"] / "rankings.test.jsonl", "ranked")
-    kept = [Prompt(r.id, r.prompt, r.topic) for r in rankings]
-    kept += load_records(ctx.inputs["prepare"] / "prompts.test.jsonl", "prompts")
-    found: dict[str, Prompt] = {}
-    for prompt in kept:
-        if (key := first_turn_key(prompt.messages)) not in taken:
-            found.setdefault(key, prompt)
-    fitting = [
-        encoded
-        for p in found.values()
-        if len((encoded := _encoded(ctx, base, p)).ids) <= ctx.config.data.max_prompt_tokens
-    ]
-    return fitting[: ctx.config.detectors.judge_prompts]
-
-
 def _prompts(ctx, base) -> list[PromptIds]:
-    return [_encoded(ctx, base, p) for p in load_records(ctx.inputs["prepare"] / "prompts.jsonl", "prompts")]
-
-
-def _encoded(ctx, base, prompt: Prompt) -> PromptIds:
-    return PromptIds(
-        prompt, tuple(prompt_ids(base.tokenizer, prompt.messages, system_prompt=ctx.config.model.system_prompt))
-    )
+    return [encoded(ctx, base, p) for p in load_records(ctx.inputs["prepare"] / "prompts.jsonl", "prompts")]
 
 
 def _check_context(base, prompts: list[PromptIds], settings) -> None:

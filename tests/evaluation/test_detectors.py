@@ -4,6 +4,7 @@ import json
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
@@ -225,6 +226,33 @@ def test_a_run_that_stays_far_beyond_its_kl_target_has_blown_up():
     ],
 )
 def test_reward_hacking_is_not_claimed_without_both(looks):
+    assert raised(looks=looks) == []
+
+
+def unpaid(looks):
+    """As where no reward is raised."""
+    return [replace(look, proxy=None) for look in looks]
+
+
+def test_where_no_reward_is_raised_a_judge_that_falls_twice_is_enough():
+    falling = unpaid(look(4 * u, min(u, 3) - max(0, u - 3), 0, noise=0.5) for u in range(8))
+    found = [alarms(History((), falling[: n + 1]), BOUNDS) for n in range(8)]
+    assert [[a.detector for a in f] for f in found] == [[]] * 5 + [["decline"]] * 3
+    assert found[5][0].stops and found[5][0].update == 20
+    assert "the judge fell from 4.74 (after 12) to 2.91" in found[5][0].sentence
+    assert found[5][0].sentence.endswith("standard errors (bound 2.5, 2 looks in a row)")
+
+
+@pytest.mark.parametrize(
+    "looks",
+    [
+        unpaid(look(4 * u, u, 0, 0.5) for u in range(8)),  # it rises
+        unpaid([look(0, 2, 0), look(4, 0, 0, 0.5), look(8, 2.5, 0)]),  # one low look
+        unpaid(look(4 * u, 1, 0) for u in range(8)),  # the judge sees no difference
+        [look(4 * u, -u, -u, 0.5) for u in range(8)],  # a reward is raised, and falls too
+    ],
+)
+def test_a_decline_is_not_claimed_without_both(looks):
     assert raised(looks=looks) == []
 
 

@@ -27,7 +27,7 @@ from pipeline.ppo.rollout import draw
 from pipeline.roles import ADAPTER, open_base, open_test_model
 from pipeline.run import Run
 from pipeline.snapshot import usable
-from pipeline.stages.ppo import _judge_prompts, _watch
+from pipeline.stages.watching import judge_prompts, open_watch
 from pipeline.template import prompt_ids
 from reward.test_model import is_for_test_model
 
@@ -154,7 +154,7 @@ def test_the_detectors_ask_the_test_model(finished):
     base = open_base(config)
     base.load(POLICY, finished / "stages" / "sft" / "adapter", trainable=True)
     model = open_test_model(base, finished / "stages" / "reward")
-    prompts = _judge_prompts(SimpleNamespace(config=config, inputs={"prepare": finished / "stages" / "prepare"}), base)
+    prompts = judge_prompts(SimpleNamespace(config=config, inputs={"prepare": finished / "stages" / "prepare"}), base)
     _, answers = draw(base, prompts, config.ppo, torch.Generator().manual_seed(config.seed))
     looks = json.loads((finished / "stages" / "ppo" / "detectors.json").read_text())["looks"]
     np.testing.assert_allclose(looks[0]["judge"], model.score_all([a.ids for a in answers]), atol=1e-4)
@@ -164,8 +164,8 @@ def test_a_judge_of_few_questions_is_told_of(finished, capfd):
     run = Run.load(finished)
     base = open_base(run.config)
     ctx = SimpleNamespace(config=run.config, inputs={n: finished / "stages" / n for n in ("prepare", "reward")})
-    _watch(ctx, base)
-    few = len(_judge_prompts(ctx, base))
+    open_watch(ctx, base)
+    few = len(judge_prompts(ctx, base))
     assert few < 8 and f"for the judge to see answers to: {few}." in capfd.readouterr().err
 
 

@@ -28,7 +28,14 @@ WATCHED = {
 
 def test_every_detector_has_a_row_and_a_title():
     assert TITLES.keys() == DETECTORS.keys()
-    assert [r.name for r in readings(WATCHED, LINES, BOUNDS)] == [TITLES[name] for name in DETECTORS]
+    # Where a reward is raised a falling judge is told of by it, where none is by the judge alone.
+    paid, unpaid = ([TITLES[name] for name in DETECTORS if name != other] for other in ("decline", "reward_hacking"))
+    assert [r.name for r in readings(WATCHED, LINES, BOUNDS)] == paid
+    looks = [{**look, "proxy": None} for look in WATCHED["looks"]]
+    lines = [{k: v for k, v in line.items() if k not in ("model_score", "member_variance")} for line in LINES]
+    found = {r.name: r for r in readings({**WATCHED, "looks": looks}, lines, BOUNDS)}
+    assert list(found) == unpaid
+    assert found["judged worse"].seen == ("judge 3.50 (best 3.50 after 4)",)
 
 
 def test_figures_are_those_of_the_last_window_against_the_first_rollout():

@@ -614,6 +614,22 @@ def test_a_stopped_run_says_why_in_both_reports_and_shows_judge_and_reward(run):
     assert "Independent judge" in page and "Reward on the judge’s prompts" in page
 
 
+def test_what_watched_kto_is_told_of_kto_by_its_looks_and_without_a_reward(run, namespace):
+    looks = [{"update": u, "judge": [4.0 - u, 5.0 - u], "proxy": None} for u in (0, 4, 8)]
+    lines = [
+        {"update": u, "episodes": 2, "kl": 0.25 * u, "entropy": 1.5, "response_tokens": 20.0 - u, "eos_rate": 0.5}
+        for u in (0, 4, 8)
+    ]
+    config = namespace(learner="kto", judged_by="rubric", detectors=DetectorsConfig())
+    markdown, page = watched(run, config, looks=looks, lines=lines)
+    for text in (markdown, page):
+        assert "A failure detector stopped KTO: " in text and "While KTO ran, each detector" in text
+        assert "stopped PPO" not in text and "A reward that rises" not in text
+        assert "judge -3.50 (best 4.50 after 0)" in text.replace("−", "-")
+    assert "KTO, 3 of 3 looks:" in markdown and "| Updates | Judge |\n" in markdown and "| 4 | 0.500 |" in markdown
+    assert "KTO, look by look" in page and "Reward on the judge’s prompts" not in page
+
+
 def test_the_judge_s_curve_has_an_interval_at_each_look_where_prompts_are_enough(run):
     looks = [{"update": u, "judge": [float(k % 3 + u) for k in range(9)], "proxy": 0.5} for u in (0, 2)]
     figure = watched(run, looks=looks)[1].split("<b>Independent judge</b>")[1].split("</figure>")[0]
