@@ -128,8 +128,9 @@ def write(results: dict) -> None:
         alarms = [alarm for alarm in found["detectors"]["alarms"] if alarm["stops"]]
         alarm = ", ".join(f"{a['detector']} ({a['update']})" for a in alarms) or "none"
         gain = found["gold_minus_sft"]
+        passes = "1 pass" if found["passes"] == 1 else f"{found['passes']} passes"
         lines.append(
-            f"| {found['rate']}, {found['passes']} {'pass' if found['passes'] == 1 else 'passes'} | {found['steps']:.0f} of {found['steps_in_all']:.0f} | "
+            f"| {found['rate']}, {passes} | {found['steps']:.0f} of {found['steps_in_all']:.0f} | "
             f"{judged} | {kl} | {alarm} | {found['kept']:.0f} | "
             f"{gain['value']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f}) | {found['minutes']:.0f} |"
         )

@@ -103,3 +103,12 @@ def test_it_says_what_it_lacks(context, tmp_path):
     with pytest.raises(UserError, match="no thumbs. Name a file in data.thumbs"):
         kto.run(context)
     assert json.dumps(context.lines) == "[]"
+
+
+def test_memory_that_runs_out_is_one_line_with_what_to_lower(context, monkeypatch):
+    def full(self, *arguments, **named):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(UserError, match=r"out of memory with 8 thumbs a step\..*Lower kto.batch_size"):
+        kto.run(context)

@@ -9,8 +9,10 @@ import torch
 from thumbing import make_context
 
 from pipeline import checkpoint, stopping
+from pipeline.evaluation.detectors import REPORT
 from pipeline.roles import ADAPTER
 from pipeline.stages import kto
+from pipeline.stages.kto_watch import TENSORS
 from pipeline.stages.trl import LINES, PREFIX
 
 # Ten steps of eight thumbs, two passes of five.
@@ -43,9 +45,9 @@ def taken(monkeypatch):
 
 
 def result(context):
-    """The adapter's bytes and the figures of every step."""
+    """The adapter's bytes, the figures of every step, and what the failure detectors saw."""
     figures = [{name: value for name, value in line.items() if name != "seconds"} for line in context.lines]
-    return (context.out / ADAPTER / WEIGHTS).read_bytes(), figures
+    return (context.out / ADAPTER / WEIGHTS).read_bytes(), figures, (context.out / REPORT).read_bytes()
 
 
 def kept(context):
@@ -148,6 +150,7 @@ def test_a_full_disk_costs_no_more_than_the_steps_since_the_last_checkpoint(whol
 
 def test_a_checkpoint_holds_the_adapter_that_learns_and_no_other(whole):
     newest = checkpoint.newest_sealed(whole[0].checkpoints, PREFIX)
-    assert [file.name for file in newest.rglob("*.safetensors")] == [WEIGHTS]
+    # Beside the policy that the watch would go back to.
+    assert {file.name for file in newest.rglob("*.safetensors")} == {WEIGHTS, TENSORS}
     assert (newest / WEIGHTS).read_bytes() == result(whole[0])[0]
     assert len(json.loads((newest / LINES).read_text(encoding="utf-8"))) == 10

@@ -137,6 +137,34 @@ def test_each_setting_moves_the_part_that_it_is_about():
     assert plain["ppo"].tokens["drawn"] == 20 * 32 * 32
 
 
+def test_kto_is_planned_in_ppo_s_place_with_its_own_batch_and_roles(tmp_path):
+    """By hand: 80 thumbs, a tenth kept out, in batches of 16 twice are 10 steps; looks before the first, and after 4, 8 and 10."""
+    thumbs = tmp_path / "thumbs.jsonl"
+    thumbs.write_text("{}\n" * 80)
+
+    def stage(**changes):
+        learner = {"learner": "kto", "data": {**DATA, "thumbs": str(thumbs)}, "kto": {"epochs": 2}}
+        stages = make_plan(config_of(**{**learner, **changes}), on_gpu=True, bfloat16=True).stages
+        assert [s.name for s in stages] == ["sft", "reward", "kto", "evaluate"]
+        return stages[2]
+
+    plain = stage()
+    ppo = make_plan(config_of(), on_gpu=True, bfloat16=True).stages[2]
+    # Policy and reference of PPO's four roles, and one of its two that learn.
+    assert plain.parts["adapters"] == ppo.parts["adapters"] / 2 and plain.parts["optimizer"] == ppo.parts["optimizer"] / 2
+    assert plain.tokens == {"learnt": 72 * 2 * 128, "read": 3 * 72 * 2 * 128, "drawn": 4 * 24 * 32}
+    half = stage(kto={"epochs": 2, "batch_size": 8}).moments
+    logits = memory.logits(KNOWN["meta-llama/Llama-3.1-8B"], 1024, memory.Numbers(2), learning=True)
+    assert half["learning"] - logits == pytest.approx((plain.moments["learning"] - logits) / 2)
+    assert stage(ppo={"micro_batch": 1}).moments == plain.moments
+    assert stage(detectors={"enabled": False}).moments.keys() == {"learning"}
+    assert stage(detectors={"enabled": False}).tokens["drawn"] is None
+    judged = {"evaluation": {"gold": "test_model"}, "reward": {"test_share": 0.3}}
+    assert stage(**judged).parts["adapters"] == plain.parts["adapters"] * 3 / 2
+    small = make_plan(config_of(learner="kto", kto={"batch_size": 512}), on_gpu=True, bfloat16=True)
+    assert "lower kto.batch_size" in "\n".join(show.lines(small, 24e9, {}))
+
+
 def test_each_stage_is_planned_with_its_own_optimizer():
     """8-bit moments in SFT alone; the stages that keep Adam's four bytes a moment keep them in the plan too."""
     plain, mixed = (

@@ -75,7 +75,8 @@ def make_plan(config, *, on_gpu: bool, bfloat16: bool) -> Plan:
         quantization=config.model.quantization,
         recompute=config.model.gradient_checkpointing,
     )
-    stages = tuple(stage(config, shape, numbers) for stage in (_sft, _reward, _ppo, _evaluation))
+    learner = _kto if config.learner == "kto" else _ppo
+    stages = tuple(stage(config, shape, numbers) for stage in (_sft, _reward, learner, _evaluation))
     return Plan(shape, numbers, stages, on_gpu)
 
 
@@ -148,6 +149,47 @@ def _ppo(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
             "learnt": drawn * length * 2 * settings.epochs,
         },
     )
+
+
+def _kto(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
+    """In PPO's place. A thumb is read by policy and reference, and again with another question's answer for the KL term."""
+    settings, lora, bounds = config.kto, config.lora, config.detectors
+    layers = _adapted(config, shape)
+    trained = memory.adapter_parameters(shape, lora.rank, layers)
+    # The KL term is estimated within a batch, so a batch is one pass.
+    tokens = settings.batch_size * config.reward.max_tokens
+    moments = {
+        "learning": memory.backward(shape, lora.rank, layers, tokens, numbers)
+        + memory.logits(shape, tokens, numbers, learning=True),
+    }
+    if bounds.enabled:
+        length = config.data.max_prompt_tokens + settings.max_new_tokens
+        rows = min(bounds.judge_prompts, READ_AT_ONCE)
+        moments["drawing for the detectors"] = (
+            memory.cache(shape, rows * length, numbers)
+            + memory.sampling_logits(shape, rows, numbers)
+            + memory.forward(shape, rows, numbers)
+        )
+        moments["reading for the detectors"] = memory.forward(shape, rows * length, numbers)
+    learnt = _learnt(config, config.data.thumbs or "", settings.epochs * config.reward.max_tokens)
+    asked = bool(config.judged_by == "test_model" and bounds.judge_every)
+    return StagePlan(
+        "kto",
+        _held(shape, numbers, trained, roles=2 + asked, trained_roles=1),
+        moments,
+        {"read": None if learnt is None else 3 * learnt, "learnt": learnt, "drawn": _looks(config)},
+    )
+
+
+def _looks(config) -> int | None:
+    """Tokens that KTO's looks draw at most; None where the number of thumbs is not known before they are read."""
+    settings, bounds = config.kto, config.detectors
+    thumbs = _learnt(config, config.data.thumbs or "", 1)
+    if thumbs is None or not bounds.enabled:
+        return None
+    steps = -(-thumbs // settings.batch_size) * settings.epochs
+    looks = 1 + -(-steps // (bounds.judge_every or bounds.window))
+    return looks * bounds.judge_prompts * settings.max_new_tokens
 
 
 def _evaluation(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:

@@ -90,6 +90,9 @@ def _advice(plan: Plan, stage: StagePlan) -> str:
         ("evaluate", "reading answers"): "lower sft.max_tokens; where memory runs out here, fewer rows are read at a time",
         ("evaluate", "reading rankings"): "lower reward.max_tokens; where memory runs out here, fewer rows are read at a time",
         ("reward", "learning"): "lower reward.micro_lists, or set model.gradient_checkpointing",
+        ("kto", "learning"): "lower kto.batch_size or reward.max_tokens, or set model.gradient_checkpointing",
+        ("kto", "drawing for the detectors"): "lower detectors.judge_prompts or kto.max_new_tokens",
+        ("kto", "reading for the detectors"): "lower detectors.judge_prompts; where memory runs out here, fewer rows are read at a time",
         ("sft", "learning"): "lower sft.micro_batch_size, or set model.gradient_checkpointing",
     }.get((stage.name, stage.fullest), "lower evaluation.batch_size")
 

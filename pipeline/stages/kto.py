@@ -13,6 +13,7 @@ from data.errors import UserError
 from data.loading import load as load_records
 from data.records import Thumb
 from pipeline.adapters import SharedBase
+from pipeline.memory import is_out_of_memory
 from pipeline.ppo.watch import Watch
 from pipeline.roles import ADAPTER, open_base
 from pipeline.stages.kto_watch import Learner, Watching
@@ -110,9 +111,17 @@ def _train(
     arguments = _arguments(ctx, base, balance)
     watching = Watching(watch, Learner(base, _POLICY, settings, steps))
     with ctx.progress(steps, "KTO", unit="steps") as bar, steps_finish():
-        lines = train(
-            ctx, base, _POLICY, Prepared, arguments, rows, bar, stage="kto", line_of=_line, onlooker=watching
-        )
+        try:
+            lines = train(
+                ctx, base, _POLICY, Prepared, arguments, rows, bar, stage="kto", line_of=_line, onlooker=watching
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"kto: out of memory with {settings.batch_size} thumbs a step. They cannot be read in smaller passes: the KL term is estimated "
+                "among them. Lower kto.batch_size or reward.max_tokens, or set model.gradient_checkpointing."
+            ) from None
     watching.roll_back()
     return lines
 

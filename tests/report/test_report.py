@@ -614,13 +614,13 @@ def test_a_stopped_run_says_why_in_both_reports_and_shows_judge_and_reward(run):
     assert "Independent judge" in page and "Reward on the judge’s prompts" in page
 
 
-def test_what_watched_kto_is_told_of_kto_by_its_looks_and_without_a_reward(run, namespace):
+def test_what_watched_kto_is_told_of_kto_by_its_looks_and_without_a_reward(run):
     looks = [{"update": u, "judge": [4.0 - u, 5.0 - u], "proxy": None} for u in (0, 4, 8)]
     lines = [
         {"update": u, "episodes": 2, "kl": 0.25 * u, "entropy": 1.5, "response_tokens": 20.0 - u, "eos_rate": 0.5}
         for u in (0, 4, 8)
     ]
-    config = namespace(learner="kto", judged_by="rubric", detectors=DetectorsConfig())
+    config = make_config(learner="kto", judged_by="rubric", detectors=DetectorsConfig())
     markdown, page = watched(run, config, looks=looks, lines=lines)
     for text in (markdown, page):
         assert "A failure detector stopped KTO: " in text and "While KTO ran, each detector" in text
