@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import time
@@ -116,27 +117,44 @@ def worth(config, prepared: Path, sft: Path, kept: Path) -> dict:
 
 
 def write(results: dict) -> None:
-    """The table, and what the looks saw, between the marks of docs/feedback.md."""
+    """What came out, and what the looks saw, between the marks of docs/feedback.md."""
     lines = [
-        "| rate | steps made, of | judge at the looks | KL at the looks, nats | alarm after | kept | kept policy − SFT | minutes |",
-        "|---|---:|---|---|---|---:|---:|---:|",
+        "| rate | steps made, of | alarm | kept | kept policy − SFT | minutes |",
+        "|---|---:|---|---|---:|---:|",
+        *map(_outcome, results.values()),
     ]
     for found in results.values():
-        looks, seen = found["detectors"]["looks"], found["detectors"]["lines"]
-        judged = ", ".join(f"{sum(look['judge']) / len(look['judge']):.2f}" for look in looks)
-        kl = ", ".join(f"{line['kl']:.1f}" for line in seen)
-        alarms = [alarm for alarm in found["detectors"]["alarms"] if alarm["stops"]]
-        alarm = ", ".join(f"{a['detector']} ({a['update']})" for a in alarms) or "none"
-        gain = found["gold_minus_sft"]
-        passes = "1 pass" if found["passes"] == 1 else f"{found['passes']} passes"
-        lines.append(
-            f"| {found['rate']}, {passes} | {found['steps']:.0f} of {found['steps_in_all']:.0f} | "
-            f"{judged} | {kl} | {alarm} | {found['kept']:.0f} | "
-            f"{gain['value']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f}) | {found['minutes']:.0f} |"
-        )
+        lines += [
+            "",
+            f"| {found['rate']}: after so many steps | judge, points | KL, nats | tokens an answer | answers that end "
+            "| perplexity of ordinary text |",
+            "|---:|---:|---:|---:|---:|---:|",
+            *_looks(found["detectors"]),
+        ]
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
     after = rest.partition(MARKS[1])[2]
     PAGE.write_text("\n".join([before + MARKS[0], "", *lines, "", MARKS[1] + after]), encoding="utf-8")
+
+
+def _outcome(found: dict) -> str:
+    alarms = [alarm for alarm in found["detectors"]["alarms"] if alarm["stops"]]
+    alarm = "; ".join(f"{a['detector']} after {a['update']}" for a in alarms) or "none"
+    gain = found["gold_minus_sft"]
+    passes = "1 pass" if found["passes"] == 1 else f"{found['passes']} passes"
+    return (
+        f"| {found['rate']}, {passes} | {found['steps']:.0f} of {found['steps_in_all']:.0f} | {alarm} | after {found['kept']:.0f} | "
+        f"{gain['value']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f}) | {found['minutes']:.0f} |"
+    )
+
+
+def _looks(watched: dict) -> list[str]:
+    perplexity = {p["update"]: math.exp(sum(p["nll"]) / p["tokens"]) for p in watched["probes"]}
+    judged = {look["update"]: sum(look["judge"]) / len(look["judge"]) for look in watched["looks"]}
+    return [
+        f"| {line['update']} | {judged[line['update']]:.2f} | {line['kl']:.1f} | {line['response_tokens']:.1f} | {line['eos_rate']:.0%} | "
+        f"{perplexity[line['update']]:.1f} |"
+        for line in watched["lines"]
+    ]
 
 
 if __name__ == "__main__":
