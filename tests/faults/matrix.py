@@ -1,6 +1,7 @@
 """The long form of the fault suite, and the table of docs/reliability.md.
 
     python tests/faults/matrix.py --runs 12 --kills 5 --signals 10 --full 6      # about half an hour on one core
+    python tests/faults/matrix.py --learner kto                                  # KTO in PPO's place; prints the table, writes no page
 
 A run is struck at random crash points until it ends by itself, then held against a run that nobody struck: weights, figures of
 every step, answers and cards must be the same bytes.
@@ -44,10 +45,13 @@ def main() -> None:
     parser.add_argument("--full", type=int, default=6, help="runs that meet a full disk")
     parser.add_argument("--damage", type=int, default=12, help="checkpoints that are altered after a kill")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--learner", choices=("ppo", "kto"), default="ppo", help="what trains the policy")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
+        if arguments.learner == "kto":
+            faults.CONFIG = faults.config_of_kto(home)
         whole = faults.run(home / "whole")
         assert whole.status == 0, whole.said
         expected = faults.result(home / "whole")
@@ -59,8 +63,9 @@ def main() -> None:
             artifacts(home, home / "whole"),
         ]
     text = table(rows, whole.points, arguments)
-    before = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
-    PAGE.write_text(f"{before}{MARK}\n\n{text}", encoding="utf-8")
+    if arguments.learner == "ppo":
+        before = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+        PAGE.write_text(f"{before}{MARK}\n\n{text}", encoding="utf-8")
     print(text)
     sys.exit(any(row.failed for row in rows))
 
