@@ -11,8 +11,8 @@ from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE
 from pipeline.evaluation.detectors import REPORT
 from pipeline.generation import Sample
+from pipeline.ppo.figures import answer_figures
 from pipeline.ppo.rollout import PromptIds
-from pipeline.ppo.watch import answer_figures
 from pipeline.roles import ADAPTER
 from pipeline.stages import kto, watching
 from pipeline.stages.trl import PREFIX
@@ -124,7 +124,7 @@ def test_the_judge_is_asked_what_nobody_learned_from_nor_is_asked_at_the_end(tmp
     assert asked() == set("abdefghij")
 
 
-def test_figures_of_a_look_are_those_that_a_slow_reading_gives(make_base, namespace):
+def test_figures_of_a_look_are_those_that_a_slow_reading_gives(make_base):
     base = make_base(POLICY, REFERENCE)
     prompts = [PromptIds(Prompt(f"p{i}", (Message("user", "x"),)), (20 + i, 21, 22)) for i in range(2)]
     said = [(30, 31, 32), (40, 41)]
@@ -133,8 +133,7 @@ def test_figures_of_a_look_are_those_that_a_slow_reading_gives(make_base, namesp
         Answered(p.prompt.messages, "one two three", s.finished, (*p.ids, *s.ids))
         for p, s in zip(prompts, samples, strict=True)
     ]
-    learner = namespace(base=base, role=POLICY, done=4, settings=namespace(temperature=0.5))
-    found = answer_figures(learner, samples, answers, REFERENCE)
+    found = answer_figures(base, POLICY, REFERENCE, samples, answers, 0.5)
     nats = {}
     for role in (POLICY, REFERENCE):
         with base.acting_as(role), torch.no_grad():
@@ -145,4 +144,4 @@ def test_figures_of_a_look_are_those_that_a_slow_reading_gives(make_base, namesp
                     nats[role] += float(logits[2 + k].log_softmax(-1)[token])
     assert found["kl"] == pytest.approx((nats[POLICY] - nats[REFERENCE]) / 2, abs=1e-4)
     assert found["entropy"] == pytest.approx(-nats[POLICY] / 5, abs=1e-4)
-    assert (found["response_tokens"], found["eos_rate"], found["episodes"], found["update"]) == (2.5, 0.5, 2, 4)
+    assert (found["response_tokens"], found["eos_rate"], found["episodes"]) == (2.5, 0.5, 2)

@@ -20,12 +20,8 @@ from torch import Tensor
 from pipeline.adapters import REWARD, SharedBase
 from pipeline.evaluation import detectors
 from pipeline.evaluation.detectors import Alarm, History, Look, Probe
-from pipeline.evaluation.diversity import self_bleu
-from pipeline.evaluation.likelihood import token_logprobs_of
-from pipeline.evaluation.metrics import distinct_n, repeated_ngram_share, unique_first_tokens
-from pipeline.evaluation.refusals import refusal_share
-from pipeline.generation import Sample
 from pipeline.memory import READ_AT_ONCE, MicroBatch
+from pipeline.ppo.figures import answer_figures
 from pipeline.ppo.probes import Probes
 from pipeline.ppo.rollout import PromptIds, Scorer, draw
 from pipeline.rollouts.engine import RolloutEngine
@@ -60,43 +56,6 @@ class Learner(Protocol):
 
     def load_roles(self, tensors: dict[str, Tensor]) -> None:
         """As `PPO.load_roles`."""
-
-
-def answer_figures(
-    learner: Learner, samples: Sequence[Sample], answers: Sequence[Answered], reference: str
-) -> dict[str, float | None]:
-    """What the detectors read of a rollout, of answers that were drawn for a look.
-
-    KL(π ‖ π_ref) ≈ mean Σ_t (log π − log π_ref), nats a sequence; the entropy a token ≈ −mean log π, nats: both from the tokens
-    drawn, at the temperature that they were drawn at.
-    """
-    asked = [a.ids[: len(a.ids) - len(s.ids)] for a, s in zip(answers, samples, strict=True)]
-    own, theirs = (
-        token_logprobs_of(learner.base, role, asked, [s.ids for s in samples], learner.settings.temperature)
-        for role in (learner.role, reference)
-    )
-    tokens, nats = sum(len(s.ids) for s in samples), sum(map(sum, own))
-    return {
-        "update": learner.done,
-        "episodes": len(samples),
-        "kl": (nats - sum(map(sum, theirs))) / len(samples),
-        "entropy": -nats / tokens,
-        "response_tokens": tokens / len(samples),
-        "eos_rate": sum(s.finished for s in samples) / len(samples),
-        **text_figures([a.response for a in answers]),
-    }
-
-
-def text_figures(answers: Sequence[str]) -> dict[str, float | None]:
-    """What the detectors read of a rollout's texts; None where the answers hold too few words to say."""
-    figures = {
-        "distinct_2": distinct_n(answers, 2),
-        "repeated_4gram_share": repeated_ngram_share(answers),
-        "unique_openings": unique_first_tokens(answers),
-        "self_bleu": sum(self_bleu(answers)) / len(answers) if len(answers) > 1 else math.nan,
-        "refusal_share": refusal_share(answers),
-    }
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 class Watch:
@@ -259,7 +218,8 @@ class Watch:
         # As many at a time as in a rollout: a look must not be what fills the memory.
         samples, answers = ppo.at_once.attempt(drawn)
         if self.reference is not None:
-            self.after(answer_figures(ppo, samples, answers, self.reference))
+            figures = answer_figures(ppo.base, ppo.role, self.reference, samples, answers, ppo.settings.temperature)
+            self.after({"update": ppo.done, **figures})
         if self.judge is None:
             return None
         judged = tuple(float(x) for x in self.judge(answers))

@@ -16,10 +16,11 @@ from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.evaluation.detectors import OTHER_START, SFT
 from pipeline.memory import MicroBatch, release
+from pipeline.ppo.figures import text_figures
 from pipeline.ppo.masking import TooFewTokens
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
-from pipeline.ppo.watch import Watch, text_figures
+from pipeline.ppo.watch import Watch
 from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base
 from pipeline.rollouts.engine import RolloutEngine, open_engine
 from pipeline.stages.watching import encoded, open_watch, write_report

@@ -16,10 +16,11 @@ from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.config import DetectorsConfig, PpoConfig
 from pipeline.evaluation.detectors import DETECTORS, OTHER_START, Alarm, History, Look, Probe, alarms, best_look
 from pipeline.evaluation.refusals import is_refusal, refusal_share
+from pipeline.ppo.figures import text_figures
 from pipeline.ppo.probes import Probes, spread_evenly
 from pipeline.ppo.rollout import PromptIds, draw
 from pipeline.ppo.trainer import PPO
-from pipeline.ppo.watch import Watch, text_figures
+from pipeline.ppo.watch import Watch
 from reward.model import ScalarHead
 
 BOUNDS = DetectorsConfig()

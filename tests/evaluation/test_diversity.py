@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.evaluation.answers import AnswerRow
 from pipeline.evaluation.diversity import MOST, self_bleu, self_bleu_change, self_bleu_entry
-from pipeline.ppo.watch import text_figures
+from pipeline.ppo.figures import text_figures
 
 
 def slow(texts):
