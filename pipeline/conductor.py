@@ -11,8 +11,10 @@ from pipeline.config import check_files
 from pipeline.disk import sha256, write_json
 from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
 from pipeline.evaluation import accepted, detectors, gates
+from pipeline.manifest import TAKEN_OVER, StageManifest
 from pipeline.memory import is_out_of_memory
-from pipeline.run import TAKEN_OVER, Run, StageManifest, Step
+from pipeline.run import Run
+from pipeline.step import Step
 
 Say = Callable[[str], None]
 # What a step's line shows of its metrics: the first few of these that it has.

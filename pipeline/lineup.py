@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pipeline.adapters import BASE, POLICY, REFERENCE
 from pipeline.errors import UserError
+from pipeline.manifest import MANIFEST
 from pipeline.roles import ADAPTER
-from pipeline.run import CONFIG, MANIFEST, Run
+from pipeline.run import CONFIG, Run
 
 # Which adapter role speaks for a stage: in PPO the reference is the SFT policy, and so it is here.
 _ROLES = {"sft": REFERENCE, "ppo": POLICY}

@@ -19,7 +19,8 @@ from pipeline import doubts, progress, service, snapshot
 from pipeline.conductor import conduct, registry
 from pipeline.disk import write_json
 from pipeline.errors import GateFailure, UserError
-from pipeline.run import MANIFEST, Run
+from pipeline.manifest import MANIFEST
+from pipeline.run import Run
 from pipeline.snapshot import Snapshot
 from pipeline.verdicts import verdicts
 

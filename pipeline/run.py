@@ -10,141 +10,28 @@ runs/<run>/config.yaml            the whole config, frozen
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib
 import json
 import os
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline import progress, takeover
+from pipeline import environment, takeover
+from pipeline.attempt import KEY, aside_of, begun_in, leftover, partial_of, tidy
 from pipeline.config import Config, defaults, dump, load_config
 from pipeline.disk import sha256, sync, write_whole
 from pipeline.errors import RunBusy, UserError
+from pipeline.manifest import MANIFEST, TAKEN_OVER, Artifact, Begun, StageManifest, key_of
 from pipeline.memory import begin_anew, release
+from pipeline.step import CHECKPOINTS, EVALUATION, Step, StepContext
 
-MANIFEST, LOG, CONFIG, CHECKPOINTS = "manifest.json", "log.jsonl", "config.yaml", "checkpoints"
-KEY = ".key"
-TAKEN_OVER = "taken_over_from"
-_EVALUATION = "evaluate-"
-_PACKAGES = ("torch", "transformers", "trl", "peft", "datasets", "accelerate", "numpy")
-
-
-@dataclass(frozen=True)
-class Step:
-    """A stage, or the evaluation of one.
-
-    Attributes:
-        name: "sft", or "evaluate-sft".
-        needs: names of the steps whose results it reads.
-        settings: dotted config keys or sections that its result depends on.
-        version: raised when the code changes what it leaves behind.
-        body: "module:function", imported when it runs; takes a StepContext, returns the manifest's metrics.
-        files: data files that it reads beside finished steps.
-        reads: of the steps it needs, the files that its result depends on; named in full, it may be taken over from another run
-            (`pipeline.takeover`). Empty where that is never worth it.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    settings: tuple[str, ...]
-    version: int
-    body: str
-    files: Callable[[Config], Sequence[Path]] = field(default=lambda config: ())
-    reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> str:
-        """Where its result lies within the run."""
-        if self.name.startswith(_EVALUATION):
-            return f"evaluation/{self.name.removeprefix(_EVALUATION)}"
-        return f"stages/{self.name}"
-
-
-@dataclass(frozen=True)
-class Artifact:
-    path: str
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True)
-class StageManifest:
-    """What a finished step says of itself."""
-
-    stage: str
-    key: str
-    version: int
-    inputs: dict[str, str]
-    settings: dict[str, Any]
-    files: list[dict[str, str]]
-    artifacts: list[Artifact]
-    metrics: dict[str, float]
-    environment: dict[str, Any]
-    # Of all of the above: a manifest is covered by no other hash.
-    digest: str = ""
-
-    def own_digest(self) -> str:
-        text = json.dumps({**asdict(self), "digest": ""}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    @staticmethod
-    def read(file: Path) -> StageManifest:
-        try:
-            raw = json.loads(file.read_text(encoding="utf-8"))
-            return StageManifest(**{**raw, "artifacts": [Artifact(**a) for a in raw["artifacts"]]})
-        except (ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{file}: damaged, not a manifest that a run wrote. Use --redo with its stage to make it anew."
-            ) from None
-
-
-@dataclass(frozen=True)
-class Begun:
-    """What an unfinished step says of itself, so that nothing else is taken up from what it left."""
-
-    key: str
-    version: int
-    inputs: dict[str, str]
-    settings: dict[str, Any]
-    files: list[dict[str, str]]
-
-
-@dataclass(frozen=True)
-class StepContext:
-    """What a step's body is given.
-
-    Attributes:
-        out: directory to write into; it becomes the step's own when the body returns.
-        inputs: finished directories of the steps it needs, by name.
-        resume_dir: what an earlier, killed attempt with the same key left behind, or None.
-        progress: `pipeline.progress.track`.
-    """
-
-    config: Config
-    run: Run
-    out: Path
-    inputs: dict[str, Path]
-    resume_dir: Path | None
-    progress: Callable[..., Any] = progress.track
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where a step keeps what it can be taken up from; gone when it is finished. An earlier, killed attempt with the same
-        key left its own there."""
-        return self.out / CHECKPOINTS
-
-    def log(self, line: dict[str, Any]) -> None:
-        """Appends one JSON line to the step's log."""
-        with (self.out / LOG).open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(line) + "\n")
+CONFIG = "config.yaml"
 
 
 class Run:
@@ -231,9 +118,9 @@ class Run:
 
     def differences_half_way(self, step: Step, steps: dict[str, Step]) -> list[str]:
         """The same for a step that was stopped and has checkpoints to go on from."""
-        partial = _partial(self.path / step.folder)
-        for folder in (partial, _aside(partial)):
-            begun = _begun(folder)
+        partial = partial_of(self.path / step.folder)
+        for folder in (partial, aside_of(partial)):
+            begun = begun_in(folder)
             if begun is not None and (folder / CHECKPOINTS).exists():
                 return self._apart(begun, step, steps)
         return []
@@ -275,7 +162,7 @@ class Run:
         if done is not None:
             changed = self.differences(step, steps)
             if changed:
-                redo = step.name.removeprefix(_EVALUATION)
+                redo = step.name.removeprefix(EVALUATION)
                 anew = "`evaluate --again` to judge anew what was trained, " if redo != step.name else ""
                 raise UserError(
                     f"{self.path}: '{step.name}' was made with {'; '.join(changed[:3])}. "
@@ -283,7 +170,7 @@ class Run:
                 )
             if problems := self.verify(step):
                 raise UserError(problems)
-            _tidy(self.path / step.folder)
+            tidy(self.path / step.folder)
             return done, False
         return self._make(step, steps), True
 
@@ -292,7 +179,7 @@ class Run:
         target = self.path / step.folder
         found = target.exists()
         shutil.rmtree(target, ignore_errors=True)
-        for left in (_partial(target), _aside(_partial(target))):
+        for left in (partial_of(target), aside_of(partial_of(target))):
             shutil.rmtree(left, ignore_errors=True)
         return found
 
@@ -320,10 +207,10 @@ class Run:
         if problems:
             raise UserError(problems)
         target = self.path / step.folder
-        partial = _partial(target)
+        partial = partial_of(target)
         identity = self._identity(step, steps)
-        key = _key(step, identity)
-        old = self._leftover(partial, key)
+        key = key_of(step.name, step.version, identity)
+        old = leftover(partial, key)
         partial.mkdir(parents=True)
         begun = {"key": key, "version": step.version, **identity}
         (partial / KEY).write_text(json.dumps(begun), encoding="utf-8")
@@ -343,10 +230,10 @@ class Run:
             if not (partial / CHECKPOINTS).exists():
                 shutil.rmtree(partial, ignore_errors=True)
             raise
-        environment = _environment(self.config, utc, time.monotonic() - started)
+        made_in = environment.describe(self.config, utc, time.monotonic() - started)
         if found is not None:
             # Where and with what it was made, not where it was copied.
-            environment = {**found.environment, "seconds": environment["seconds"], TAKEN_OVER: self.like.path.name}
+            made_in = {**found.environment, "seconds": made_in["seconds"], TAKEN_OVER: self.like.path.name}
         manifest = StageManifest(
             stage=step.name,
             key=key,
@@ -358,7 +245,7 @@ class Run:
                 if f.is_file() and f.name != KEY and CHECKPOINTS not in f.relative_to(partial).parts
             ],
             metrics=metrics,
-            environment=environment,
+            environment=made_in,
         )
         manifest = replace(manifest, digest=manifest.own_digest())
         (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n", encoding="utf-8")
@@ -369,13 +256,13 @@ class Run:
         partial.rename(target)
         sync(target.parent)
         # Only now: until its name is that of a finished step, the work must be there to be taken up.
-        _tidy(target)
+        tidy(target)
         if old is not None:
             shutil.rmtree(old, ignore_errors=True)
         return manifest
 
     def _body(self, step: Step, steps: dict[str, Step], partial: Path, old: Path | None) -> dict[str, float]:
-        _settle(self.config)
+        environment.settle(self.config)
         begin_anew()
         module, _, function = step.body.partition(":")
         context = StepContext(
@@ -389,25 +276,6 @@ class Run:
         release()
         return metrics
 
-    def _leftover(self, partial: Path, key: str) -> Path | None:
-        """Puts a killed attempt aside, if it was for the same key; removes it otherwise."""
-        aside = _aside(partial)
-
-        def ours(folder: Path) -> bool:
-            begun = _begun(folder)
-            return begun is not None and begun.key == key
-
-        # Killed between putting the attempt aside and taking its checkpoints over: they still lie aside.
-        if ours(aside) and (aside / CHECKPOINTS).exists() and not (partial / CHECKPOINTS).exists():
-            shutil.rmtree(partial, ignore_errors=True)
-            return aside
-        shutil.rmtree(aside, ignore_errors=True)
-        if ours(partial):
-            partial.rename(aside)
-            return aside
-        shutil.rmtree(partial, ignore_errors=True)
-        return None
-
     def _identity(self, step: Step, steps: dict[str, Step]) -> dict[str, Any]:
         return {
             "inputs": {
@@ -420,80 +288,3 @@ class Run:
                 {"path": str(p), "sha256": sha256(p) if p.is_file() else "missing"} for p in step.files(self.config)
             ],
         }
-
-
-def _key(step: Step, identity: dict[str, Any]) -> str:
-    text = json.dumps({"stage": step.name, "version": step.version, **identity}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _partial(target: Path) -> Path:
-    return target.with_name(target.name + ".partial")
-
-
-def _aside(partial: Path) -> Path:
-    return partial.with_name(partial.name + ".old")
-
-
-def _begun(folder: Path) -> Begun | None:
-    """What a step in this folder was begun with; None where that cannot be read."""
-    try:
-        return Begun(**json.loads((folder / KEY).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def _tidy(target: Path) -> None:
-    """Takes from a finished step what only served to finish it."""
-    shutil.rmtree(target / CHECKPOINTS, ignore_errors=True)
-    (target / KEY).unlink(missing_ok=True)
-
-
-def _settle(config: Config) -> None:
-    """Threads and seeds, before every step, so that a step does not depend on which steps ran before it in this process."""
-    import random
-
-    import numpy
-    import torch
-    from transformers.utils import logging
-
-    # Their bars would tear ours.
-    logging.disable_progress_bar()
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
-    random.seed(config.seed)
-    numpy.random.seed(config.seed % 2**32)
-    torch.manual_seed(config.seed)
-
-
-def _environment(config: Config, started: datetime, seconds: float) -> dict[str, Any]:
-    import resource
-    from importlib.metadata import PackageNotFoundError, version
-
-    import torch
-
-    from pipeline.models import choose_device, choose_dtype
-
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    device = choose_device(config.model.device)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
-    )
-    return {
-        "commit": commit.stdout.strip() or None,
-        "versions": versions,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "dtype": str(choose_dtype(config.model.dtype, device)).removeprefix("torch."),
-        "seed": config.seed,
-        "started_utc": started.isoformat(timespec="seconds"),
-        "seconds": round(seconds, 2),
-        # The process's peak so far, all steps before this one included.
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        # The step's own.
-        **({"peak_gpu_bytes": torch.cuda.max_memory_allocated(device)} if device.type == "cuda" else {}),
-    }

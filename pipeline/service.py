@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pipeline.disk import write_json
 from pipeline.errors import UserError
-from pipeline.run import CONFIG, MANIFEST, Run
+from pipeline.manifest import MANIFEST
+from pipeline.run import CONFIG, Run
 
 SERVICE = "service.json"
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import cli, conductor
 from pipeline.evaluation.cards import Card, Entry, write_card
-from pipeline.run import Step
+from pipeline.step import Step
 
 BODIES = "bodies_of_gated_stages_test"
 

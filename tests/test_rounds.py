@@ -22,7 +22,8 @@ from pipeline.errors import GateFailure
 from pipeline.evaluation import rivals
 from pipeline.evaluation.answers import AnswerRow, write_answers
 from pipeline.evaluation.rivals import accuracy_on, gain
-from pipeline.run import TAKEN_OVER, Run, StageManifest
+from pipeline.manifest import TAKEN_OVER, StageManifest
+from pipeline.run import Run
 
 SMALL = (
     "threads=1", "data.limit=24", "reward.members=1", "ppo.ensemble=mean", "ppo.updates=1", "ppo.episodes=4", "ppo.minibatch=4",

@@ -16,7 +16,8 @@ from pipeline.conductor import _refuse_other_base, _refuse_other_settings, all_s
 from pipeline.config import load_config
 from pipeline.errors import RunBusy
 from pipeline.models import weights_sha256
-from pipeline.run import Run, Step
+from pipeline.run import Run
+from pipeline.step import Step
 
 HERE = Path(__file__).resolve().parent
 BODY = """
@@ -48,7 +49,8 @@ import sys
 sys.path[:0] = [{root!r}, {bodies!r}]
 from pathlib import Path
 from pipeline.config import load_config
-from pipeline.run import Run, Step
+from pipeline.run import Run
+from pipeline.step import Step
 FIRST = Step("first", (), ("seed",), 1, "bodies_of_run_test:first")
 SECOND = Step("second", ("first",), ("lora.rank",), 1, "bodies_of_run_test:second")
 SLOW = Step("slow", (), (), 1, "bodies_of_run_test:slow")

@@ -13,8 +13,8 @@ from pipeline import checkpoint
 from pipeline.adapters import POLICY, SharedBase
 from pipeline.memory import MicroBatch
 from pipeline.roles import ADAPTER, open_base
-from pipeline.run import LOG
 from pipeline.stages.trl import shared_arguments, trainer_of
+from pipeline.step import LOG
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.optimizer import ADAMW
