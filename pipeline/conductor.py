@@ -215,7 +215,7 @@ def _missing_needs(run: Run, chosen: Sequence[str], gone: frozenset[str]) -> lis
         missing = [n for n in needed if n in gone or run.manifest(steps[n]) is None]
         if missing:
             lines.append(
-                f"{run.path}: '{name}' needs {', '.join(missing)}, not finished here. Run `run` or that stage first."
+                f"{run.path}: '{name}' needs {', '.join(missing)}, not finished here. `run` makes all in their order."
             )
     return lines
 
@@ -231,7 +231,7 @@ def _refuse_other_settings(run: Run, steps: dict[str, Step], gone: frozenset[str
         elif changed := run.differences_half_way(step, steps):
             raise UserError(
                 f"{run.path}: '{name}' was stopped half-way with {'; '.join(changed[:3])}. Go on with what it was made with, use "
-                f"--run NEW, or --redo {name.removeprefix('evaluate-')} to throw its checkpoints away."
+                f"--run NEW, or, with the same settings, {step.anew}, which throws its checkpoints away."
             )
 
 

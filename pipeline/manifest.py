@@ -43,13 +43,14 @@ class StageManifest:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @staticmethod
-    def read(file: Path) -> StageManifest:
+    def read(file: Path, anew: str) -> StageManifest:
+        """Raises UserError for a file that is none; `anew` is the command that makes another."""
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
             return StageManifest(**{**raw, "artifacts": [Artifact(**a) for a in raw["artifacts"]]})
         except (ValueError, KeyError, TypeError):
             raise UserError(
-                f"{file}: damaged, not a manifest that a run wrote. Use --redo with its stage to make it anew."
+                f"{file}: damaged, not a manifest that a run wrote. {anew} makes it anew."
             ) from None
 
 

@@ -29,7 +29,7 @@ from pipeline.disk import sha256, sync, write_whole
 from pipeline.errors import RunBusy, UserError
 from pipeline.manifest import MANIFEST, TAKEN_OVER, Artifact, Begun, StageManifest, key_of
 from pipeline.memory import begin_anew, release
-from pipeline.step import CHECKPOINTS, EVALUATION, Step, StepContext
+from pipeline.step import CHECKPOINTS, Step, StepContext
 
 CONFIG = "config.yaml"
 
@@ -109,7 +109,7 @@ class Run:
     def manifest(self, step: Step) -> StageManifest | None:
         """The manifest of a finished step."""
         file = self.path / step.folder / MANIFEST
-        return StageManifest.read(file) if file.is_file() else None
+        return StageManifest.read(file, step.anew) if file.is_file() else None
 
     def differences(self, step: Step, steps: dict[str, Step]) -> list[str]:
         """Why a finished step is not what the config asks for now, a phrase each; empty when it is."""
@@ -156,17 +156,15 @@ class Run:
         missing = [name for name in step.needs if self.manifest(steps[name]) is None]
         if missing:
             raise UserError(
-                f"{self.path}: '{step.name}' needs {', '.join(missing)}, not finished here. Run `run` or that stage first."
+                f"{self.path}: '{step.name}' needs {', '.join(missing)}, not finished here. `run` makes all in their order."
             )
         done = self.manifest(step)
         if done is not None:
             changed = self.differences(step, steps)
             if changed:
-                redo = step.name.removeprefix(EVALUATION)
-                anew = "`evaluate --again` to judge anew what was trained, " if redo != step.name else ""
                 raise UserError(
-                    f"{self.path}: '{step.name}' was made with {'; '.join(changed[:3])}. "
-                    f"Use {anew}--run NEW, or --redo {redo} to replace it and what follows."
+                    f"{self.path}: '{step.name}' was made with {'; '.join(changed[:3])}. Use --run NEW, or, with the same "
+                    f"settings, {step.anew}, which replaces it and what follows."
                 )
             if problems := self.verify(step):
                 raise UserError(problems)
@@ -190,15 +188,15 @@ class Run:
         problems = []
         if done is not None and done.own_digest() != done.digest:
             problems.append(
-                f"{folder / MANIFEST}: not as it was written; it was changed or damaged. Use --redo {step.name}."
+                f"{folder / MANIFEST}: not as it was written; it was changed or damaged. {step.anew} makes it anew."
             )
         for artifact in done.artifacts if done else ():
             file = folder / artifact.path
             if not file.is_file():
-                problems.append(f"{file}: missing, though the manifest names it. Use --redo {step.name}.")
+                problems.append(f"{file}: missing, though the manifest names it. {step.anew} makes it anew.")
             elif sha256(file) != artifact.sha256:
                 problems.append(
-                    f"{file}: its hash differs from the manifest; it was changed or damaged. Use --redo {step.name}."
+                    f"{file}: its hash differs from the manifest; it was changed or damaged. {step.anew} makes it anew."
                 )
         return problems
 

@@ -18,6 +18,11 @@ LOG, CHECKPOINTS = "log.jsonl", "checkpoints"
 EVALUATION = "evaluate-"
 
 
+def anew(name: str) -> str:
+    """The command that makes a step of that name anew, whatever verb is at work now. An evaluation needs no training for it."""
+    return "`evaluate --again`" if name.startswith(EVALUATION) else f"`run --redo {name}`"
+
+
 @dataclass(frozen=True)
 class Step:
     """A stage, or the evaluation of one.
@@ -40,6 +45,10 @@ class Step:
     body: str
     files: Callable[[Config], Sequence[Path]] = field(default=lambda config: ())
     reads: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def anew(self) -> str:
+        return anew(self.name)
 
     @property
     def folder(self) -> str:

@@ -131,7 +131,7 @@ def test_a_changed_setting_is_refused_before_anything_is_written(smoke):
     assert (
         done.returncode == 2
         and "'sft' was made with sft.epochs 1.0, now 2.0" in done.stderr
-        and "--redo sft" in done.stderr
+        and "`run --redo sft`" in done.stderr
     )
     assert (run / "config.yaml").read_text() == config
 

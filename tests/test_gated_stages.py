@@ -75,7 +75,7 @@ def test_an_acceptance_ends_where_the_number_gets_worse_or_the_bound_is_another(
     assert door("run", "gates.base.gold.min=2")[0] == 0
     door.gold = 0.5
     status, _, said = door("evaluate", "--again")
-    assert status == 3 and "--accept it again" in said
+    assert status == 3 and "`run --accept " in said
     (line,) = json.loads((door.run / "evaluation/base/gates.json").read_text())["gates"]
     assert line["state"] == "missed"
     assert "| missed |" in (door.run / "report.md").read_text()

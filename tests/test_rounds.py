@@ -218,9 +218,9 @@ def test_lone_thumbs_reach_the_reward_model_where_they_have_a_weight(base, tmp_p
     # Whose thumb it was can be told apart and not be read; a cut-off answer stays one.
     assert len(kept) == 12 and len({t.rater for t in kept}) == 2 and not {"ann", "bob"} & {t.rater for t in kept}
     assert all(t.finished == t.up for t in kept)
-    manifest = StageManifest.read(stages / "reward" / "manifest.json")
+    manifest = StageManifest.read(stages / "reward" / "manifest.json", "")
     assert manifest.metrics["thumbs"] == len(load(stages / "prepare" / "thumbs.train.jsonl", "thumbs")) > 0
-    assert StageManifest.read(stages / "sft" / "manifest.json").environment[TAKEN_OVER] == "r"
+    assert StageManifest.read(stages / "sft" / "manifest.json", "").environment[TAKEN_OVER] == "r"
     # They have been learned from: the next round needs others.
     assert rounds.run_round(base("reward.thumbs_weight=1.0"), said.append) is None
 

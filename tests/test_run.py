@@ -96,7 +96,7 @@ def test_a_finished_step_is_not_made_again(place):
 
 def test_a_changed_setting_is_named_with_the_ways_on(place):
     opened(place).execute(FIRST, STEPS)
-    with pytest.raises(UserError, match=r"'first' was made with seed 0, now 5.*--run NEW, or --redo first"):
+    with pytest.raises(UserError, match=r"'first' was made with seed 0, now 5.*--run NEW, or, with the same settings, `run --redo first`"):
         opened(place, "seed=5").execute(FIRST, STEPS)
     # A setting that the step does not name leaves it alone.
     assert opened(place, "lora.rank=3").execute(FIRST, STEPS)[1] is False

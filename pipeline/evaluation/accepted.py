@@ -56,7 +56,7 @@ def outdated(run_dir: Path, result: GateResult) -> str:
         return ""
     bounds = " and ".join(f"{side} {kept[side]:g}" for side in ("min", "max") if kept[side] is not None)
     number = "no number" if kept["value"] is None else f"{kept['value']:.4g}"
-    return f" What was accepted is {number} against {bounds or 'no bound'}; --accept it again if this too may pass."
+    return f" What was accepted is {number} against {bounds or 'no bound'}; `run --accept {result.gate} --why …` if this too may pass."
 
 
 def _kept(run_dir: Path) -> dict[str, dict[str, Any]]:
