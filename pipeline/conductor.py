@@ -10,7 +10,7 @@ from pathlib import Path
 from pipeline.config import check_files
 from pipeline.disk import sha256, write_json
 from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
-from pipeline.evaluation import accepted, detectors, gates
+from pipeline.evaluation import accepted, detectors, expected, gates
 from pipeline.manifest import TAKEN_OVER, StageManifest
 from pipeline.memory import is_out_of_memory
 from pipeline.run import Run
@@ -83,7 +83,7 @@ def conduct(
     gone = follows(redo) if redo else frozenset()
     if again:
         gone |= {evaluation.name for evaluation in registry()[1].values()}
-    problems = check_files(run.config) + _bad_gates(run, accept or {}) + _missing_needs(run, chosen, gone)
+    problems = wrong_settings(run, accept or {}) + _missing_needs(run, chosen, gone)
     if problems := problems + (_bad_judge(run) if "ppo" in chosen else []):
         raise UserError(problems)
     with run.lock() as fresh:
@@ -186,11 +186,13 @@ def follows(stage: str) -> frozenset[str]:
     return frozenset(gone)
 
 
-def _bad_gates(run: Run, accept: dict[str, str]) -> list[str]:
-    """One line for each gate on a metric that no card ever has, and for each gate accepted that does not exist."""
+def wrong_settings(run: Run, accept: dict[str, str]) -> list[str]:
+    """One line for each data file that is not there, each gate on a number that no card will have, and each gate accepted that does
+    not exist."""
     there = ", ".join(run.config.gates) or "none"
     unknown = [f"--accept {gate}: no such gate; there are {there}." for gate in accept if gate not in run.config.gates]
-    return gates.unknown_metrics(run.config.gates) + unknown
+    excused = accept.keys() | accepted.read(run.path).keys()
+    return check_files(run.config) + [*expected.refused(run.config.gates, run.config, excused=excused).values()] + unknown
 
 
 def _bad_judge(run: Run) -> list[str]:

@@ -48,13 +48,13 @@ class Run:
         return Run(path, config)
 
     @staticmethod
-    def load(path: Path, overrides: Sequence[str] = ()) -> Run:
-        """An existing run with the config that was frozen into it."""
+    def load(path: Path, overrides: Sequence[str] = (), **reading: Any) -> Run:
+        """An existing run with the config that was frozen into it; `reading` is for `load_config`."""
         if not (path / CONFIG).is_file():
             raise UserError(
                 f"{path}: no run there. `python run_pipeline.py run --config configs/quickstart.yaml` makes one."
             )
-        config = load_config(path / CONFIG, overrides)
+        config = load_config(path / CONFIG, overrides, **reading)
         return Run(path, config.model_copy(update={"runs_dir": str(path.parent), "run_name": path.name}))
 
     def freeze(self) -> None:

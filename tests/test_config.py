@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from pipeline.cli_options import wrong_besides
 from pipeline.config import check_files, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,6 +109,20 @@ def test_no_gate_asks_ppo_for_more_of_what_it_is_paid_by(tmp_path, metric):
     assert load_config(file, [*paid, "learner=kto"]).gates
     file.write_text(f"{head}gates:\n  ppo.test_model_minus_sft: {{min: 0}}\n  ppo.{metric}: {{max: 9}}\n")
     assert len(load_config(file, paid).gates) == 2
+
+
+def test_gates_and_missing_files_are_told_with_the_other_mistakes(tmp_path):
+    """Everything that would stop the run, not what the first round of reading finds."""
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "sft: {learning_rat: 1}\ndata:\n  demonstrations: configs/smoke.yaml\n  rankings: nowhere.jsonl\n"
+        "  heldout_prompts: configs/smoke.yaml\ngates:\n  sft.gold_minus_bas: {min: 0}\n  rewards.ece: {min: 0}\n"
+        "  ppo.proxy: {min: 1}\n"
+    )
+    with pytest.raises(UserError) as caught:
+        load_config(file, also=wrong_besides)
+    places = [p.removeprefix(f"{file}:").split(": ")[0] for p in caught.value.problems]
+    assert sorted(places) == ["1", "4", "7", "8", "9"], caught.value.problems
 
 
 def test_overrides_win_and_reach_into_gates(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,19 @@ from pydantic import BaseModel, ValidationError
 
 from data.errors import UserError
 from data.hub import is_hub, parse_name
+from pipeline.config.data import DataConfig
 from pipeline.config.judging import Gate
 from pipeline.config.whole import Config
 
+Besides = Callable[[Mapping[str, Any]], Mapping[str, str]]
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+
+def load_config(path: Path, overrides: Sequence[str] = (), *, also: Besides | None = None) -> Config:
     """The config of a YAML file with dotted overrides (`ppo.kl_coef=0.1`) on top.
+
+    Args:
+        also: looks through the settings as they were written for what is wrong besides, dotted key → line. Asked only where they are
+            refused anyway, so that all is told at once; of a config that can be used, `check_files` and the gates' own check tell it.
 
     Raises:
         UserError: every mistake of the file and the command line, each with its place.
@@ -56,16 +63,23 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += [_explain(e, lines, path) for e in error.errors()]
+        problems += [line for e in error.errors() for line in _explain(e, lines, path)]
     if problems:
+        for name, line in (also(raw) if also is not None else {}).items():
+            problems.append(f"{lines[name]}: {line}" if name in lines else line)
         raise UserError(list(dict.fromkeys(problems)))
     return config.model_copy(update={"run_name": config.run_name or path.stem})
 
 
 def check_files(config: Config) -> list[str]:
     """One problem for each source that the config names and that is not there, or whose rows could change under its name."""
-    named = config.data.sources() + [(key, str(file)) for key, file in config.data.yardsticks()]
-    return [problem for name, source in named if (problem := _source_problem(name, source))]
+    return list(source_problems(config.data).values())
+
+
+def source_problems(data: DataConfig) -> dict[str, str]:
+    """The same by dotted key."""
+    named = data.sources() + [(key, str(file)) for key, file in data.yardsticks()]
+    return {f"data.{name}": problem for name, source in named if (problem := _source_problem(name, source))}
 
 
 def _source_problem(name: str, source: str) -> str | None:
@@ -144,13 +158,34 @@ def _number(value: Any, kind: Any) -> Any:
     return float(value) if type(value) is int else value
 
 
-def _explain(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> str:
+def _explain(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> list[str]:
+    """A line for each mistake: what was checked by hand may find several at one place."""
+    if error["type"] != "value_error":
+        return [_of_type(error, lines, path)]
+    location = [str(part) for part in error["loc"]]
+    name = ".".join(location)
+    place = _place(location, lines, path)
+    found = []
+    for text in str(error["ctx"]["error"]).split("\n"):
+        # The complaint is about one key of the section: its own place says more than the section's.
+        named = re.match(r"'([\w.]+)'", text)
+        own = lines.get(f"{name}.{named[1]}" if name else named[1], place) if named else place
+        if name:
+            text = re.sub(r"^'", f"'{name}.", text) if named else f"'{name}' {text}"
+        found.append(f"{own}: {text}")
+    return found
+
+
+def _place(location: Sequence[str], lines: Mapping[str, str], path: Path) -> str:
+    """Where the innermost key that was written stands."""
+    names = (".".join(location[:n]) for n in range(len(location), 0, -1))
+    return next((lines[name] for name in names if name in lines), str(path))
+
+
+def _of_type(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> str:
     location = [str(part) for part in error["loc"] if not str(part).startswith(("literal[", "list["))]
     name = ".".join(location)
-    place = next(
-        (lines[".".join(location[:n])] for n in range(len(location), 0, -1) if ".".join(location[:n]) in lines),
-        str(path),
-    )
+    place = _place(location, lines, path)
     got = error.get("input")
     kind = error["type"]
     if kind == "extra_forbidden":
@@ -164,14 +199,6 @@ def _explain(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> 
         return f"{place}: unknown key '{name}'" + (f"; did you mean '{close[0]}'?" if close else "")
     if kind == "missing":
         return f"{place}: '{name}' is missing; it has no default"
-    if kind == "value_error":
-        text = str(error["ctx"]["error"])
-        # The complaint is about one key of the section: its own place says more than the section's.
-        if named := re.match(r"'([\w.]+)'", text):
-            place = lines.get(f"{name}.{named[1]}" if name else named[1], place)
-        return f"{place}: " + (
-            re.sub(r"^'", f"'{name}.", text) if name and text.startswith("'") else f"'{name}' {text}" if name else text
-        )
     wants = {
         "int_type": "an integer",
         "float_type": "a number",
