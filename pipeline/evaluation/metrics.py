@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import evaluate
@@ -33,11 +33,6 @@ class Answer:
     text: str
     finished: bool
     tokens: int
-
-    @staticmethod
-    def from_row(row: Mapping[str, Any]) -> Answer:
-        """The answer of one row of answers.jsonl."""
-        return Answer(row["answer"], row["finished"], row["tokens"])
 
 
 def words(text: str) -> list[str]:
