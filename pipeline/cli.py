@@ -210,7 +210,7 @@ def main() -> None:
     except Exception as error:
         # typer's own complaints (an unknown option, a missing value) are a user's slip like any other.
         if hasattr(error, "format_message"):
-            print(f"{error.format_message()} See `python run_pipeline.py --help`.", file=sys.stderr)
+            print(f"{error.format_message().rstrip('.')}. See `python run_pipeline.py --help`.", file=sys.stderr)
             sys.exit(2)
         raise
 

@@ -99,10 +99,11 @@ def import_(
     db: DbOption = None,
 ) -> None:
     """Add votes that were given elsewhere; those that are here already are passed over."""
-    from data.imports import import_votes
+    from data.imports import add_votes, read_votes
 
+    read = read_votes(format_name, file)
     with _opened(run_name, config, db, new=True) as (store, _):
-        done = import_votes(store, format_name, file)
+        done = add_votes(store, format_name, *read)
     print(f"{done.votes:,} votes added, {done.known:,} were here already")
     for reason, count in done.left_out.items():
         print(f"  left out: {count:,} {reason}")
@@ -158,7 +159,8 @@ def _opened(run_name: str | None, config: Path | None, db: Path | None, *, new: 
     """The store, and the config that says how it is used."""
     settings = open_run(config, run_name, None, must_exist=run_name is not None).config
     path = db or Path(settings.chat.feedback_db)
-    if not new and not path.exists():
+    # SQLite takes an empty file for a new database and would write into it, whatever it is.
+    if not new and not (path.exists() and (path.is_dir() or path.stat().st_size)):
         raise UserError(f"{path}: no votes there yet. Chat first, or name another file with --db.")
     store = FeedbackStore.open(path)
     try:

@@ -91,6 +91,18 @@ def test_slips_are_one_line(db, tmp_path):
         delete("zoe", db=db, yes=True)
 
 
+def test_a_slip_makes_no_database_and_leaves_an_empty_file_as_it_is(tmp_path):
+    path = tmp_path / "votes.sqlite"
+    for slip in (("foo", tmp_path / "x.json"), ("fastchat", tmp_path / "x.json")):
+        with pytest.raises(UserError, match="no such format|cannot be read"):
+            import_(*slip, db=path)
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(UserError, match="no votes there yet"):
+        preview(db=path)
+    assert path.stat().st_size == 0
+
+
 def test_consent_is_noted_by_hand_and_shown_and_says_where_words_already_are(db, tmp_path, capsys):
     export("preference", tmp_path / "pairs.jsonl", db=db)
     capsys.readouterr()

@@ -125,6 +125,49 @@ def test_gates_and_missing_files_are_told_with_the_other_mistakes(tmp_path):
     assert sorted(places) == ["1", "4", "7", "8", "9"], caught.value.problems
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"seed: 1\nppo:\n\tepochs: 2\n", ":3: begins with a tab, which YAML does not take. Indent with spaces."),
+        (b"\xff\xfe", ": not UTF-8 at byte 0. Save it as UTF-8 text"),
+        (b"- a\n- b\n", ":1: should hold 'key: value' lines (got a list)."),
+        (b"just words\n", ":1: should hold 'key: value' lines (got 'just words')."),
+        (b"a: \"\x01\"\n", ": not YAML: special characters are not allowed."),
+        (b"a: *nobody\n", ":1: not YAML: found undefined alias 'nobody'."),
+        (b"? [a, b]\n: c\n", ":1: a key should be plain text"),
+        (b"seed: 2024-13-45\n", ":1: 'seed' is no value (month must be in 1..12). Put text in quotes."),
+        (b"seed: !mine 3\n", ":1: 'seed' is no value (could not determine a constructor for the tag '!mine'). Put text in quotes."),
+        (b"gates:\n  sft.gold: 3\n", ":2: 'gates.sft.gold' should be bounds, as in {min: 0.5}"),
+    ],
+)
+def test_a_file_that_is_no_config_is_told_with_its_line_and_what_to_do(tmp_path, content, said):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_config(file)
+    assert any(problem.startswith(f"{file}{said}") for problem in caught.value.problems), caught.value.problems
+
+
+def test_a_directory_and_an_empty_place_are_told_with_the_way_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\). Name a YAML file."):
+        load_config(tmp_path)
+    with pytest.raises(UserError, match="go to the project's directory, or name one with --config"):
+        load_config(Path("configs/quickstart.yaml"))
+
+
+def test_a_name_where_a_setting_should_stand_is_guessed_at(tmp_path, monkeypatch):
+    """`status quickstart` and `data check configs/my.yaml` are what one types first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "trial").mkdir(parents=True)
+    found = problems(tmp_path, "", ["trial", "configs/my.yaml", "ppo"])
+    assert [line.partition("kl_coef=0.1")[2] for line in found] == [
+        "; did you mean --run trial?",
+        "; did you mean --config configs/my.yaml?",
+        "",
+    ]
+
+
 def test_overrides_win_and_reach_into_gates(tmp_path):
     file = write(tmp_path, "ppo: {kl_coef: 0.5}\n")
     config = load_config(file, ["ppo.kl_coef=0.1", "gates.ppo.gold.min=2"])
