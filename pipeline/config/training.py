@@ -95,6 +95,9 @@ class RolloutConfig(Section):
         gt=0,
         description="truncates π(trainer) / π(sampler) by which each token's advantage is weighted; None is no weight",
     )
+    max_sampler_kl: float = Field(
+        0.5, gt=0, description="nats a token between a server and the code that trains beyond which nothing is learnt"
+    )
 
 
 class PpoConfig(Section):
