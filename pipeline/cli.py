@@ -210,6 +210,10 @@ def main() -> None:
     except Exception as error:
         # typer's own complaints (an unknown option, a missing value) are a user's slip like any other.
         if hasattr(error, "format_message"):
+            if type(error).__name__ == "NoArgsIsHelpError":
+                # Nothing was asked for: the whole help, as it is.
+                print(error.format_message())
+                sys.exit(0)
             print(f"{error.format_message().rstrip('.')}. See `python run_pipeline.py --help`.", file=sys.stderr)
             sys.exit(2)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -80,8 +81,13 @@ def export(
         raise UserError(f"{out}: is there already. Name a new file.")
     with _opened(run_name, config, db) as (store, settings):
         lesson = _lesson(store, settings, "publish")
+        rows = iter(SHAPES[shape].rows(lesson))
+        if (first := next(rows, None)) is None:
+            # An empty file would look like a data set, and no format reads one.
+            _counted(lesson)
+            raise UserError(f"{out}: not written: no votes make {SHAPES[shape].what}. `feedback preview` shows what there is.")
         try:
-            count, digest = write(SHAPES[shape].rows(lesson), out)
+            count, digest = write(chain([first], rows), out)
         except OSError as error:
             raise UserError(f"{out}: cannot be written ({error.strerror}).") from None
         store.log_export(str(out.resolve()), digest, sorted(lesson.raters))

@@ -306,6 +306,12 @@ def test_which_numbers_a_card_will_have_is_known_before_it_is_made(smoke):
     hold_against_the_table(smoke[0])
 
 
+@pytest.mark.parametrize("group", [(), ("data",), ("feedback",)])
+def test_without_a_verb_the_help_is_shown_as_it_is(group):
+    bare, asked = door(*group), door(*group, "--help")
+    assert (bare.returncode, bare.stdout.strip(), bare.stderr) == (0, asked.stdout.strip(), "")
+
+
 def test_help_answers_at_once():
     door("--help")
     started = time.monotonic()

@@ -339,10 +339,22 @@ def judged_round(base, tmp_path, monkeypatch):
         write_answers(folder / "answers.jsonl", rows_)
 
     say(tmp_path / "r", "old")
-    monkeypatch.setattr(rounds, "conduct", lambda run, stages, tell: say(run.path, "new"))
+    said = []
+
+    def train(run, stages, tell):
+        said.append("-- training --")
+        say(run.path, "new")
+
+    monkeypatch.setattr(rounds, "conduct", train)
     monkeypatch.setattr(rounds, "_measure_before", lambda *a: {"value": None})
     vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
-    return lambda settings: rounds.run_round(base(*settings), lambda line: None)
+
+    def go(settings):
+        said.clear()
+        return rounds.run_round(base(*settings), said.append)
+
+    go.said = said
+    return go
 
 
 @pytest.mark.parametrize(("likes", "gain_", "promoted"), [("new", 0.5, True), ("old", -0.5, False)])
@@ -388,3 +400,6 @@ def test_a_judge_without_a_verdict_leaves_the_round_open_for_a_better_one(judged
 def test_without_rubric_and_judge_nobody_is_promoted_and_the_way_on_is_named(judged_round, tmp_path):
     end = judged_round(["evaluation.gold=none"])
     assert not end.promoted and "nothing independent to judge by" in end.why and "rollback --to 1" in end.why
+    # Told before anything is trained, not hours later.
+    before = judged_round.said[: judged_round.said.index("-- training --")]
+    assert any("nothing independent will judge this round" in line for line in before)
