@@ -39,7 +39,7 @@ def stats(run_name: RunOption = None, config: ConfigOption = None, db: DbOption 
     for name, count in counts.items():
         print(f"  {name:<16} {count:>7,}")
     total = sum(lesson.given.values())
-    print(f"{total:,} judgements stand ('both bad' is two), of {len(lesson.given)} raters:")
+    print(f"{total:,} judgements stand ('both bad' is two), of {len(lesson.given)} raters" + (":" if lesson.given else ""))
     for rater, count in lesson.given.most_common():
         allows = consents.level(rater) + ("" if consents.given(rater) else ", not asked")
         print(f"  {printable(rater):<32} {count:>7,}  {count / total:.0%}  consent: {allows}")

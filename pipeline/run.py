@@ -32,6 +32,16 @@ from pipeline.memory import begin_anew, release
 from pipeline.step import CHECKPOINTS, Step, StepContext
 
 CONFIG = "config.yaml"
+_NAMED = 5
+
+
+def at_hand(path: Path) -> str:
+    """Which other runs there are, the newest first, for a message about one that is not what was meant; empty where there is none."""
+    found = {file.parent for place in (path.parent, Path("runs")) for file in place.glob(f"*/{CONFIG}")} - {path}
+    newest = sorted(found, key=lambda run: (run / CONFIG).stat().st_mtime, reverse=True)
+    shown = [run.name if run.parent == Path("runs") else str(run) for run in newest[:_NAMED]]
+    more = f" and {len(newest) - len(shown)} more" if len(newest) > len(shown) else ""
+    return f"; for --run there are {', '.join(shown)}{more}" if shown else ""
 
 
 class Run:
@@ -52,7 +62,7 @@ class Run:
         """An existing run with the config that was frozen into it; `reading` is for `load_config`."""
         if not (path / CONFIG).is_file():
             raise UserError(
-                f"{path}: no run there. `python run_pipeline.py run --config configs/quickstart.yaml` makes one."
+                f"{path}: no run there{at_hand(path)}. `python run_pipeline.py run --config configs/quickstart.yaml` makes one."
             )
         config = load_config(path / CONFIG, overrides, **reading)
         return Run(path, config.model_copy(update={"runs_dir": str(path.parent), "run_name": path.name}))

@@ -116,6 +116,22 @@ def test_a_setting_that_came_later_changes_nothing_at_its_default(place):
         opened(place, "lora.dropout=0.5").execute(step, {"first": step})
 
 
+def test_who_names_a_run_that_is_not_there_hears_which_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("runs/first", "runs/second", "elsewhere/third"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.yaml").touch()
+    os.utime("runs/first/config.yaml", (2e9, 2e9))
+    with pytest.raises(UserError, match="runs/frist: no run there; for --run there are first, second. "):
+        Run.load(Path("runs/frist"))
+    with pytest.raises(UserError, match="for --run there are .*elsewhere/third"):
+        Run.load(Path("elsewhere/thrid"))
+    (tmp_path / "bare").mkdir()
+    monkeypatch.chdir(tmp_path / "bare")
+    with pytest.raises(UserError, match=r"runs/x: no run there\. `python"):
+        Run.load(Path("runs/x"))
+
+
 def test_a_step_whose_needs_are_missing_says_so(place):
     with pytest.raises(UserError, match="'second' needs first"):
         opened(place).execute(SECOND, STEPS)
