@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.config import check_files
+from pipeline.config import Config, check_files
 from pipeline.disk import sha256, write_json
 from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
 from pipeline.evaluation import accepted, detectors, expected, gates
@@ -17,6 +17,7 @@ from pipeline.run import Run
 from pipeline.step import Step
 
 Say = Callable[[str], None]
+ADAPTER_FILE = "adapter_model.safetensors"
 # What a step's line shows of its metrics: the first few of these that it has.
 _KEY_FIGURES = (
     "gold_minus_sft",
@@ -84,7 +85,11 @@ def conduct(
     if again:
         gone |= {evaluation.name for evaluation in registry()[1].values()}
     problems = wrong_settings(run, accept or {}) + _missing_needs(run, chosen, gone)
-    if problems := problems + (_bad_judge(run) if "ppo" in chosen else []):
+    if "ppo" in chosen:
+        problems += _bad_judge(run)
+        if "ppo" in gone or run.manifest(steps["ppo"]) is None:
+            problems += _bad_start_of_ppo(run.config)
+    if problems:
         raise UserError(problems)
     with run.lock() as fresh:
         try:
@@ -206,6 +211,24 @@ def _bad_judge(run: Run) -> list[str]:
     except UserError as error:
         return list(error.problems)
     return []
+
+
+def _bad_start_of_ppo(config: Config) -> list[str]:
+    """What would stop PPO when it begins: told now, not after SFT and the reward model were trained."""
+    if config.learner != "ppo":
+        return []
+    problems = []
+    start = config.ppo.start_from
+    if start is not None and not (Path(start) / ADAPTER_FILE).is_file():
+        problems.append(f"ppo.start_from: no {ADAPTER_FILE} in {start}. Name the directory of an adapter, or null for SFT's.")
+    unknown = config.ppo.reward_sources.keys() - {"model"}
+    if unknown:
+        # Only now: it brings torch.
+        from reward.sources import REWARD_SOURCES
+
+        there = ", ".join(("model", *REWARD_SOURCES))
+        problems += [f"ppo.reward_sources: no source '{name}'; there are {there}." for name in sorted(unknown - REWARD_SOURCES.keys())]
+    return problems
 
 
 def _missing_needs(run: Run, chosen: Sequence[str], gone: frozenset[str]) -> list[str]:

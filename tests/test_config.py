@@ -56,6 +56,12 @@ def test_scientific_notation_that_yaml_reads_as_text_is_a_number(tmp_path):
     assert (config.sft.learning_rate, config.gates["sft.gold"].min, config.ppo.kl_coef) == (1e-5, 0.1, 0.02)
 
 
+def test_a_name_that_no_run_can_have_is_told_in_words(tmp_path):
+    assert problems(tmp_path, "", ["run_name=../x"]) == [
+        "command line: 'run_name' should be letters, digits and . _ - with a letter or digit first (got '../x')"
+    ]
+
+
 def test_a_key_that_stands_twice_is_refused(tmp_path):
     assert problems(tmp_path, "seed: 1\nseed: 2\n") == ["my.yaml:2: 'seed' stands here twice; keep one"]
 

@@ -78,10 +78,13 @@ def _of_type(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> 
             want = "bounds, as in {min: 0.5}; on the command line " + f"{name}.min=0.5 or {name}.max=0.5"
     elif kind == "literal_error":
         want = context["expected"]
+    elif kind == "string_pattern_mismatch" and name == "run_name":
+        want = "letters, digits and . _ - with a letter or digit first"
     elif kind in ranges:
         want = ranges[kind].format(**context)
     else:
-        want = error["msg"].removeprefix("Input should be ").lower()
+        said = error["msg"].removeprefix("Input should be ").removeprefix("String should ")
+        want = said[:1].lower() + said[1:]
     return f"{place}: '{name}' should be {want} (got {got!r:.80})"
 
 
