@@ -25,7 +25,7 @@ ROOT = HERE.parent
 sys.path.insert(0, str(ROOT))
 RESULTS = HERE / "results" / "vllm_server.json"
 ROWS, TOKENS, TEMPERATURE, POLICIES = 64, 40, 0.7, 3
-# Random entries of the adapters' second matrices: large enough that two policies are nats apart, small enough that answers stay language.
+# Random entries of the adapters' second matrices: so large that one policy's log-probabilities are nats from another's.
 SPREAD = 0.02
 METRICS = ("gold_minus_sft", "gold", "kl_to_reference", "win_rate_vs_sft")
 

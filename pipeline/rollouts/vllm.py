@@ -29,10 +29,14 @@ from data.errors import UserError
 from pipeline.adapters import POLICY, SharedBase
 from pipeline.generation import Sample, Sampling
 
+# At the door somebody waits for the answer, and a server that was never started stays so.
+_AT_THE_DOOR = 2
 # Worth another attempt: busy, cut off, not up yet.
 _PASSING = (408, 429, 500, 502, 503, 504)
 
-_HOW = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve MODEL --enable-lora --logprobs-mode processed_logprobs"
+_HOW = (
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve MODEL --enable-lora --max-lora-rank 16 --max-loras 2 --logprobs-mode processed_logprobs"
+)
 
 
 class _Refused(Exception):
@@ -112,7 +116,7 @@ class VllmServer:
                 "stop_token_ids": [eos],
             }
             try:
-                found = self._ask("/v1/completions", request)
+                found = self._complete(request)
                 return _sample(found, prompts[row], sampling.max_new_tokens, eos)
             except (KeyError, IndexError, TypeError, ValueError, _Refused) as error:
                 raise UserError(
@@ -167,6 +171,16 @@ class VllmServer:
         self._loaded = self._loaded[-2:]
         return name
 
+    def _complete(self, request: dict) -> dict:
+        try:
+            return self._ask("/v1/completions", request)
+        except _Refused as refused:
+            if refused.status != 404:
+                raise
+            # A server that was started again holds the base alone.
+            self._load(request["model"], self._folder / request["model"])
+            return self._ask("/v1/completions", request)
+
     def _load(self, name: str, folder: Path) -> None:
         # Not `load_inplace`: the server would read the files again for every request.
         request = {"lora_name": name, "lora_path": str(folder.resolve()), "load_inplace": False}
@@ -190,7 +204,7 @@ class VllmServer:
 
     def _check(self, longest: int) -> None:
         try:
-            models = self._ask("/v1/models", None)["data"]
+            models = self._ask("/v1/models", None, attempts=_AT_THE_DOOR)["data"]
             room = min(int(m["max_model_len"]) for m in models if m.get("max_model_len"))
         except (KeyError, TypeError, ValueError, _Refused) as error:
             raise UserError(f"ppo.rollout: {self.url} is no vLLM server ({error}). Start one as: {_HOW}") from None
@@ -236,13 +250,16 @@ class VllmServer:
         first, *_, last = sorted(map(float, found), reverse=True)[:5]
         return first - last
 
-    def _ask(self, path: str, body: dict | None, *, passing: Sequence[int] = _PASSING) -> dict:
+    def _ask(
+        self, path: str, body: dict | None, *, passing: Sequence[int] = _PASSING, attempts: int | None = None
+    ) -> dict:
         """As `_post`, again after a while where the server was busy, cut off or not up yet.
 
         Raises:
             UserError: it stayed so.
         """
-        for attempt in range(1, self.settings.attempts + 1):
+        attempts = min(attempts or self.settings.attempts, self.settings.attempts)
+        for attempt in range(1, attempts + 1):
             try:
                 return self._post(path, body)
             except _Refused as refused:
@@ -251,12 +268,12 @@ class VllmServer:
                 error: Exception = refused
             except (OSError, ValueError) as failed:
                 error = failed
-            if attempt < self.settings.attempts:
+            if attempt < attempts:
                 time.sleep(min(2.0 ** (attempt - 1), 30.0) * self.settings.pause_seconds)
         if isinstance(error, _Refused):
-            said = f"answered each of {self.settings.attempts} attempts with {error}. Look into its log"
+            said = f"answered each of {attempts} attempts with {error}. Look into its log"
         else:
-            said = f"did not answer in {self.settings.attempts} attempts ({getattr(error, 'reason', None) or error}). Start the server"
+            said = f"did not answer in {attempts} attempts ({getattr(error, 'reason', None) or error}). Start the server"
         raise UserError(
             f"ppo.rollout: {self.url}{path} {said}, or take "
             "ppo.rollout.engine: hf; the run goes on from its last checkpoint."

@@ -39,6 +39,12 @@ class FakeVllm:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
+    def restart(self) -> None:
+        """As a server that was stopped and started again: the base alone."""
+        with self._lock:
+            self.adapters.clear()
+            self._bases = {"base": self._bases["base"]}
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -73,11 +79,11 @@ class FakeVllm:
             if self.adapters.pop(name, None) is None or self._bases.pop(name, None) is None:
                 return 404, {"error": {"message": f"The lora adapter '{name}' cannot be found.", "code": 404}}
             return 200, f"Success: LoRA adapter '{name}' removed successfully."
-        if name in self.adapters:
-            return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded.", "code": 400}}
         if not (Path(body["lora_path"]) / "adapter_config.json").is_file():
             return 404, {"error": {"message": f"No adapter found for {body['lora_path']}", "code": 404}}
         with self._lock:
+            if name in self.adapters:
+                return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded.", "code": 400}}
             base = self.make_base()
             base.load(POLICY, Path(body["lora_path"]), trainable=False)
             self._bases[name], self.adapters[name] = base, body["lora_path"]

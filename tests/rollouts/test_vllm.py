@@ -161,6 +161,24 @@ def test_adapters_that_cannot_be_loaded_are_said_with_the_cure(server, settings,
     assert not server.loads
 
 
+def test_a_server_that_was_started_again_gets_the_adapter_again(server, settings, make_ppo):
+    expected = [a.ids for a in make_ppo(settings(), opened(settings())).update()[1].answers]
+    server.restart()
+    server.loads.clear()
+    engine = opened(settings(concurrency=4))
+    # In the middle of a rollout: after the adapter was handed over, before the first answer.
+    plain, gone = engine._ask, []
+
+    def ask(path, body, **more):
+        if path == "/v1/completions" and not gone:
+            gone.append(server.restart())
+        return plain(path, body, **more)
+
+    engine._ask = ask
+    assert [a.ids for a in make_ppo(settings(), engine).update()[1].answers] == expected
+    assert len(server.loads) == 2 and len(set(server.loads)) == 1 and set(server.loads) == set(server.adapters)
+
+
 def test_a_server_that_fails_each_time_is_quoted(server, settings, make_ppo):
     engine = opened(settings(attempts=2, concurrency=1))
     server.faults["/v1/completions"] = [(500, "EngineDeadError")] * 2
