@@ -315,7 +315,8 @@ def _run_argument(opened) -> str:
 
 
 def _show_plan(opened, chosen, redo: str | None, accept: dict[str, str]) -> None:
-    from pipeline.conductor import all_steps, follows, registry, wrong_settings
+    from pipeline.beforehand import wrong_settings
+    from pipeline.conductor import all_steps, follows, registry
     from pipeline.config import dump
 
     print(dump(opened.config))

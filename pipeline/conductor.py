@@ -7,17 +7,16 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.config import Config, check_files
+from pipeline.beforehand import bad_judge, bad_start_of_ppo, wrong_settings
 from pipeline.disk import sha256, write_json
 from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
-from pipeline.evaluation import accepted, detectors, expected, gates
+from pipeline.evaluation import accepted, detectors, gates
 from pipeline.manifest import TAKEN_OVER, StageManifest
 from pipeline.memory import is_out_of_memory
 from pipeline.run import Run
 from pipeline.step import Step
 
 Say = Callable[[str], None]
-ADAPTER_FILE = "adapter_model.safetensors"
 # What a step's line shows of its metrics: the first few of these that it has.
 _KEY_FIGURES = (
     "gold_minus_sft",
@@ -86,9 +85,9 @@ def conduct(
         gone |= {evaluation.name for evaluation in registry()[1].values()}
     problems = wrong_settings(run, accept or {}) + _missing_needs(run, chosen, gone)
     if "ppo" in chosen:
-        problems += _bad_judge(run)
+        problems += bad_judge(run.config)
         if "ppo" in gone or run.manifest(steps["ppo"]) is None:
-            problems += _bad_start_of_ppo(run.config)
+            problems += bad_start_of_ppo(run.config)
     if problems:
         raise UserError(problems)
     with run.lock() as fresh:
@@ -189,46 +188,6 @@ def follows(stage: str) -> frozenset[str]:
         if gone & set(step.needs):
             gone.add(step.name)
     return frozenset(gone)
-
-
-def wrong_settings(run: Run, accept: dict[str, str]) -> list[str]:
-    """One line for each data file that is not there, each gate on a number that no card will have, and each gate accepted that does
-    not exist."""
-    there = ", ".join(run.config.gates) or "none"
-    unknown = [f"--accept {gate}: no such gate; there are {there}." for gate in accept if gate not in run.config.gates]
-    excused = accept.keys() | accepted.read(run.path).keys()
-    return check_files(run.config) + [*expected.refused(run.config.gates, run.config, excused=excused).values()] + unknown
-
-
-def _bad_judge(run: Run) -> list[str]:
-    """Why the endpoint that is to judge PPO cannot be used as it is configured: told now, not after the training."""
-    if not run.config.judge.url:
-        return []
-    from pipeline.evaluation.judges import of_config
-
-    try:
-        of_config(run.config.judge)
-    except UserError as error:
-        return list(error.problems)
-    return []
-
-
-def _bad_start_of_ppo(config: Config) -> list[str]:
-    """What would stop PPO when it begins: told now, not after SFT and the reward model were trained."""
-    if config.learner != "ppo":
-        return []
-    problems = []
-    start = config.ppo.start_from
-    if start is not None and not (Path(start) / ADAPTER_FILE).is_file():
-        problems.append(f"ppo.start_from: no {ADAPTER_FILE} in {start}. Name the directory of an adapter, or null for SFT's.")
-    unknown = config.ppo.reward_sources.keys() - {"model"}
-    if unknown:
-        # Only now: it brings torch.
-        from reward.sources import REWARD_SOURCES
-
-        there = ", ".join(("model", *REWARD_SOURCES))
-        problems += [f"ppo.reward_sources: no source '{name}'; there are {there}." for name in sorted(unknown - REWARD_SOURCES.keys())]
-    return problems
 
 
 def _missing_needs(run: Run, chosen: Sequence[str], gone: frozenset[str]) -> list[str]:

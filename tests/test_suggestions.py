@@ -24,8 +24,8 @@ OF_FILE = {
 OPENS_A_RUN = ("run", "prepare", "sft", "reward", "ppo", "evaluate", "status", "chat", "serve", "round", "rounds", "rollback")
 # cli.py: `run` and `evaluate` refuse their own options there.
 OF_DOOR = ("run", "evaluate")
-# Options of the server that PPO's answers may come from.
-OTHERS = {"--enable-lora", "--logprobs-mode", "--max-lora-rank", "--max-model-len"}
+# Options of the server that PPO's answers may come from, where a sentence names them; its own command names more.
+OTHERS = {"--enable-lora", "--logprobs-mode", "--max-lora-rank", "--max-loras", "--max-model-len"}
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 PROGRAM = re.compile(r"(?:[\w./-]*python[\d.]*|\{\}) run_pipeline\.py ([^`\n#]*)")
 
@@ -84,7 +84,7 @@ def wrong_in(command: str) -> list[str]:
 def wrong_bare(text: str, verbs) -> list[str]:
     """Options named without a verb which not every verb that may print the message has."""
     # What a message begins with is what was typed.
-    bare = re.sub(r"^--[a-z-]+ \{\}|`[^`]*`", "", PROGRAM.sub("", text))
+    bare = re.sub(r"^--[a-z-]+ \{\}|`[^`]*`|vllm serve .*", "", PROGRAM.sub("", text))
     return [
         f"{option} stands without a verb, and {', '.join(lacking)} has none"
         for option in OPTION.findall(bare)
