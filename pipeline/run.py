@@ -172,10 +172,10 @@ class Run:
         if done is not None:
             changed = self.differences(step, steps)
             if changed:
-                raise UserError(
-                    f"{self.path}: '{step.name}' was made with {'; '.join(changed[:3])}. Use --run NEW, or, with the same "
-                    f"settings, {step.anew}, which replaces it and what follows."
-                )
+                ways = f"--run NEW, or, with the same settings, {step.anew}, which replaces it and what follows."
+                if step.is_evaluation:
+                    ways = f"{step.anew} with the same settings, which judges anew what was trained, or --run NEW."
+                raise UserError(f"{self.path}: '{step.name}' was made with {'; '.join(changed[:3])}. Use {ways}")
             if problems := self.verify(step):
                 raise UserError(problems)
             tidy(self.path / step.folder)

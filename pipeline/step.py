@@ -51,9 +51,13 @@ class Step:
         return anew(self.name)
 
     @property
+    def is_evaluation(self) -> bool:
+        return self.name.startswith(EVALUATION)
+
+    @property
     def folder(self) -> str:
         """Where its result lies within the run."""
-        if self.name.startswith(EVALUATION):
+        if self.is_evaluation:
             return f"evaluation/{self.name.removeprefix(EVALUATION)}"
         return f"stages/{self.name}"
 
