@@ -120,10 +120,7 @@ def _draw(
             )
         except (ValueError, TypeError, AttributeError, ImportError, NotImplementedError) as error:
             raise _Cannot(_first_line(error)) from None
-        _run(manager, prompts)
-        found = {}
-        while (result := manager.get_result()) is not None:
-            found[result.request_id] = result
+        found = _run(manager, prompts)
         error = manager.background_thread_status.fatal_error
     if error is not None and is_out_of_memory(error):
         # Its traceback holds the pages.
@@ -133,23 +130,36 @@ def _draw(
         raise _Cannot(_first_line(said))
     if len(found) < len(prompts):
         raise _Cannot(f"{len(found)} answers for {len(prompts)} prompts")
-    return [_answer(found[str(i)], sampling, end) for i in range(len(prompts))]
+    return [_answer(found[i], sampling, end) for i in range(len(prompts))]
 
 
-def _run(manager, prompts: Sequence[Sequence[int]]) -> None:
-    """All prompts from the first to the last answer. The thread is gone when this returns or raises."""
+def _run(manager, prompts: Sequence[Sequence[int]]) -> dict[int, object]:
+    """What the library gave for each prompt. Its thread is gone when this returns or raises."""
+    found = {}
+
+    def take(timeout: float | None) -> bool:
+        if (result := manager.get_result(timeout=timeout)) is None:
+            return False
+        found[int(result.request_id)] = result
+        return True
+
     # Before it starts: which prompts its first pass meets, and so which chance, must not hang on how fast the thread is.
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
         manager.add_request(list(prompts[i]), request_id=str(i))
+    status, through = manager.background_thread_status, False
+    manager.start()
     try:
-        manager.start()
-        # Waits until nothing is left to draw.
-        manager.stop(block=True)
-    except BaseException:
-        # Ctrl-C for example: after the pass that is under way.
-        if manager.is_running():
-            manager.stop(block=True, hard_stop=True)
-        raise
+        # It ends by itself when nothing is left to draw.
+        status.request_stop(status.FLUSH_AND_STOP, 0)
+        # Not by joining it: up to Python 3.12 a thread whose join was interrupted (Ctrl-C) passes for ended.
+        while len(found) < len(prompts) and manager.is_running():
+            take(0.1)
+        through = True
+    finally:
+        manager.stop(block=True, hard_stop=not through)
+    while take(None):
+        pass
+    return found
 
 
 def _settings(
