@@ -8,6 +8,7 @@ not all the memory that is free, since training shares it.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -50,8 +51,9 @@ class ContinuousEngine:
             record: on a card, whether passes are recorded and played back (CUDA graphs). None leaves it to the library, which does so
                 with flash attention alone.
         """
-        self._record = record
-        self._checked = self._refused = False
+        self._record, self._checked = record, False
+        # Why the other loop draws; None while the library does.
+        self.refused: str | None = None
 
     def sample(
         self,
@@ -66,7 +68,7 @@ class ContinuousEngine:
         first rollout on, after one line that says so."""
         # Drawn in either case: a run that is taken up tries the library again, and must come to the same chance.
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        if not self._refused:
+        if self.refused is None:
             try:
                 answers = _draw(base, prompts, sampling, seed, rows=min(batch_size, len(prompts)), record=self._record)
                 if not self._checked:
@@ -74,7 +76,7 @@ class ContinuousEngine:
                     self._checked = True
                 return answers
             except _Cannot as why:
-                self._refused = True
+                self.refused = str(why)
                 print(
                     f"ppo.rollout: the library's continuous batching cannot draw for this model ({why}); engine hf does.",
                     file=sys.stderr,
@@ -111,7 +113,7 @@ def _draw(
         max_new_tokens=sampling.max_new_tokens,
         **({"temperature": float(sampling.temperature), "top_p": float(sampling.top_p), "top_k": sampling.top_k} if sampling.temperature else {}),
     )  # fmt: skip
-    with _as_it_was(model), torch.random.fork_rng(_cards()), _quiet():
+    with _as_it_was(model), torch.random.fork_rng(_cards()), _quiet(), _little_to_collect():
         try:
             _switch_attention(model, flash)
             manager = model.init_continuous_batching(
@@ -122,9 +124,11 @@ def _draw(
             raise _Cannot(_first_line(error)) from None
         found = _run(manager, prompts)
         error = manager.background_thread_status.fatal_error
-    if error is not None and is_out_of_memory(error):
+    if error is not None:
         # Its traceback holds the pages.
-        raise error.with_traceback(None)
+        error = error.with_traceback(None)
+        if is_out_of_memory(error):
+            raise error
     said = error or next((result.error for result in found.values() if result.error), None)
     if said:
         raise _Cannot(_first_line(said))
@@ -222,6 +226,17 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+@contextmanager
+def _little_to_collect() -> Iterator[None]:
+    """The library has Python look for what is no longer needed, twice at its end: without all that was there before, which takes a second
+    on a slow core, this takes none."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _cards() -> list[int]:

@@ -1,11 +1,13 @@
 """Drawing by the library's continuous batching: answers of the policy as the code that trains reads it, and nothing left behind."""
 
+import gc
 import os
 import signal
 import threading
 
 import pytest
 import torch
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
 from data.records import Message, Prompt
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
@@ -44,7 +46,7 @@ def read(base, prompt, ids, role, temperature):
 
 @pytest.fixture
 def nothing_left(make_base):
-    """A base, and afterwards: no thread more, the attention, what learns, the role and torch's own chance as before."""
+    """A base, and afterwards: no thread and no page more, the attention, what learns, the role and torch's own chance as before."""
     base = make_base(POLICY, REFERENCE)
     base.tokenizer = ending_with(-1)
     model = base.causal_lm
@@ -57,6 +59,7 @@ def nothing_left(make_base):
     before, chance = state(), torch.get_rng_state()
     yield base
     assert state() == before and torch.equal(torch.get_rng_state(), chance)
+    assert not any(type(thing) is PagedAttentionCache for thing in gc.get_objects()) and not gc.get_freeze_count()
 
 
 @pytest.mark.parametrize("batch_size", [8, 2])
@@ -220,7 +223,7 @@ def test_a_model_that_the_library_misreads_is_not_drawn_from_by_it(nothing_left,
     finally:
         hook.remove()
     assert "nats a token from those that training reads" in capfd.readouterr().err
-    assert len(found) == 4 and engine._refused
+    assert len(found) == 4 and engine.refused
 
 
 def test_windows_are_left_to_the_other_loop(capfd):
