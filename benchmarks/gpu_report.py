@@ -185,8 +185,8 @@ def ways(gpu: dict) -> str:
     ]
     said = (
         "\n\nTokens drawn a second by the loop whose rows come and go (`engine: hf`), from a cache of fixed size with CUDA graphs "
-        "(`engine: static`), by the library's\ncontinuous batching (`engine: continuous`) as it is and with its passes recorded (`record: true`), and "
-        "by the first two while the adapter is\nmerged into the base (not built in). No row ends early:\n\n"
+        "(`engine: static`), by the library's\ncontinuous batching (`engine: continuous`) as it is and with its passes recorded (`record: true`), "
+        "and by the first two while the adapter is\nmerged into the base (not built in). No row ends early:\n\n"
     )
     failed = [
         f"- {NAMES.get(f['model'], f['model'])}, {BITS[f['bits']]}, {way}: {text.strip().splitlines()[0][:200]}"

@@ -161,7 +161,7 @@ def within(seconds: float):
     """Raises TimeoutError in the block after so many seconds, and again a while later should the block not have ended by it."""
 
     def late(*_):
-        raise TimeoutError(f"more than {seconds:.0f} s")
+        raise TimeoutError(f"more than {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, seconds, 10.0)
