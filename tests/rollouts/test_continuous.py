@@ -10,10 +10,11 @@ import torch
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
 from data.records import Message, Prompt
-from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
-from pipeline.config import PpoConfig, RolloutConfig
+from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE, SharedBase
+from pipeline.config import LoraConfig, ModelConfig, PpoConfig, RolloutConfig
 from pipeline.generation import Sampling, sample
 from pipeline.memory import MicroBatch
+from pipeline.models import load
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
 from pipeline.rollouts import continuous
@@ -75,6 +76,21 @@ def test_log_probabilities_are_those_of_the_code_that_trains(nothing_left, batch
     assert max(map(abs, apart)) > 0.1
     other = drawn(base, sampling, role=REFERENCE)
     assert other[1].logprobs == pytest.approx(read(base, PROMPTS[1], other[1].ids, REFERENCE, 1.3), abs=1e-4)
+
+
+def test_the_attention_is_switched_for_the_time_only():
+    """With eager attention, which every version of the library has another kind of for pages."""
+    model, _ = load(ModelConfig(name="tiny-random", dtype="float32"))
+    model.set_attn_implementation("eager")
+    base, seen = SharedBase(model, ending_with(-1), LoraConfig(rank=4, last_layers=2)), []
+    base.add(POLICY, trainable=True)
+    with Failing(base, lambda: seen.append(model.config._attn_implementation)):
+        found = drawn(base, Sampling(9, 1.0))
+    assert model.config._attn_implementation == "eager" and set(seen) == {"paged|eager"}
+    assert found[0].logprobs == pytest.approx(read(base, PROMPTS[0], found[0].ids, POLICY, 1.0), abs=1e-4)
+    with Failing(base, raises(ValueError("no"))):
+        drawn(base, Sampling(9, 1.0))
+    assert model.config._attn_implementation == "eager"
 
 
 def test_all_chance_follows_from_the_generator(nothing_left):
@@ -226,20 +242,25 @@ def test_a_model_that_the_library_misreads_is_not_drawn_from_by_it(nothing_left,
     assert len(found) == 4 and engine.refused
 
 
-def test_windows_are_left_to_the_other_loop(capfd):
+@pytest.mark.parametrize("kind", ["windows", "recurrent"])
+def test_what_has_no_pages_is_left_to_the_other_loop(kind, capfd):
     from types import SimpleNamespace
 
-    from transformers import MistralConfig, MistralForCausalLM
+    from transformers import MambaConfig, MambaForCausalLM, MistralConfig, MistralForCausalLM
 
     torch.manual_seed(0)
-    model = MistralForCausalLM(
-        MistralConfig(
-            vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-            sliding_window=4,
-        )
-    ).eval()  # fmt: skip
-    base = SimpleNamespace(causal_lm=model, tokenizer=ending_with(-1))
+    sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2}
+    heads = {"intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "sliding_window": 4}
+    if kind == "windows":
+        model = MistralForCausalLM(MistralConfig(**sizes, **heads))
+    else:
+        model = MambaForCausalLM(MambaConfig(**sizes, state_size=4))
+    base = SimpleNamespace(causal_lm=model.eval(), tokenizer=ending_with(-1))
+    prompts = PROMPTS if kind == "windows" else [p[:1] for p in PROMPTS]
     found = ContinuousEngine().sample(
-        base, PROMPTS, Sampling(6, 1.0), generator=torch.Generator().manual_seed(0), batch_size=8
+        base, prompts, Sampling(6, 1.0), generator=torch.Generator().manual_seed(0), batch_size=8
     )
-    assert [len(a.ids) for a in found] == [6] * 4 and "windows" in capfd.readouterr().err
+    assert [len(a.ids) for a in found] == [6] * 4
+    said = capfd.readouterr().err
+    assert said.count("ppo.rollout: the library's continuous batching cannot draw") == 1
+    assert ("it keeps windows" if kind == "windows" else "MambaForCausalLM does not take its attention") in said
