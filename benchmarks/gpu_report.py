@@ -22,6 +22,17 @@ QUOTED = (
     "reward.observed_accuracy", "reward.observed_accuracy_minus_best_floor", "reward.test_model_accuracy", "sft.heldout_nll_change",
     "ppo.gold_minus_sft", "ppo.win_rate_vs_sft", "ppo.proxy", "ppo.sft_proxy", "ppo.kl_to_reference",
 )  # fmt: skip
+# What others published, for a reader's sense of size; none of it is a like for like comparison, and the table says in what it differs.
+PUBLISHED = (
+    ("share of pairs right", "SmolLM2-135M after DPO, by its own likelihoods", "61.5 %", "all of UltraFeedback; this is the embedded model itself",
+     "model card of HuggingFaceTB/SmolLM2-135M-Instruct at e682e54"),
+    ("share of pairs right", "SmolLM2-1.7B after DPO, by its own likelihoods", "67.5 %", "all of UltraFeedback",
+     "model card of HuggingFaceTB/SmolLM2-1.7B-Instruct at a587c08"),
+    ("share of pairs right", "Qwen2-0.5B, a reward model with all weights trained", "72.8 %", "all of UltraFeedback, one epoch, eight cards",
+     "model card of trl-lib/Qwen2-0.5B-Reward"),
+    ("PPO's answer preferred to a person's", "Pythia-1B, four seeds", "62, 54, 22 and 20 %", "summaries, a language model as judge",
+     "Huang et al. 2024, arXiv 2403.17031 (at second hand)"),
+)  # fmt: skip
 BITS = {"none": "bfloat16", "4bit": "4-bit"}
 LAST = 5
 
@@ -95,14 +106,24 @@ def figures(gpu: dict) -> str:
     runs = [*gpu.get("recipe", []), *(run for found in gpu.get("seeds", []) for run in found["runs"])]
     names = [name for name in QUOTED if any(name in run["metrics"] for run in runs)]
     if not names:
-        return f"### What it reaches\n\n{NOT.capitalize()}."
+        return f"### What it reaches\n\n{NOT.capitalize()}.\n\n{published()}"
     head = ["", *(f"seed {run['seed']}" for run in runs), "mean"]
     rows = []
     for name in names:
         there = [run["metrics"].get(name) for run in runs]
         known = [f["value"] for f in there if f]
         rows.append([f"`{name}`", *(with_interval(f) for f in there), f"{fmean(known):.3f}"])
-    return "### What it reaches\n\nIntervals are over prompts, 95 %.\n\n" + table(head, rows)
+    return "### What it reaches\n\nIntervals are over prompts, 95 %.\n\n" + table(head, rows) + "\n\n" + published()
+
+
+def published() -> str:
+    rows = [[what, model, figure, other, source] for what, model, figure, other, source in PUBLISHED]
+    said = (
+        "For a sense of size, figures that others published. The embedded model had learnt from UltraFeedback before it came here, so "
+        "its accuracy on rows of that set is not accuracy on rows that it never met."
+    )
+    head = ["figure", "model", "published", "rows and judge", "source"]
+    return f"{said}\n\n{table(head, rows).replace('---:|', '---|')}"
 
 
 def with_interval(found: dict | None) -> str:

@@ -93,12 +93,17 @@ class RolloutConfig(Section):
     adapter_dir: str | None = Field(None, description="where adapters are handed over; None is a temporary directory")
     concurrency: int = Field(64, ge=1, description="requests at a time")
     timeout_seconds: float = Field(600.0, gt=0, description="seconds a request")
-    attempts: int = Field(5, ge=1, description="requests before giving up on a server that does not answer")
+    attempts: int = Field(
+        8, ge=1, description="requests before giving up on a server that stopped answering; two at the door"
+    )
     pause_seconds: float = Field(1.0, ge=0, description="seconds before the second attempt; doubled each time")
     importance_cap: float | None = Field(
         None,
         gt=0,
         description="truncates π(trainer) / π(sampler) by which each token's advantage is weighted; None is no weight",
+    )
+    max_sampler_kl: float = Field(
+        0.5, gt=0, description="nats a token between a server and the code that trains beyond which nothing is learnt"
     )
 
 

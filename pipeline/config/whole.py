@@ -26,7 +26,7 @@ _NOT_IN_A_KEY = {
     *("model.device", "model.gradient_checkpointing"),
     *(
         f"ppo.rollout.{name}"
-        for name in ("url", "adapter_dir", "concurrency", "timeout_seconds", "attempts", "pause_seconds")
+        for name in ("url", "adapter_dir", "concurrency", "timeout_seconds", "attempts", "pause_seconds", "max_sampler_kl")
     ),
 }
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from data.errors import UserError
 from pipeline.adapters import POLICY, VALUE, SharedBase
 from pipeline.memory import MicroBatch
 from pipeline.ppo.advantages import gae
@@ -92,6 +93,7 @@ class PPO:
             FloatingPointError: a score, loss or gradient is not finite. The step that it belongs to was not taken; earlier minibatches of
                 the same update were.
             TooFewTokens: the rollout's answers hold too few tokens to whiten over.
+            UserError: another engine's answers cannot be this policy's; nothing was learnt from them.
         """
         started = time.monotonic()
         settings = self.settings
@@ -110,6 +112,7 @@ class PPO:
             weights, mismatch = importance_weights(
                 rollout.logprobs, rollout.generated, rollout.mask, cap=settings.rollout.importance_cap
             )
+            self._check_sampler(mismatch["sampler_kl"])
             advantages = advantages * weights
         learnt = self._learn(rollout, advantages, returns)
         beta = self.controller.value
@@ -140,6 +143,15 @@ class PPO:
         }
         self.done += 1
         return figures, rollout
+
+    def _check_sampler(self, kl: float) -> None:
+        most = self.settings.rollout.max_sampler_kl
+        if self.engine.foreign and not abs(kl) <= most:
+            raise UserError(
+                f"ppo.rollout: the sampler's log-probabilities are {kl:.2f} nats a token from those of the policy that trains, at most "
+                f"{most:g} (ppo.rollout.max_sampler_kl). Rounding makes hundredths: the server probably holds another base, or other "
+                "weights of it. Start it over the run's own base; nothing was learnt from these answers."
+            )
 
     def _collect(self, micro_batch: int) -> Rollout:
         """The update's rollout. All its chance follows from (seed, update), so a second attempt draws the same answers."""

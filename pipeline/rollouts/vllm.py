@@ -29,7 +29,14 @@ from data.errors import UserError
 from pipeline.adapters import POLICY, SharedBase
 from pipeline.generation import Sample, Sampling
 
-_HOW = "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve MODEL --enable-lora --logprobs-mode processed_logprobs"
+# At the door somebody waits for the answer, and a server that was never started stays so.
+_AT_THE_DOOR = 2
+# Worth another attempt: busy, cut off, not up yet.
+_PASSING = (408, 429, 500, 502, 503, 504)
+
+_HOW = (
+    "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve MODEL --enable-lora --max-lora-rank 16 --max-loras 2 --logprobs-mode processed_logprobs"
+)
 
 
 class _Refused(Exception):
@@ -109,7 +116,7 @@ class VllmServer:
                 "stop_token_ids": [eos],
             }
             try:
-                found = self._ask("/v1/completions", request)
+                found = self._complete(request)
                 return _sample(found, prompts[row], sampling.max_new_tokens, eos)
             except (KeyError, IndexError, TypeError, ValueError, _Refused) as error:
                 raise UserError(
@@ -164,11 +171,22 @@ class VllmServer:
         self._loaded = self._loaded[-2:]
         return name
 
+    def _complete(self, request: dict) -> dict:
+        try:
+            return self._ask("/v1/completions", request)
+        except _Refused as refused:
+            if refused.status != 404:
+                raise
+            # A server that was started again holds the base alone.
+            self._load(request["model"], self._folder / request["model"])
+            return self._ask("/v1/completions", request)
+
     def _load(self, name: str, folder: Path) -> None:
         # Not `load_inplace`: the server would read the files again for every request.
         request = {"lora_name": name, "lora_path": str(folder.resolve()), "load_inplace": False}
         try:
-            self._ask("/v1/load_lora_adapter", request)
+            # An adapter that the server cannot take, of too high a rank for example, is its status 500: no attempt would change that.
+            self._ask("/v1/load_lora_adapter", request, passing=tuple(s for s in _PASSING if s != 500))
         except _Refused as refused:
             if refused.status == 404 and "adapter" not in refused.text.lower():
                 raise UserError(
@@ -186,7 +204,7 @@ class VllmServer:
 
     def _check(self, longest: int) -> None:
         try:
-            models = self._ask("/v1/models", None)["data"]
+            models = self._ask("/v1/models", None, attempts=_AT_THE_DOOR)["data"]
             room = min(int(m["max_model_len"]) for m in models if m.get("max_model_len"))
         except (KeyError, TypeError, ValueError, _Refused) as error:
             raise UserError(f"ppo.rollout: {self.url} is no vLLM server ({error}). Start one as: {_HOW}") from None
@@ -195,27 +213,69 @@ class VllmServer:
                 f"ppo.rollout: {self.url} holds {room} tokens, but prompt and answer may have {longest}. Start it with "
                 f"--max-model-len {longest}, or lower ppo.max_new_tokens."
             )
+        self._check_logprobs(str(models[0]["id"]))
 
-    def _ask(self, path: str, body: dict | None) -> dict:
+    def _check_logprobs(self, model: str) -> None:
+        """Whether log-probabilities are of the distribution that tokens are drawn from, temperature and all: not so by vLLM's default.
+
+        At half the temperature two tokens' log-probabilities are twice as far apart; those of temperature 1 stay where they are.
+
+        Raises:
+            UserError: they are not, or the server gives none.
+        """
+        try:
+            cold, warm = self._spread(model, 0.5), self._spread(model, 1.0)
+        except (AttributeError, KeyError, IndexError, TypeError, ValueError, _Refused) as error:
+            raise UserError(
+                f"ppo.rollout: {self.url} gave no log-probabilities when asked for some ({_named(error)}). Start it as: {_HOW}"
+            ) from None
+        if not cold > 1.5 * warm:
+            raise UserError(
+                f"ppo.rollout: {self.url} gives log-probabilities at another temperature than it draws at (two tokens are {warm:.2f} nats "
+                f"apart at temperature 1 and {cold:.2f} at 0.5). Start it with --logprobs-mode processed_logprobs, as in: {_HOW}"
+            )
+
+    def _spread(self, model: str, temperature: float) -> float:
+        """How far the likeliest five tokens after some words are apart, in nats."""
+        request = {
+            "model": model,
+            "prompt": "The weather",
+            "max_tokens": 1,
+            "temperature": temperature,
+            "seed": 0,
+            "logprobs": 5,
+        }
+        found = self._ask("/v1/completions", request)["choices"][0]["logprobs"]["top_logprobs"][0].values()
+        # The token that was drawn comes along where it is none of the five.
+        first, *_, last = sorted(map(float, found), reverse=True)[:5]
+        return first - last
+
+    def _ask(
+        self, path: str, body: dict | None, *, passing: Sequence[int] = _PASSING, attempts: int | None = None
+    ) -> dict:
         """As `_post`, again after a while where the server was busy, cut off or not up yet.
 
         Raises:
             UserError: it stayed so.
         """
-        for attempt in range(1, self.settings.attempts + 1):
+        attempts = min(attempts or self.settings.attempts, self.settings.attempts)
+        for attempt in range(1, attempts + 1):
             try:
                 return self._post(path, body)
             except _Refused as refused:
-                if refused.status not in (408, 429, 500, 502, 503, 504):
+                if refused.status not in passing:
                     raise
                 error: Exception = refused
             except (OSError, ValueError) as failed:
                 error = failed
-            if attempt < self.settings.attempts:
+            if attempt < attempts:
                 time.sleep(min(2.0 ** (attempt - 1), 30.0) * self.settings.pause_seconds)
-        reason = getattr(error, "reason", None) or error
+        if isinstance(error, _Refused):
+            said = f"answered each of {attempts} attempts with {error}. Look into its log"
+        else:
+            said = f"did not answer in {attempts} attempts ({getattr(error, 'reason', None) or error}). Start the server"
         raise UserError(
-            f"ppo.rollout: {self.url}{path} did not answer in {self.settings.attempts} attempts ({reason}). Start the server, or take "
+            f"ppo.rollout: {self.url}{path} {said}, or take "
             "ppo.rollout.engine: hf; the run goes on from its last checkpoint."
         ) from None
 

@@ -10,6 +10,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import torch
+
 from pipeline.adapters import POLICY
 from pipeline.generation import Sample, Sampling, sample
 
@@ -23,9 +25,11 @@ class FakeVllm:
         # path → what happens instead, one after the other: (status, text), a number of seconds to sleep, or a function of the reply.
         self.faults: dict[str, list] = {}
         self.lora_routes = True
+        # As without --logprobs-mode processed_logprobs, vLLM's default: at temperature 1, whatever is drawn at. The door's questions see it.
+        self.raw_logprobs = False
         # Ends that the model's generation_config.json names: vLLM stops there too, unless a request says otherwise.
         self.own_ends: set[int] = set()
-        self._bases: dict[str, object] = {}
+        self._bases: dict[str, object] = {"base": make_base(POLICY)}
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -34,6 +38,12 @@ class FakeVllm:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def restart(self) -> None:
+        """As a server that was stopped and started again: the base alone."""
+        with self._lock:
+            self.adapters.clear()
+            self._bases = {"base": self._bases["base"]}
 
     def close(self) -> None:
         self._server.shutdown()
@@ -58,7 +68,7 @@ class FakeVllm:
         if path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"):
             return self._adapter(path, body) if self.lora_routes else (404, {"detail": "Not Found"})
         if path == "/v1/completions":
-            if body["model"] not in self.adapters:
+            if body["model"] not in self._bases:
                 return 404, {"error": {"message": f"The model `{body['model']}` does not exist.", "code": 404}}
             return 200, self._complete(body)
         return 404, {"detail": "Not Found"}
@@ -66,14 +76,14 @@ class FakeVllm:
     def _adapter(self, path: str, body: dict):
         name = body["lora_name"]
         if path.endswith("/unload_lora_adapter"):
-            if self.adapters.pop(name, None) is None:
+            if self.adapters.pop(name, None) is None or self._bases.pop(name, None) is None:
                 return 404, {"error": {"message": f"The lora adapter '{name}' cannot be found.", "code": 404}}
             return 200, f"Success: LoRA adapter '{name}' removed successfully."
-        if name in self.adapters:
-            return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded.", "code": 400}}
         if not (Path(body["lora_path"]) / "adapter_config.json").is_file():
             return 404, {"error": {"message": f"No adapter found for {body['lora_path']}", "code": 404}}
         with self._lock:
+            if name in self.adapters:
+                return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded.", "code": 400}}
             base = self.make_base()
             base.load(POLICY, Path(body["lora_path"]), trainable=False)
             self._bases[name], self.adapters[name] = base, body["lora_path"]
@@ -82,9 +92,21 @@ class FakeVllm:
 
     def _complete(self, body: dict) -> dict:
         base = self._bases[body["model"]]
-        sampling = Sampling(body["max_tokens"], body["temperature"], body["top_p"], max(0, body["top_k"]), body["seed"])
+        sampling = Sampling(
+            body["max_tokens"], body["temperature"], body.get("top_p", 1.0), max(0, body.get("top_k", 0)), body["seed"]
+        )
+        prompt = body["prompt"]
+        prompt = base.tokenizer(prompt, add_special_tokens=False)["input_ids"] if isinstance(prompt, str) else prompt
+        eos = next(iter(body.get("stop_token_ids", ())), -1)
         with self._lock, base.acting_as(POLICY):
-            (drawn,) = sample(base.causal_lm, [body["prompt"]], sampling, eos_id=body["stop_token_ids"][0], pad_id=3)
+            (drawn,) = sample(base.causal_lm, [prompt], sampling, eos_id=eos, pad_id=3)
+            best = (
+                []
+                if not body["logprobs"]
+                else _likeliest(
+                    base.causal_lm, prompt, 1.0 if self.raw_logprobs else sampling.temperature, body["logprobs"]
+                )
+            )
         ends = set() if body.get("ignore_eos") else self.own_ends
         cut = next((i + 1 for i, token in enumerate(drawn.ids) if token in ends), len(drawn.ids))
         drawn = Sample(drawn.ids[:cut], drawn.logprobs[:cut], drawn.finished or cut < len(drawn.ids))
@@ -93,8 +115,8 @@ class FakeVllm:
             "text": base.tokenizer.decode(drawn.ids),
             "finish_reason": "stop" if drawn.finished else "length",
             "token_ids": list(drawn.ids),
-            "prompt_token_ids": body["prompt"],
-            "logprobs": {"token_logprobs": list(drawn.logprobs)},
+            "prompt_token_ids": prompt,
+            "logprobs": {"token_logprobs": list(drawn.logprobs), "top_logprobs": [best]},
         }
         return {"object": "text_completion", "model": body["model"], "choices": [choice]}
 
@@ -121,3 +143,9 @@ class FakeVllm:
                 pass
 
         return Handler
+
+
+@torch.no_grad()
+def _likeliest(model, prompt, temperature, count) -> dict[str, float]:
+    best = (model(torch.tensor([prompt])).logits[0, -1].float() / temperature).log_softmax(-1).topk(count)
+    return {f"token {i}": value for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)}

@@ -1,5 +1,6 @@
 """Rollouts from a server: the same policy, the same tokens, and a plain sentence for everything that can go wrong on the way."""
 
+import json
 import math
 
 import pytest
@@ -59,6 +60,11 @@ def opened(settings, longest=64):
     return open_engine(settings, longest=longest)
 
 
+def drawn_by(server) -> list[dict]:
+    """Requests for answers; at the door two more ask for log-probabilities alone."""
+    return [body for path, body in server.requests if path == "/v1/completions" and body.get("return_token_ids")]
+
+
 def test_the_server_speaks_for_the_policy_as_it_is_after_every_update(server, settings, make_ppo):
     engine = opened(settings())
     ppo = make_ppo(settings(), engine)
@@ -70,7 +76,7 @@ def test_the_server_speaks_for_the_policy_as_it_is_after_every_update(server, se
         assert len(set(server.loads)) == update + 1
     # The present policy's and the one before.
     assert len(server.adapters) == 2
-    sent = [body for path, body in server.requests if path == "/v1/completions"]
+    sent = drawn_by(server)
     assert (
         {b["temperature"] for b in sent} == {1.3}
         and {b["top_k"] for b in sent} == {-1}
@@ -127,7 +133,7 @@ def test_a_server_that_stumbles_is_asked_again(server, settings, make_ppo, fault
     server.faults["/v1/completions"] = [fault]
     figures, _ = make_ppo(settings(), engine).update()
     assert figures["sampler_gap"] < 1e-3
-    assert len([path for path, _ in server.requests if path == "/v1/completions"]) == 9
+    assert len(drawn_by(server)) == 9
 
 
 def test_a_server_that_is_down_is_said_in_one_line(server, settings, make_ppo):
@@ -147,11 +153,66 @@ def test_adapters_that_cannot_be_loaded_are_said_with_the_cure(server, settings,
     with pytest.raises(UserError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
         make_ppo(settings(), opened(settings())).update()
     server.lora_routes = True
-    server.faults["/v1/load_lora_adapter"] = [
-        (400, '{"error": {"message": "LoRA rank 64 is greater than max_lora_rank 16."}}')
-    ]
+    # As vLLM 0.32 says it: a status that elsewhere is worth another attempt.
+    words = "Call to add_lora method failed: Worker failed with error 'LoRA rank 64 is greater than max_lora_rank 16.'"
+    server.faults["/v1/load_lora_adapter"] = [(500, json.dumps({"error": {"message": words, "code": 500}}))]
     with pytest.raises(UserError, match=r"refused the adapter .*max_lora_rank 16.*--max-lora-rank"):
         make_ppo(settings(), opened(settings())).update()
+    assert not server.loads
+
+
+def test_a_server_that_was_started_again_gets_the_adapter_again(server, settings, make_ppo):
+    expected = [a.ids for a in make_ppo(settings(), opened(settings())).update()[1].answers]
+    server.restart()
+    server.loads.clear()
+    engine = opened(settings(concurrency=4))
+    # In the middle of a rollout: after the adapter was handed over, before the first answer.
+    plain, gone = engine._ask, []
+
+    def ask(path, body, **more):
+        if path == "/v1/completions" and not gone:
+            gone.append(server.restart())
+        return plain(path, body, **more)
+
+    engine._ask = ask
+    assert [a.ids for a in make_ppo(settings(), engine).update()[1].answers] == expected
+    assert len(server.loads) == 2 and len(set(server.loads)) == 1 and set(server.loads) == set(server.adapters)
+
+
+def test_a_server_that_fails_each_time_is_quoted(server, settings, make_ppo):
+    engine = opened(settings(attempts=2, concurrency=1))
+    server.faults["/v1/completions"] = [(500, "EngineDeadError")] * 2
+    with pytest.raises(UserError, match=r"answered each of 2 attempts with status 500: EngineDeadError. Look into its log"):
+        make_ppo(settings(), engine).update()
+
+
+def test_log_probabilities_at_another_temperature_than_the_answers_are_found_out_at_the_door(server, settings):
+    """vLLM's default. At the quickstart's temperature they would look like a policy some tenths of a nat away."""
+    server.raw_logprobs = True
+    with pytest.raises(UserError, match="another temperature .*--logprobs-mode processed_logprobs"):
+        opened(settings())
+    server.faults["/v1/completions"] = [lambda reply: {"choices": [{"logprobs": None}]}]
+    with pytest.raises(UserError, match="no log-probabilities"):
+        opened(settings())
+
+
+def test_a_server_over_another_base_is_never_learnt_from(server, settings, make_ppo, make_base):
+    """Every adapter fits it: only the distance of the log-probabilities tells."""
+
+    def elsewhere(*roles):
+        base = make_base(*roles)
+        with torch.no_grad():
+            for name, weight in base.causal_lm.named_parameters():
+                if "lora" not in name and weight.dim() > 1:
+                    weight.mul_(40.0)
+        return base
+
+    server.make_base = elsewhere
+    ppo = make_ppo(settings(), opened(settings()))
+    before = {name: value.clone() for name, value in ppo.base.state(POLICY).items()}
+    with pytest.raises(UserError, match=r"nats a token .*ppo.rollout.max_sampler_kl.*another base"):
+        ppo.update()
+    assert ppo.done == 0 and all(torch.equal(value, before[name]) for name, value in ppo.base.state(POLICY).items())
 
 
 def changed(**changes):
@@ -208,7 +269,7 @@ def test_where_the_server_stands_is_no_part_of_a_run():
         Config(data=data, ppo=PpoConfig(rollout=RolloutConfig(url=url, **more))).subset(["ppo"])
         for url, more in (
             ("http://a:1", {}),
-            ("http://b:2", {"concurrency": 3}),
+            ("http://b:2", {"concurrency": 3, "max_sampler_kl": 1.0}),
             ("http://a:1", {"importance_cap": 2.0}),
         )
     ]
@@ -246,8 +307,8 @@ def test_a_sampler_that_is_off_is_measured_and_weighed_in_the_update(server, set
         choice["logprobs"]["token_logprobs"] = [2 * x for x in choice["logprobs"]["token_logprobs"]]
         return reply
 
+    ppo = make_ppo(settings(importance_cap=1.5, max_sampler_kl=10.0), opened(settings()))
     server.faults["/v1/completions"] = [off] * 8
-    ppo = make_ppo(settings(importance_cap=1.5), opened(settings()))
     figures, rollout = ppo.update()
     apart = (rollout.generated - rollout.logprobs)[rollout.mask]
     assert figures["sampler_kl"] == pytest.approx(float(apart.mean()), abs=1e-5) and figures["sampler_kl"] < -1
@@ -265,8 +326,8 @@ def test_the_weights_reach_the_advantages_that_are_learnt_from(server, settings,
     # A random model is near the uniform distribution over 260 tokens: some weights are held by this cap, and some are not.
     cap, learnt, rollouts = 260**-0.1, [], []
     for chosen in (None, cap):
+        ppo = make_ppo(settings(importance_cap=chosen, max_sampler_kl=1.0), opened(settings()))
         server.faults["/v1/completions"] = [off] * 8
-        ppo = make_ppo(settings(importance_cap=chosen), opened(settings()))
         plain = ppo._learn
 
         def note(rollout, advantages, returns, plain=plain):
