@@ -17,9 +17,10 @@ from pipeline.memory import MicroBatch
 from pipeline.models import load
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.trainer import PPO
-from pipeline.rollouts import continuous
-from pipeline.rollouts.continuous import PAGE, ContinuousEngine
+from pipeline.rollouts import paged
+from pipeline.rollouts.continuous import ContinuousEngine
 from pipeline.rollouts.engine import open_engine
+from pipeline.rollouts.paged import PAGE
 from reward.model import ScalarHead, score
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [20, 21, 22, 23]]
@@ -139,7 +140,7 @@ def test_an_answer_ends_at_the_tokenizers_end_and_at_no_other(nothing_left):
 
 def test_pages_are_as_many_as_the_rows_need(nothing_left):
     """Each row of those at work: its tokens, the page it has begun and one ahead. No figure of the machine's memory comes in."""
-    settings = continuous._settings(PROMPTS, Sampling(100), 2, 0, flash=False, record=None)
+    settings = paged.settings(PROMPTS, Sampling(100), 2, 0, flash=False, record=None)
     assert 107 + 104 <= settings.num_blocks * PAGE <= 107 + 104 + 2 * 2 * PAGE
     assert settings.max_requests_per_batch == 2
 
