@@ -106,8 +106,8 @@ def _run(manager, prompts: Sequence[Sequence[int]]) -> dict[int, object]:
     for i in sorted(range(len(prompts)), key=lambda i: len(prompts[i])):
         manager.add_request(list(prompts[i]), request_id=str(i))
     status, through = manager.background_thread_status, False
-    manager.start()
     try:
+        manager.start()
         # It ends by itself when nothing is left to draw.
         status.request_stop(status.FLUSH_AND_STOP, 0)
         # Not by joining it: up to Python 3.12 a thread whose join was interrupted (Ctrl-C) passes for ended.
@@ -151,7 +151,7 @@ def _flash(model) -> str | None:
 
 
 def _switch_attention(model, flash: str | None) -> None:
-    """To the kind that reads pages; up to 5.22 of the library it had a name of its own, and the library's choice was to be forestalled."""
+    """To the kind that reads pages; earlier versions of the library have a name for it and choose by themselves where it is not given."""
     wanted = flash or model.config._attn_implementation
     if "auto_switch_to_flash" not in _SETTINGS or wanted == "eager":
         wanted = f"paged|{wanted}"
