@@ -19,6 +19,8 @@ from gpu import PEER_8B, PEER_SIDES, ROOT
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda", 0) if GPU else torch.device("cpu")
+# Seconds that one way to draw may take.
+WAY_LIMIT = 75.0
 
 
 def measure(part: str, variant: dict, arguments) -> dict:
@@ -134,7 +136,7 @@ def speed(arguments, model: str, bits: str) -> dict:
             InProcess().sample(base, ids, Sampling(answer, 1.0), generator=generator, batch_size=rows)
 
     drawing = _seconds(draw, times)
-    ways = {"loop": rows * answer / drawing, **_other_ways(base, ids, answer, times, merged=bits == "none")}
+    ways, failed = _other_ways(base, ids, answer, times, merged=bits == "none")
     _reset_peak()
     ppo = work.trainer(base, rows=learnt, micro=micro, prompt=prompt, answer=answer, vocabulary=shape.vocabulary)
     spent = []
@@ -146,51 +148,72 @@ def speed(arguments, model: str, bits: str) -> dict:
     update = median(total for _, total in spent[1:])
     # What of the update is not drawing: the roles' reading, and learning.
     drawn = _seconds(lambda: _draw_rows(base, ids[:learnt], answer), times)
+    peak = _peak()
+    # Last: a thread of the library's that hangs must not stand beside anything else that is timed.
+    more, failed_too = _other_ways(base, ids, answer, times, continuous=True)
     return {
         "rows": rows,
         "prompt": prompt,
         "answer": answer,
         "drawn_per_second": rows * answer / drawing,
-        "ways": ways,
+        "ways": {"loop": rows * answer / drawing, **ways, **more},
+        "ways_failed": {**failed, **failed_too},
         "read_bytes_per_second": work.decode_bytes(shape, bits, rows, prompt, answer) / drawing,
         "updates_rows": learnt,
         "update_seconds": update,
         "learning_seconds": update - drawn,
         "learnt_per_second": learnt * (prompt + answer) / (update - drawn),
         "flops_per_second": work.update_flops(shape, learnt, prompt, answer, epochs=2, recompute=recompute) / (update - drawn),
-        "peak_bytes": _peak(),
+        "peak_bytes": peak,
     }  # fmt: skip
 
 
-def _other_ways(base, ids, answer: int, times: int, *, merged: bool) -> dict[str, float]:
-    """Tokens a second of other ways to draw the same answers: a cache of fixed size with CUDA graphs, and either loop while the adapter is
-    merged into a bfloat16 base. Afterwards the weights are those from before: copies, since rounding would not give them back."""
+def _other_ways(
+    base, ids, answer: int, times: int, *, merged: bool = False, continuous: bool = False
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Tokens a second of other ways to draw the same answers, and the last words of those that failed: a cache of fixed size with CUDA
+    graphs, and either loop while the adapter is merged into a bfloat16 base; or the library's continuous batching, its passes as the
+    library has them and recorded. Afterwards the weights are those from before: copies, since rounding would not give them back."""
     from pipeline.generation import Sampling
+    from pipeline.rollouts.continuous import ContinuousEngine
     from pipeline.rollouts.engine import InProcess
     from pipeline.rollouts.static import StaticEngine
 
+    found, failed = {}, {}
     ends, base.tokenizer.eos_token_id = base.tokenizer.eos_token_id, -1
 
-    def rate(engine) -> float:
+    def rate(name: str, engine) -> None:
         def draw() -> None:
             generator = torch.Generator(device=DEVICE).manual_seed(0)
             with base.acting_as(work.POLICY):
-                engine.sample(base, ids, Sampling(answer, 1.0), generator=generator, batch_size=len(ids))
+                drawn = engine.sample(base, ids, Sampling(answer, 1.0), generator=generator, batch_size=len(ids))
+            if why := getattr(engine, "refused", None):
+                raise RuntimeError(why)
+            assert all(len(a.ids) == answer for a in drawn)
 
-        return len(ids) * answer / _seconds(draw, times)
+        try:
+            with work.within(WAY_LIMIT):
+                found[name] = len(ids) * answer / _seconds(draw, times)
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {error}"[:500]
 
-    found = {"fixed cache": rate(StaticEngine())}
+    if continuous:
+        rate("continuous", ContinuousEngine())
+        rate("continuous, recorded", ContinuousEngine(record=True))
+    else:
+        rate("fixed cache", StaticEngine())
     if merged:
         layers = [m for m in base.causal_lm.modules() if hasattr(m, "lora_A")]
         kept = [layer.get_base_layer().weight.data.clone() for layer in layers]
         for layer in layers:
             layer.merge(adapter_names=[work.POLICY])
-        found["loop, merged"], found["fixed cache, merged"] = rate(InProcess()), rate(StaticEngine())
+        rate("loop, merged", InProcess())
+        rate("fixed cache, merged", StaticEngine())
         for layer, weight in zip(layers, kept, strict=True):
             layer.unmerge()
             layer.get_base_layer().weight.data.copy_(weight)
     base.tokenizer.eos_token_id = ends
-    return found
+    return found, failed
 
 
 def _draw_rows(base, ids, answer: int) -> None:

@@ -198,17 +198,24 @@ def speed(gpu: dict) -> str:
 
 def ways(gpu: dict) -> str:
     """Ways to draw the same answers, tokens a second."""
-    kinds = ("loop", "fixed cache", "loop, merged", "fixed cache, merged")
+    kinds = ("loop", "fixed cache", "continuous", "continuous, recorded", "loop, merged", "fixed cache, merged")
     rows = [
-        [f"{NAMES[f['model']]}, {BITS[f['bits']]}", *(f"{f['ways'][k]:,.0f}" if k in f["ways"] else "–" for k in kinds)]
+        [f"{NAMES.get(f['model'], f['model'])}, {BITS[f['bits']]}", *(f"{f['ways'][k]:,.0f}" if k in f["ways"] else "–" for k in kinds)]
         for f in gpu.get("speed", [])
         if f.get("ways")
     ]
     said = (
         "\n\nTokens drawn a second by the loop whose rows come and go (`engine: hf`), from a cache of fixed size with CUDA graphs "
-        "(`engine: static`), and by either\nwhile the adapter is merged into the base (not built in):\n\n"
+        "(`engine: static`), by the library's\ncontinuous batching (`engine: continuous`) as it is and with its passes recorded (`record: true`), "
+        "and by the first two while the adapter is\nmerged into the base (not built in). No row ends early:\n\n"
     )
-    return said + (table(["", *kinds], rows) if rows else f"{NOT.capitalize()}.")
+    failed = [
+        f"- {NAMES.get(f['model'], f['model'])}, {BITS[f['bits']]}, {way}: {text.strip().splitlines()[0][:200]}"
+        for f in gpu.get("speed", [])
+        for way, text in f.get("ways_failed", {}).items()
+    ]
+    told = table(["", *kinds], rows) if rows else f"{NOT.capitalize()}."
+    return said + told + ("\n\nWhat failed of these:\n\n" + "\n".join(failed) if failed else "")
 
 
 def recipe(gpu: dict) -> str:

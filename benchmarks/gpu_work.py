@@ -3,6 +3,7 @@ operations and bytes by count."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from contextlib import contextmanager
@@ -153,6 +154,22 @@ def answers_without_end():
         yield
     finally:
         engine.sample = plain
+
+
+@contextmanager
+def within(seconds: float):
+    """Raises TimeoutError in the block after so many seconds, and again a while later should the block not have ended by it."""
+
+    def late(*_):
+        raise TimeoutError(f"more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 10.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def wait(device: torch.device) -> float:

@@ -88,6 +88,7 @@ def scaling() -> list[str]:
         section(kept, "roles", "Cost against roles", roles),
         section(kept, "rankings", "One reading of each ranked answer", rankings),
         parts(),
+        drawing(),
     ]
 
 
@@ -100,6 +101,34 @@ def parts() -> str:
     lines = [title, f"    {kept['command']}", "", "| part | CPU-s | the plain way | ratio |", "|---|---:|---:|---:|"]
     for p in kept["parts"]:
         lines.append(f"| {p['part']} | {p['kept']:.2f} | {p['plain']:.2f} | **{p['kept'] / p['plain']:.2f}** |")
+    return "\n".join([*lines, ""])
+
+
+def drawing() -> str:
+    """Engines that draw a rollout in this process, side by side."""
+    file = RESULTS / "drawing.json"
+    title = "## Who draws a rollout\n"
+    if not file.exists():
+        return f"{title}\nNot measured yet.\n"
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    lines = [
+        title,
+        f"    {kept['command']}",
+        "",
+        f"{kept['rows']} prompts of the quickstart, answers of at most {kept['tokens']} tokens by the policy that SFT left; with no end every answer "
+        "has all of them. CPU-seconds\nof one thread, medians over turns, and the tokens drawn.",
+        "",
+        "| base | answers | engine | CPU-s | tokens | CPU-s / hf | range over turns |",
+        "|---|---|---|---:|---:|---:|---:|",
+    ]
+    for p in kept["points"]:
+        base = next(q for q in kept["points"] if q["engine"] == "hf" and all(q[k] == p[k] for k in ("dtype", "ends")))
+        # Turn by turn: what else runs on the machine meets all engines of a turn.
+        ratios = [a / b for a, b in zip(p["all_seconds"], base["all_seconds"], strict=True)]
+        lines.append(
+            f"| {p['dtype']} | {p['ends']} | `{p['engine']}` | {p['seconds']:.2f} | {p['drawn']:.0f} | "
+            f"**{median(ratios):.2f}** | {min(ratios):.2f} to {max(ratios):.2f} |"
+        )
     return "\n".join([*lines, ""])
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from data.errors import UserError
-from data.feedback import CONSENTS, FeedbackStore
+from data.feedback import FeedbackStore
+from data.schema import CONSENTS
 
 # Raters whom the web page asks begin so; until they have answered, what they say stays in the chat.
 ASKED_PREFIX = "web-"

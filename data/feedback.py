@@ -7,73 +7,13 @@ and 0 withdraws.
 from __future__ import annotations
 
 import json
-import os
-import random
 import sqlite3
-import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from data.database import Database, now_ms
 from data.errors import UserError
-
-# How long a writer waits for others before it gives up, and the shortest and longest time between two looks whether it may write.
-BUSY_SECONDS = 10.0
-_LOOK_SECONDS = (0.0002, 0.001)
-
-# Each entry takes the schema one version up; entries are only ever appended.
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE model (
-        id TEXT PRIMARY KEY, run TEXT NOT NULL, stage TEXT NOT NULL,
-        weights_sha256 TEXT NOT NULL, template_sha256 TEXT NOT NULL, created_ms INTEGER NOT NULL,
-        UNIQUE (run, stage, weights_sha256, template_sha256));
-    CREATE TABLE rater (
-        id TEXT PRIMARY KEY, consent TEXT NOT NULL DEFAULT 'local' CHECK (consent IN ('local', 'train', 'publish')),
-        created_ms INTEGER NOT NULL);
-    CREATE TABLE conversation (
-        id TEXT PRIMARY KEY, rater TEXT NOT NULL REFERENCES rater (id), system_prompt TEXT, created_ms INTEGER NOT NULL);
-    CREATE TABLE message (
-        id TEXT PRIMARY KEY, conversation TEXT NOT NULL REFERENCES conversation (id), parent TEXT REFERENCES message (id),
-        author TEXT NOT NULL CHECK (author IN ('human', 'model', 'human-edit')), content TEXT NOT NULL,
-        model TEXT REFERENCES model (id), sampling TEXT, token_ids TEXT, logprobs TEXT,
-        first_token_ms INTEGER, total_ms INTEGER,
-        finish TEXT CHECK (finish IN ('stop', 'length', 'stopped', 'error')), created_ms INTEGER NOT NULL);
-    CREATE INDEX message_of_conversation ON message (conversation);
-    CREATE TABLE rating (
-        id INTEGER PRIMARY KEY, message TEXT NOT NULL REFERENCES message (id), rater TEXT NOT NULL REFERENCES rater (id),
-        value INTEGER NOT NULL CHECK (value IN (-1, 0, 1)), tags TEXT NOT NULL DEFAULT '[]', comment TEXT,
-        created_ms INTEGER NOT NULL);
-    CREATE INDEX rating_of_message ON rating (message, rater);
-    CREATE TABLE comparison (
-        id INTEGER PRIMARY KEY, left_message TEXT NOT NULL REFERENCES message (id),
-        right_message TEXT NOT NULL REFERENCES message (id), rater TEXT NOT NULL REFERENCES rater (id),
-        winner TEXT NOT NULL CHECK (winner IN ('left', 'right', 'tie', 'both_bad', 'skip')),
-        blind INTEGER NOT NULL CHECK (blind IN (0, 1)), shown_ms INTEGER NOT NULL, withdrawn_ms INTEGER,
-        created_ms INTEGER NOT NULL);
-    CREATE TABLE export_log (id INTEGER PRIMARY KEY, sha256 TEXT NOT NULL, rows TEXT NOT NULL, created_ms INTEGER NOT NULL);
-    """,
-    """
-    ALTER TABLE model ADD COLUMN adapter TEXT;
-    ALTER TABLE model ADD COLUMN step INTEGER;
-    """,
-    """
-    CREATE TABLE edit (
-        message TEXT PRIMARY KEY REFERENCES message (id), original TEXT NOT NULL REFERENCES message (id),
-        rater TEXT NOT NULL REFERENCES rater (id), created_ms INTEGER NOT NULL);
-    CREATE INDEX conversation_of_rater ON conversation (rater);
-    """,
-    # `rater.consent` was never asked for and is not read; what raters say of it is kept here, the newest counts.
-    """
-    CREATE TABLE consent (
-        id INTEGER PRIMARY KEY, rater TEXT NOT NULL REFERENCES rater (id),
-        level TEXT NOT NULL CHECK (level IN ('local', 'train', 'publish')), created_ms INTEGER NOT NULL);
-    """,
-)
-# What a rater may allow, each including the one before.
-CONSENTS = ("local", "train", "publish")
 
 
 @dataclass(frozen=True)
@@ -101,38 +41,8 @@ class Vote:
     created_ms: int
 
 
-class FeedbackStore:
-    """One connection to the database; safe to open from several processes at once."""
-
-    def __init__(self, connection: sqlite3.Connection, path: Path):
-        self._db, self.path = connection, path
-
-    @staticmethod
-    def open(path: Path, *, one_thread: bool = True) -> FeedbackStore:
-        """Opens or makes the database and its directory, readable by their owner only.
-
-        With `one_thread=False` another thread than this may use the store, as long as only one does at a time.
-
-        Raises:
-            UserError: the file is no feedback database, was made by a newer version, or cannot be written.
-        """
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
-            db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=one_thread)
-        except (OSError, sqlite3.OperationalError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"{path}: cannot be written ({reason}). Name another file in chat.feedback_db.") from None
-        store = FeedbackStore(db, path)
-        try:
-            store._prepare()
-        except BaseException:
-            store.close()
-            raise
-        return store
-
-    def close(self) -> None:
-        self._db.close()
+class FeedbackStore(Database):
+    """What is said and voted, and what of it is taken back or removed. `open` comes from `Database`."""
 
     # -- writing -----------------------------------------------------------------------------------------------------------
 
@@ -217,7 +127,7 @@ class FeedbackStore:
             self._know(rater)
             self._db.execute(
                 "INSERT INTO rating (message, rater, value, tags, comment, created_ms) VALUES (?, ?, ?, ?, ?, ?)",
-                (message, rater, value, json.dumps(list(tags)), comment, _now()),
+                (message, rater, value, json.dumps(list(tags)), comment, now_ms()),
             )
 
     def compare(self, left: str, right: str, *, rater: str, winner: str, blind: bool, shown_ms: int) -> int:
@@ -226,7 +136,7 @@ class FeedbackStore:
             self._know(rater)
             added = self._db.execute(
                 "INSERT INTO comparison (left_message, right_message, rater, winner, blind, shown_ms, created_ms) VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (left, right, rater, winner, int(blind), shown_ms, _now()),
+                (left, right, rater, winner, int(blind), shown_ms, now_ms()),
             )
             return added.lastrowid
 
@@ -235,7 +145,7 @@ class FeedbackStore:
         with self._write():
             changed = self._db.execute(
                 "UPDATE comparison SET withdrawn_ms = ? WHERE id = ? AND rater = ? AND withdrawn_ms IS NULL",
-                (_now(), comparison, rater),
+                (now_ms(), comparison, rater),
             )
             return changed.rowcount == 1
 
@@ -253,15 +163,9 @@ class FeedbackStore:
             )
             self._db.execute(
                 "INSERT INTO edit (message, original, rater, created_ms) VALUES (?, ?, ?, ?)",
-                (message, original, rater, _now()),
+                (message, original, rater, now_ms()),
             )
             return message
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """What is written inside is kept whole or, after an error, not at all; and waits for the disk once."""
-        with self._write():
-            yield
 
     def forget(self, rater: str) -> dict[str, int]:
         """Removes a rater with all that this person said and voted. Returns how many rows went, by what they were.
@@ -326,14 +230,14 @@ class FeedbackStore:
         """Notes what a rater allows from now on, one of CONSENTS."""
         with self._write():
             self._know(rater)
-            self._db.execute("INSERT INTO consent (rater, level, created_ms) VALUES (?, ?, ?)", (rater, level, _now()))
+            self._db.execute("INSERT INTO consent (rater, level, created_ms) VALUES (?, ?, ?)", (rater, level, now_ms()))
 
     def log_export(self, path: str, sha256: str, raters: Sequence[str]) -> None:
         """Notes that a file outside the store now holds what these raters said."""
         with self._write():
             self._db.execute(
                 "INSERT INTO export_log (sha256, rows, created_ms) VALUES (?, ?, ?)",
-                (sha256, json.dumps({"path": path, "raters": sorted(raters)}), _now()),
+                (sha256, json.dumps({"path": path, "raters": sorted(raters)}), now_ms()),
             )
 
     def exports_with(self, rater: str) -> list[tuple[str, str]]:
@@ -368,19 +272,6 @@ class FeedbackStore:
         )
         return [StoredMessage(*row) for row in rows]
 
-    def rows(self, sql: str, parameters: Sequence = ()) -> list[tuple]:
-        """What a SELECT finds; values go into `parameters`, never into the text."""
-        return self._db.execute(sql, parameters).fetchall()
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """What is read inside is of one moment, whatever others write meanwhile."""
-        self._db.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._db.execute("ROLLBACK")
-
     def stats(self) -> dict[str, int]:
         """Counts of conversations, answers, ratings that stand, and comparisons."""
         one = lambda sql: self._db.execute(sql).fetchone()[0]  # noqa: E731
@@ -393,121 +284,5 @@ class FeedbackStore:
             "comparisons": one("SELECT count(*) FROM comparison WHERE withdrawn_ms IS NULL"),
         }
 
-    # -- inside ------------------------------------------------------------------------------------------------------------
-
-    def _prepare(self) -> None:
-        try:
-            self._use_wal()
-            # A vote that was acknowledged survives a loss of power too.
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-            self._migrate()
-        except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"{self.path}: no usable feedback database ({error}). Move it away or name another in chat.feedback_db."
-            ) from None
-
-    def _use_wal(self) -> None:
-        # Two processes that both make the file meet here, where SQLite does not wait by itself.
-        until = time.monotonic() + BUSY_SECONDS
-        while True:
-            try:
-                self._refuse_foreign()
-                self._db.execute("PRAGMA journal_mode = WAL")
-                return
-            except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() > until:
-                    raise self._refused(error) from None
-                time.sleep(0.02)
-
-    def _refuse_foreign(self) -> None:
-        """Before anything is written: another program's tables are not ours to add to."""
-        with self._db:
-            # One transaction, so that a database which another process is just making is seen empty or whole.
-            self._db.execute("BEGIN")
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            tables = {name for (name,) in self._db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if tables and not (version > 0 and {"conversation", "message", "rating"} <= tables):
-            raise UserError(f"{self.path}: the database of another program. Name another file in chat.feedback_db.")
-
-    def _version(self) -> int:
-        return self._db.execute("PRAGMA user_version").fetchone()[0]
-
-    def _migrate(self) -> None:
-        if self._version() > len(MIGRATIONS):
-            raise UserError(
-                f"{self.path}: made by a newer version of this program (schema {self._version()}). Update first."
-            )
-        if self._version() == len(MIGRATIONS):
-            return
-        with self._write():
-            # Another process may have been here first.
-            version = self._version()
-            for number, script in enumerate(MIGRATIONS[version:], start=version + 1):
-                for statement in script.split(";"):
-                    if statement.strip():
-                        self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version = {number}")
-
-    @contextmanager
-    def _write(self) -> Iterator[None]:
-        if self._db.in_transaction:
-            # Inside `together`, whose end commits.
-            yield
-            return
-        try:
-            self._begin()
-            yield
-            self._db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
-            raise self._refused(error) from error
-        finally:
-            # After a failure; SQLite itself ends the transaction in some.
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-
-    def _begin(self) -> None:
-        """A writer waits for its turn here, and not half-way through.
-
-        SQLite's lock goes to whoever asks while it is free. By itself SQLite looks ever more seldom, every 100 ms in the end, while a
-        process that writes vote after vote asks again a tenth of a millisecond after it has let go: under load others waited in vain
-        for all of `BUSY_SECONDS`. Looking often, at times of one's own, gives every process its share.
-        """
-        until = time.monotonic() + BUSY_SECONDS
-        self._db.execute("PRAGMA busy_timeout = 0")
-        try:
-            while True:
-                try:
-                    self._db.execute("BEGIN IMMEDIATE")
-                    return
-                except sqlite3.OperationalError as error:
-                    if not _is_busy(error) or time.monotonic() > until:
-                        raise
-                time.sleep(random.uniform(*_LOOK_SECONDS))
-        finally:
-            self._db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
-
-    def _refused(self, error: sqlite3.OperationalError) -> UserError:
-        if _is_busy(error):
-            return UserError(
-                f"{self.path}: not saved: another process has been writing for {BUSY_SECONDS:.0f} s. Close it and try again."
-            )
-        return UserError(f"{self.path}: not saved: {error}. Check free space and permissions, then try again.")
-
-    def _insert(self, table: str, **columns) -> str:
-        row = {"id": str(uuid.uuid4()), **columns, "created_ms": _now()}
-        names = ", ".join(row)
-        self._db.execute(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(row))})", tuple(row.values()))
-        return row["id"]
-
     def _know(self, rater: str) -> None:
-        self._db.execute("INSERT OR IGNORE INTO rater (id, created_ms) VALUES (?, ?)", (rater, _now()))
-
-
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    # The low byte is the primary code; the rest says which kind of busy.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
+        self._db.execute("INSERT OR IGNORE INTO rater (id, created_ms) VALUES (?, ?)", (rater, now_ms()))

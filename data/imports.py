@@ -6,7 +6,7 @@ import json
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,12 @@ class Imported:
 
 
 def import_votes(store: FeedbackStore, format_name: str, path: Path) -> Imported:
-    """Adds the votes of a file to the store: all of them, or none after a mistake.
+    """Adds the votes of a file to the store: all of them, or none after a mistake (`read_votes` says which)."""
+    return add_votes(store, format_name, *read_votes(format_name, path))
+
+
+def read_votes(format_name: str, path: Path) -> tuple[list[Elsewhere], Counter]:
+    """The votes of a file, and its rows that hold none, by reason. Touches no store, so that a slip makes none.
 
     Raises:
         UserError: there is no such format, or every row that is not of it, with its number.
@@ -78,7 +83,7 @@ def import_votes(store: FeedbackStore, format_name: str, path: Path) -> Imported
     if format_name not in IMPORTS:
         raise UserError(f"no such format '{format_name}'; there are {', '.join(IMPORTS)}.")
     parse = IMPORTS[format_name]()
-    found, problems, done = [], [], Imported()
+    found, problems, left_out = [], [], Counter()
     for number, row in _rows(path):
         try:
             if isinstance(row, _NoJson):
@@ -87,7 +92,7 @@ def import_votes(store: FeedbackStore, format_name: str, path: Path) -> Imported
                 raise ValueError(f"it is {kind_of(row)}, expected an object")
             found += parse(row)
         except LeftOut as reason:
-            done.left_out[str(reason)] += 1
+            left_out[str(reason)] += 1
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             reason = f"no field {error}" if isinstance(error, KeyError) else str(error)
             problems.append(
@@ -95,6 +100,12 @@ def import_votes(store: FeedbackStore, format_name: str, path: Path) -> Imported
             )
     if problems:
         raise UserError(problems)
+    return found, left_out
+
+
+def add_votes(store: FeedbackStore, format_name: str, found: Sequence[Elsewhere], left_out: Counter) -> Imported:
+    """Puts into the store what `read_votes` found, all of it or nothing; what is there already is counted."""
+    done = Imported(left_out=left_out)
     with store.together():
         for vote in found:
             if _keep(store, format_name, vote):

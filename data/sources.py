@@ -35,7 +35,8 @@ def files_of(path: Path | str) -> list[Path]:
     if strange := next((f for f in found if f.is_dir() or f.suffix.lower() not in READERS), None):
         what = "a directory" if strange.is_dir() else "no data file"
         raise UserError(
-            f"{path}: holds {what}, {strange.name}. Leave only {', '.join(READERS)} files of one kind in it."
+            f"{path}: a directory with {strange.name} in it, which is {what}. Name a file, or a directory with only "
+            f"{', '.join(READERS)} files of one kind."
         )
     if not found:
         raise UserError(f"{path}: the directory holds no data file. Use one of {', '.join(READERS)}.")

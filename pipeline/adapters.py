@@ -112,6 +112,7 @@ class SharedBase:
         self.layers = len(decoder.layers)
         if lora.last_layers is not None and lora.last_layers > self.layers:
             raise UserError(f"lora.last_layers: {lora.last_layers}, but the model has {self.layers} layers.")
+        self._refuse_unknown_targets(decoder)
         self.trunk_layers = self.layers - lora.last_layers if lora.last_layers is not None else 0
         self._trunk = _slice(decoder, 0, self.trunk_layers)
         self._upper = _slice(decoder, self.trunk_layers, self.layers)
@@ -292,6 +293,16 @@ class SharedBase:
         return part(
             inputs_embeds=states, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
+
+    def _refuse_unknown_targets(self, decoder) -> None:
+        """PEFT passes over a name that no layer has as long as another one fits."""
+        if self._lora.target_modules == "all-linear":
+            return
+        names = {name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+        missing = [t for t in self._lora.target_modules if not any(n == t or n.endswith(f".{t}") for n in names)]
+        if missing:
+            there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
+            raise UserError(f"lora.target_modules: the model has no linear layer {', '.join(missing)}; there are {there}.")
 
     # -- inside PEFT -----------------------------------------------------------------------------------------------------
 

@@ -116,7 +116,7 @@ def evaluate(
         from pipeline.evaluation.benchmarks import require
 
         require()
-    opened = open_run(config, run_name, overrides, must_exist=True)
+    opened = open_run(config, run_name, overrides, must_exist=True, to_run=True)
     finished = tuple(s.name for s in registry()[0] if opened.manifest(s) is not None)
     if not finished:
         raise UserError(f"{opened.path}: no finished stage to judge. `python run_pipeline.py run` makes them.")
@@ -210,7 +210,11 @@ def main() -> None:
     except Exception as error:
         # typer's own complaints (an unknown option, a missing value) are a user's slip like any other.
         if hasattr(error, "format_message"):
-            print(f"{error.format_message()} See `python run_pipeline.py --help`.", file=sys.stderr)
+            if type(error).__name__ == "NoArgsIsHelpError":
+                # Nothing was asked for: the whole help, as it is.
+                print(error.format_message())
+                sys.exit(0)
+            print(f"{error.format_message().rstrip('.')}. See `python run_pipeline.py --help`.", file=sys.stderr)
             sys.exit(2)
         raise
 
@@ -250,9 +254,9 @@ def _chosen(only: str | None, first: str | None, until: str | None) -> tuple[str
 def _conduct(config, run_name, overrides, chosen, *, redo=None, accept=None, dry_run=False) -> None:
     if redo is not None and redo not in _chosen(None, None, None):
         raise UserError(f"--redo {redo}: no such stage; there are {', '.join(_chosen(None, None, None))}.")
-    opened = open_run(config, run_name, overrides)
+    opened = open_run(config, run_name, overrides, to_run=True)
     if dry_run:
-        _show_plan(opened, chosen, redo)
+        _show_plan(opened, chosen, redo, accept or {})
         return
     _go(opened, chosen, redo=redo, accept=accept)
 
@@ -310,10 +314,10 @@ def _run_argument(opened) -> str:
     return opened.path.name if opened.path.parent == Path("runs") else str(opened.path)
 
 
-def _show_plan(opened, chosen, redo: str | None) -> None:
+def _show_plan(opened, chosen, redo: str | None, accept: dict[str, str]) -> None:
+    from pipeline.beforehand import wrong_settings
     from pipeline.conductor import all_steps, follows, registry
-    from pipeline.config import check_files, dump
-    from pipeline.evaluation.gates import unknown_metrics
+    from pipeline.config import dump
 
     print(dump(opened.config))
     gone = follows(redo) if redo else frozenset()
@@ -333,5 +337,5 @@ def _show_plan(opened, chosen, redo: str | None) -> None:
                 changed = opened.differences(step, steps)
                 plan = f"refused: made with {changed[0]}" if changed else "done already"
             print(f"{step.name:<16} {plan}")
-    if problems := check_files(opened.config) + unknown_metrics(opened.config.gates):
+    if problems := wrong_settings(opened, accept):
         raise UserError(problems)

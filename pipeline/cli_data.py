@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from data.errors import UserError
-from pipeline.cli_options import DEFAULT_CONFIG, printable
+from pipeline.cli_options import DEFAULT_CONFIG, printable, wrong_besides
 
 app = typer.Typer(no_args_is_help=True, help="Look at data, and check it before anything is trained.")
 SHOWN = 3
@@ -50,7 +50,7 @@ def check(
     """Check all data of a config: every mistake at once, splits, leaks and lengths. `prepare` does the same first."""
     from pipeline.config import check_files, load_config
 
-    loaded = load_config(config or DEFAULT_CONFIG, overrides or [])
+    loaded = load_config(config or DEFAULT_CONFIG, overrides or [], also=wrong_besides)
     if problems := check_files(loaded):
         raise UserError(problems)
     started = time.monotonic()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ def stats(run_name: RunOption = None, config: ConfigOption = None, db: DbOption 
     for name, count in counts.items():
         print(f"  {name:<16} {count:>7,}")
     total = sum(lesson.given.values())
-    print(f"{total:,} judgements stand ('both bad' is two), of {len(lesson.given)} raters:")
+    print(f"{total:,} judgements stand ('both bad' is two), of {len(lesson.given)} raters" + (":" if lesson.given else ""))
     for rater, count in lesson.given.most_common():
         allows = consents.level(rater) + ("" if consents.given(rater) else ", not asked")
         print(f"  {printable(rater):<32} {count:>7,}  {count / total:.0%}  consent: {allows}")
@@ -80,8 +81,13 @@ def export(
         raise UserError(f"{out}: is there already. Name a new file.")
     with _opened(run_name, config, db) as (store, settings):
         lesson = _lesson(store, settings, "publish")
+        rows = iter(SHAPES[shape].rows(lesson))
+        if (first := next(rows, None)) is None:
+            # An empty file would look like a data set, and no format reads one.
+            _counted(lesson)
+            raise UserError(f"{out}: not written: no votes make {SHAPES[shape].what}. `feedback preview` shows what there is.")
         try:
-            count, digest = write(SHAPES[shape].rows(lesson), out)
+            count, digest = write(chain([first], rows), out)
         except OSError as error:
             raise UserError(f"{out}: cannot be written ({error.strerror}).") from None
         store.log_export(str(out.resolve()), digest, sorted(lesson.raters))
@@ -99,10 +105,11 @@ def import_(
     db: DbOption = None,
 ) -> None:
     """Add votes that were given elsewhere; those that are here already are passed over."""
-    from data.imports import import_votes
+    from data.imports import add_votes, read_votes
 
+    read = read_votes(format_name, file)
     with _opened(run_name, config, db, new=True) as (store, _):
-        done = import_votes(store, format_name, file)
+        done = add_votes(store, format_name, *read)
     print(f"{done.votes:,} votes added, {done.known:,} were here already")
     for reason, count in done.left_out.items():
         print(f"  left out: {count:,} {reason}")
@@ -158,7 +165,8 @@ def _opened(run_name: str | None, config: Path | None, db: Path | None, *, new: 
     """The store, and the config that says how it is used."""
     settings = open_run(config, run_name, None, must_exist=run_name is not None).config
     path = db or Path(settings.chat.feedback_db)
-    if not new and not path.exists():
+    # SQLite takes an empty file for a new database and would write into it, whatever it is.
+    if not new and not (path.exists() and (path.is_dir() or path.stat().st_size)):
         raise UserError(f"{path}: no votes there yet. Chat first, or name another file with --db.")
     store = FeedbackStore.open(path)
     try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,12 +23,37 @@ RunOption = Annotated[
 Overrides = Annotated[list[str] | None, typer.Argument(help="settings as key=value, for example ppo.kl_coef=0.1")]
 
 
-def open_run(config: Path | None, run_name: str | None, overrides: list[str] | None, *, must_exist: bool = False):
-    """The run meant: an existing one by name with its frozen config, or the one that a config file names."""
+def wrong_besides(raw: Mapping[str, Any]) -> dict[str, str]:
+    """What would stop a run whose settings are refused anyway: gates on numbers that no card has, data that are not there."""
+    from pipeline.config import DataConfig, source_problems
+    from pipeline.evaluation.expected import refused
+
+    gates = raw.get("gates")
+    found = {f"gates.{gate}": line for gate, line in refused(gates if isinstance(gates, dict) else {}).items()}
+    try:
+        return found | source_problems(DataConfig.model_validate(raw.get("data")))
+    except ValueError:
+        # The section's own mistakes are told already.
+        return found
+
+
+def open_run(
+    config: Path | None,
+    run_name: str | None,
+    overrides: list[str] | None,
+    *,
+    must_exist: bool = False,
+    to_run: bool = False,
+):
+    """The run meant: an existing one by name with its frozen config, or the one that a config file names.
+
+    `to_run`: where its settings are refused, everything else that would stop a run is told with them.
+    """
     from pipeline.config import RUN_NAME, load_config
     from pipeline.run import Run
 
     overrides = overrides or []
+    also = wrong_besides if to_run else None
     if run_name is not None and not re.fullmatch(RUN_NAME, Path(run_name).name):
         raise UserError(
             f"--run: a run's name holds letters, digits and . _ - and starts with a letter or digit (got '{run_name}')."
@@ -35,8 +61,8 @@ def open_run(config: Path | None, run_name: str | None, overrides: list[str] | N
     if run_name is not None and config is None:
         path = Path(run_name) if "/" in run_name else Path("runs") / run_name
         if must_exist or path.exists() or "/" in run_name:
-            return Run.load(path, overrides)
-    loaded = load_config(config or DEFAULT_CONFIG, overrides)
+            return Run.load(path, overrides, also=also)
+    loaded = load_config(config or DEFAULT_CONFIG, overrides, also=also)
     if run_name is not None:
         path = Path(run_name)
         update = {"run_name": path.name}

@@ -13,7 +13,7 @@ def round_(overrides: Overrides = None, config: ConfigOption = None, run_name: R
     """Learn from new votes: reward model, PPO, and into service only if better than the assistant that is there."""
     from pipeline.rounds import run_round
 
-    opened = open_run(config, run_name, overrides, must_exist=True)
+    opened = open_run(config, run_name, overrides, must_exist=True, to_run=True)
     end = run_round(opened, lambda line: print(line, flush=True))
     if end is not None:
         print(f"round {end.number}: {'promoted' if end.promoted else 'not promoted'}: {end.why}")

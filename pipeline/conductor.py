@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pipeline.config import check_files
+from pipeline.beforehand import bad_judge, bad_start_of_ppo, wrong_settings
 from pipeline.disk import sha256, write_json
 from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
 from pipeline.evaluation import accepted, detectors, gates
+from pipeline.manifest import TAKEN_OVER, StageManifest
 from pipeline.memory import is_out_of_memory
-from pipeline.run import TAKEN_OVER, Run, StageManifest, Step
+from pipeline.run import Run
+from pipeline.step import Step
 
 Say = Callable[[str], None]
 # What a step's line shows of its metrics: the first few of these that it has.
@@ -81,8 +83,12 @@ def conduct(
     gone = follows(redo) if redo else frozenset()
     if again:
         gone |= {evaluation.name for evaluation in registry()[1].values()}
-    problems = check_files(run.config) + _bad_gates(run, accept or {}) + _missing_needs(run, chosen, gone)
-    if problems := problems + (_bad_judge(run) if "ppo" in chosen else []):
+    problems = wrong_settings(run, accept or {}) + _missing_needs(run, chosen, gone)
+    if "ppo" in chosen:
+        problems += bad_judge(run.config)
+        if "ppo" in gone or run.manifest(steps["ppo"]) is None:
+            problems += bad_start_of_ppo(run.config)
+    if problems:
         raise UserError(problems)
     with run.lock() as fresh:
         try:
@@ -184,26 +190,6 @@ def follows(stage: str) -> frozenset[str]:
     return frozenset(gone)
 
 
-def _bad_gates(run: Run, accept: dict[str, str]) -> list[str]:
-    """One line for each gate on a metric that no card ever has, and for each gate accepted that does not exist."""
-    there = ", ".join(run.config.gates) or "none"
-    unknown = [f"--accept {gate}: no such gate; there are {there}." for gate in accept if gate not in run.config.gates]
-    return gates.unknown_metrics(run.config.gates) + unknown
-
-
-def _bad_judge(run: Run) -> list[str]:
-    """Why the endpoint that is to judge PPO cannot be used as it is configured: told now, not after the training."""
-    if not run.config.judge.url:
-        return []
-    from pipeline.evaluation.judges import of_config
-
-    try:
-        of_config(run.config.judge)
-    except UserError as error:
-        return list(error.problems)
-    return []
-
-
 def _missing_needs(run: Run, chosen: Sequence[str], gone: frozenset[str]) -> list[str]:
     """One line for each chosen stage that reads a stage which is neither finished nor chosen too."""
     steps = all_steps()
@@ -213,7 +199,7 @@ def _missing_needs(run: Run, chosen: Sequence[str], gone: frozenset[str]) -> lis
         missing = [n for n in needed if n in gone or run.manifest(steps[n]) is None]
         if missing:
             lines.append(
-                f"{run.path}: '{name}' needs {', '.join(missing)}, not finished here. Run `run` or that stage first."
+                f"{run.path}: '{name}' needs {', '.join(missing)}, not finished here. `run` makes all in their order."
             )
     return lines
 
@@ -229,7 +215,7 @@ def _refuse_other_settings(run: Run, steps: dict[str, Step], gone: frozenset[str
         elif changed := run.differences_half_way(step, steps):
             raise UserError(
                 f"{run.path}: '{name}' was stopped half-way with {'; '.join(changed[:3])}. Go on with what it was made with, use "
-                f"--run NEW, or --redo {name.removeprefix('evaluate-')} to throw its checkpoints away."
+                f"--run NEW, or, with the same settings, {step.anew}, which throws its checkpoints away."
             )
 
 

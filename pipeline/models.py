@@ -100,7 +100,7 @@ def load_tokenizer(settings, source: Path | str | None = None):
         try:
             tokenizer.chat_template = Path(settings.chat_template).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"model.chat_template: {settings.chat_template} cannot be read ({error}).") from None
+            raise UserError(f"model.chat_template: {settings.chat_template} cannot be read ({error}). Name a Jinja file.") from None
     if tokenizer.eos_token_id is None:
         raise UserError(
             f"model {settings.name}: its tokenizer has no end-of-sequence token, so no answer could ever end."

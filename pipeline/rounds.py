@@ -19,7 +19,8 @@ from pipeline import doubts, progress, service, snapshot
 from pipeline.conductor import conduct, registry
 from pipeline.disk import write_json
 from pipeline.errors import GateFailure, UserError
-from pipeline.run import MANIFEST, Run
+from pipeline.manifest import MANIFEST
+from pipeline.run import Run
 from pipeline.snapshot import Snapshot
 from pipeline.verdicts import verdicts
 
@@ -62,6 +63,12 @@ def run_round(base: Run, say: Say) -> Concluded | None:
         number = int(taken.folder.name)
         before = _measure_before(base, taken, say)
         new = _run_of(base, taken)
+        if new.config.judged_by is None and not new.config.judge.url:
+            # Before the hours that it takes.
+            say(
+                "nothing independent will judge this round: set evaluation.gold or judge.url. Without it the round is made and not "
+                f"put in service; `rollback --to {number}` does that afterwards."
+            )
         try:
             conduct(new, [stage.name for stage in registry()[0]], say)
         except GateFailure as missed:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pipeline.disk import write_json
 from pipeline.errors import UserError
-from pipeline.run import CONFIG, MANIFEST, Run
+from pipeline.manifest import MANIFEST
+from pipeline.run import CONFIG, Run, at_hand
 
 SERVICE = "service.json"
 
@@ -44,7 +45,7 @@ def history(base: Path) -> tuple[InService, ...]:
     if not file.is_file():
         done = [name for name in ("sft", "ppo") if (base / "stages" / name / MANIFEST).is_file()]
         if not done:
-            raise UserError(f"{base}: no trained model yet. Run `python run_pipeline.py run` first.")
+            raise UserError(f"{base}: no trained model yet{at_hand(base)}. `python run_pipeline.py run` makes one.")
         return (InService(base.name, done[-1], 0),)
     try:
         found = tuple(InService(**row) for row in json.loads(file.read_text(encoding="utf-8"))["history"])

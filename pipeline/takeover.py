@@ -14,7 +14,9 @@ from pipeline.disk import sha256
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from pipeline.run import Run, StageManifest, Step
+    from pipeline.manifest import StageManifest
+    from pipeline.run import Run
+    from pipeline.step import Step
 
 # In the report of `prepare`: every step that opens the model depends on them.
 _MODEL = ("base_weights_sha256", "template_sha256")

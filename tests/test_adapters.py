@@ -32,6 +32,15 @@ def test_dropout_is_off_in_every_role_outside_of_sft(tokenizer):
     assert torch.equal(twice[0], twice[1]) and torch.equal(twice[2], twice[3])
 
 
+@pytest.mark.parametrize("targets", [["foo"], ["q_proj", "foo"]])
+def test_a_layer_to_adapt_that_the_model_has_not_is_named_with_those_it_has(tokenizer, targets):
+    """PEFT says so only where none of the names fits, and then in a traceback."""
+    model, _ = load(ModelConfig(name="tiny-random", dtype="float32"))
+    with pytest.raises(UserError, match=r"no linear layer foo; there are .*o_proj, q_proj"):
+        SharedBase(model, tokenizer, LoraConfig(target_modules=targets))
+    SharedBase(model, tokenizer, LoraConfig(target_modules=["q_proj", "mlp.up_proj"]))
+
+
 def test_a_fresh_adapter_is_the_identity(make_base):
     base = make_base()
     before = states(base, BASE)

@@ -91,6 +91,18 @@ def test_slips_are_one_line(db, tmp_path):
         delete("zoe", db=db, yes=True)
 
 
+def test_a_slip_makes_no_database_and_leaves_an_empty_file_as_it_is(tmp_path):
+    path = tmp_path / "votes.sqlite"
+    for slip in (("foo", tmp_path / "x.json"), ("fastchat", tmp_path / "x.json")):
+        with pytest.raises(UserError, match="no such format|cannot be read"):
+            import_(*slip, db=path)
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(UserError, match="no votes there yet"):
+        preview(db=path)
+    assert path.stat().st_size == 0
+
+
 def test_consent_is_noted_by_hand_and_shown_and_says_where_words_already_are(db, tmp_path, capsys):
     export("preference", tmp_path / "pairs.jsonl", db=db)
     capsys.readouterr()
@@ -100,8 +112,10 @@ def test_consent_is_noted_by_hand_and_shown_and_says_where_words_already_are(db,
     preview(db=db)
     said = capsys.readouterr().out
     assert "0 rankings" in said and "left out: 2 by raters who keep what they say in the chat (consent)" in said
-    export("preference", tmp_path / "none.jsonl", db=db)
-    assert (tmp_path / "none.jsonl").read_text() == ""
+    with pytest.raises(UserError, match=r"none.jsonl: not written: no votes make"):
+        export("preference", tmp_path / "none.jsonl", db=db)
+    # Why there are none is said, and no empty file left.
+    assert "by raters who keep what they say" in capsys.readouterr().out and not (tmp_path / "none.jsonl").exists()
     stats(db=db)
     assert "consent: local\n" in capsys.readouterr().out
     with pytest.raises(UserError, match="consent should be local, train or publish"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from pipeline.cli_options import wrong_besides
 from pipeline.config import check_files, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,6 +54,12 @@ def test_scientific_notation_that_yaml_reads_as_text_is_a_number(tmp_path):
         write(tmp_path, "sft: {learning_rate: 1e-5}\ngates: {sft.gold: {min: 1e-1}}\n"), ["ppo.kl_coef=2e-2"]
     )
     assert (config.sft.learning_rate, config.gates["sft.gold"].min, config.ppo.kl_coef) == (1e-5, 0.1, 0.02)
+
+
+def test_a_name_that_no_run_can_have_is_told_in_words(tmp_path):
+    assert problems(tmp_path, "", ["run_name=../x"]) == [
+        "command line: 'run_name' should be letters, digits and . _ - with a letter or digit first (got '../x')"
+    ]
 
 
 def test_a_key_that_stands_twice_is_refused(tmp_path):
@@ -108,6 +115,63 @@ def test_no_gate_asks_ppo_for_more_of_what_it_is_paid_by(tmp_path, metric):
     assert load_config(file, [*paid, "learner=kto"]).gates
     file.write_text(f"{head}gates:\n  ppo.test_model_minus_sft: {{min: 0}}\n  ppo.{metric}: {{max: 9}}\n")
     assert len(load_config(file, paid).gates) == 2
+
+
+def test_gates_and_missing_files_are_told_with_the_other_mistakes(tmp_path):
+    """Everything that would stop the run, not what the first round of reading finds."""
+    file = tmp_path / "c.yaml"
+    file.write_text(
+        "sft: {learning_rat: 1}\ndata:\n  demonstrations: configs/smoke.yaml\n  rankings: nowhere.jsonl\n"
+        "  heldout_prompts: configs/smoke.yaml\ngates:\n  sft.gold_minus_bas: {min: 0}\n  rewards.ece: {min: 0}\n"
+        "  ppo.proxy: {min: 1}\n"
+    )
+    with pytest.raises(UserError) as caught:
+        load_config(file, also=wrong_besides)
+    places = [p.removeprefix(f"{file}:").split(": ")[0] for p in caught.value.problems]
+    assert sorted(places) == ["1", "4", "7", "8", "9"], caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"seed: 1\nppo:\n\tepochs: 2\n", ":3: begins with a tab, which YAML does not take. Indent with spaces."),
+        (b"\xff\xfe", ": not UTF-8 at byte 0. Save it as UTF-8 text"),
+        (b"- a\n- b\n", ":1: should hold 'key: value' lines (got a list)."),
+        (b"just words\n", ":1: should hold 'key: value' lines (got 'just words')."),
+        (b"a: \"\x01\"\n", ": not YAML: special characters are not allowed."),
+        (b"a: *nobody\n", ":1: not YAML: found undefined alias 'nobody'."),
+        (b"? [a, b]\n: c\n", ":1: a key should be plain text"),
+        (b"seed: 2024-13-45\n", ":1: 'seed' is no value (month must be in 1..12). Put text in quotes."),
+        (b"seed: !mine 3\n", ":1: 'seed' is no value (could not determine a constructor for the tag '!mine'). Put text in quotes."),
+        (b"gates:\n  sft.gold: 3\n", ":2: 'gates.sft.gold' should be bounds, as in {min: 0.5}"),
+    ],
+)
+def test_a_file_that_is_no_config_is_told_with_its_line_and_what_to_do(tmp_path, content, said):
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load_config(file)
+    assert any(problem.startswith(f"{file}{said}") for problem in caught.value.problems), caught.value.problems
+
+
+def test_a_directory_and_an_empty_place_are_told_with_the_way_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\). Name a YAML file."):
+        load_config(tmp_path)
+    with pytest.raises(UserError, match="go to the project's directory, or name one with --config"):
+        load_config(Path("configs/quickstart.yaml"))
+
+
+def test_a_name_where_a_setting_should_stand_is_guessed_at(tmp_path, monkeypatch):
+    """`status quickstart` and `data check configs/my.yaml` are what one types first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "trial").mkdir(parents=True)
+    found = problems(tmp_path, "", ["trial", "configs/my.yaml", "ppo"])
+    assert [line.partition("kl_coef=0.1")[2] for line in found] == [
+        "; did you mean --run trial?",
+        "; did you mean --config configs/my.yaml?",
+        "",
+    ]
 
 
 def test_overrides_win_and_reach_into_gates(tmp_path):

@@ -13,8 +13,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-
-from pipeline.evaluation.gates import unknown_metrics
+from on_cards import hold_against_the_table
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -131,7 +130,7 @@ def test_a_changed_setting_is_refused_before_anything_is_written(smoke):
     assert (
         done.returncode == 2
         and "'sft' was made with sft.epochs 1.0, now 2.0" in done.stderr
-        and "--redo sft" in done.stderr
+        and "`run --redo sft`" in done.stderr
     )
     assert (run / "config.yaml").read_text() == config
 
@@ -303,10 +302,14 @@ def test_damaged_files_are_named_in_a_line(smoke, tmp_path):
         assert done.returncode == 2 and f"{manifest}: damaged" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_the_gates_know_every_metric_that_a_card_has(smoke):
-    for stage in ("base", "sft", "reward", "ppo"):
-        card = json.loads((smoke[0] / "evaluation" / stage / "card.json").read_text(encoding="utf-8"))
-        assert unknown_metrics({f"{stage}.{e['metric']}.ci_low": {} for e in card["entries"]}) == []
+def test_which_numbers_a_card_will_have_is_known_before_it_is_made(smoke):
+    hold_against_the_table(smoke[0])
+
+
+@pytest.mark.parametrize("group", [(), ("data",), ("feedback",)])
+def test_without_a_verb_the_help_is_shown_as_it_is(group):
+    bare, asked = door(*group), door(*group, "--help")
+    assert (bare.returncode, bare.stdout.strip(), bare.stderr) == (0, asked.stdout.strip(), "")
 
 
 def test_help_answers_at_once():

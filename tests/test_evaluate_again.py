@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import cli, conductor
 from pipeline.evaluation.cards import Card, Entry, write_card
-from pipeline.run import Step
+from pipeline.step import Step
 
 TRAINED = Step("prepare", (), ("seed",), 1, "bodies_of_again_test:trained")
 JUDGED = Step("evaluate-base", ("prepare",), ("evaluation",), 1, "bodies_of_again_test:judged")

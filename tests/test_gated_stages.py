@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import cli, conductor
 from pipeline.evaluation.cards import Card, Entry, write_card
-from pipeline.run import Step
+from pipeline.step import Step
 
 BODIES = "bodies_of_gated_stages_test"
 
@@ -75,7 +75,18 @@ def test_an_acceptance_ends_where_the_number_gets_worse_or_the_bound_is_another(
     assert door("run", "gates.base.gold.min=2")[0] == 0
     door.gold = 0.5
     status, _, said = door("evaluate", "--again")
-    assert status == 3 and "--accept it again" in said
+    assert status == 3 and "`run --accept " in said
     (line,) = json.loads((door.run / "evaluation/base/gates.json").read_text())["gates"]
     assert line["state"] == "missed"
     assert "| missed |" in (door.run / "report.md").read_text()
+
+
+def test_what_would_stop_ppo_when_it_begins_is_told_before_anything_runs(door, tmp_path):
+    status, made, said = door("run", "ppo.start_from=nowhere", "ppo.reward_sources={model: 1.0, rubrik: 0.5}")
+    assert (status, made) == (2, [])
+    assert "ppo.start_from: no adapter_model.safetensors in nowhere" in said
+    assert "ppo.reward_sources: no source 'rubrik'; there are model, rubric." in said
+    # Without PPO nothing of it is asked, and what is there is let in.
+    assert door("run", "--only", "prepare", "ppo.start_from=nowhere")[0] == 0
+    (tmp_path / "adapter_model.safetensors").touch()
+    assert door("run", f"ppo.start_from={tmp_path}", "ppo.reward_sources={model: 1.0, rubric: 0.5}")[:2] == (0, ["second"])

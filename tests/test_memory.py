@@ -188,7 +188,7 @@ def test_memory_that_runs_out_anywhere_else_is_one_line(monkeypatch, capsys, tmp
     import sys
 
     from pipeline import cli, conductor
-    from pipeline.run import Step
+    from pipeline.step import Step
 
     def body(ctx):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
@@ -210,15 +210,15 @@ def test_each_steps_peak_on_a_card_is_its_own(monkeypatch, tmp_path):
     import json
     import sys
 
-    from pipeline import cli, conductor, run
-    from pipeline.run import Step
+    from pipeline import cli, conductor, environment
+    from pipeline.step import Step
 
     held = {"peak": 0}
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: held.update(peak=0))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device=None: held["peak"])
-    plain = run._environment
+    plain = environment.describe
 
     def as_on_a_card(*args):
         return {**plain(*args), "peak_gpu_bytes": torch.cuda.max_memory_allocated()}
@@ -230,7 +230,7 @@ def test_each_steps_peak_on_a_card_is_its_own(monkeypatch, tmp_path):
 
         return body
 
-    monkeypatch.setattr(run, "_environment", as_on_a_card)
+    monkeypatch.setattr(environment, "describe", as_on_a_card)
     name = "bodies_of_peaks_test"
     monkeypatch.setitem(sys.modules, name, type(sys)(name))
     sys.modules[name].large, sys.modules[name].small = taking(9), taking(4)

@@ -22,7 +22,8 @@ from pipeline.errors import GateFailure
 from pipeline.evaluation import rivals
 from pipeline.evaluation.answers import AnswerRow, write_answers
 from pipeline.evaluation.rivals import accuracy_on, gain
-from pipeline.run import TAKEN_OVER, Run, StageManifest
+from pipeline.manifest import TAKEN_OVER, StageManifest
+from pipeline.run import Run
 
 SMALL = (
     "threads=1", "data.limit=24", "reward.members=1", "ppo.ensemble=mean", "ppo.updates=1", "ppo.episodes=4", "ppo.minibatch=4",
@@ -217,9 +218,9 @@ def test_lone_thumbs_reach_the_reward_model_where_they_have_a_weight(base, tmp_p
     # Whose thumb it was can be told apart and not be read; a cut-off answer stays one.
     assert len(kept) == 12 and len({t.rater for t in kept}) == 2 and not {"ann", "bob"} & {t.rater for t in kept}
     assert all(t.finished == t.up for t in kept)
-    manifest = StageManifest.read(stages / "reward" / "manifest.json")
+    manifest = StageManifest.read(stages / "reward" / "manifest.json", "")
     assert manifest.metrics["thumbs"] == len(load(stages / "prepare" / "thumbs.train.jsonl", "thumbs")) > 0
-    assert StageManifest.read(stages / "sft" / "manifest.json").environment[TAKEN_OVER] == "r"
+    assert StageManifest.read(stages / "sft" / "manifest.json", "").environment[TAKEN_OVER] == "r"
     # They have been learned from: the next round needs others.
     assert rounds.run_round(base("reward.thumbs_weight=1.0"), said.append) is None
 
@@ -338,10 +339,22 @@ def judged_round(base, tmp_path, monkeypatch):
         write_answers(folder / "answers.jsonl", rows_)
 
     say(tmp_path / "r", "old")
-    monkeypatch.setattr(rounds, "conduct", lambda run, stages, tell: say(run.path, "new"))
+    said = []
+
+    def train(run, stages, tell):
+        said.append("-- training --")
+        say(run.path, "new")
+
+    monkeypatch.setattr(rounds, "conduct", train)
     monkeypatch.setattr(rounds, "_measure_before", lambda *a: {"value": None})
     vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
-    return lambda settings: rounds.run_round(base(*settings), lambda line: None)
+
+    def go(settings):
+        said.clear()
+        return rounds.run_round(base(*settings), said.append)
+
+    go.said = said
+    return go
 
 
 @pytest.mark.parametrize(("likes", "gain_", "promoted"), [("new", 0.5, True), ("old", -0.5, False)])
@@ -387,3 +400,6 @@ def test_a_judge_without_a_verdict_leaves_the_round_open_for_a_better_one(judged
 def test_without_rubric_and_judge_nobody_is_promoted_and_the_way_on_is_named(judged_round, tmp_path):
     end = judged_round(["evaluation.gold=none"])
     assert not end.promoted and "nothing independent to judge by" in end.why and "rollback --to 1" in end.why
+    # Told before anything is trained, not hours later.
+    before = judged_round.said[: judged_round.said.index("-- training --")]
+    assert any("nothing independent will judge this round" in line for line in before)

@@ -16,7 +16,8 @@ from pipeline.conductor import _refuse_other_base, _refuse_other_settings, all_s
 from pipeline.config import load_config
 from pipeline.errors import RunBusy
 from pipeline.models import weights_sha256
-from pipeline.run import Run, Step
+from pipeline.run import Run
+from pipeline.step import Step
 
 HERE = Path(__file__).resolve().parent
 BODY = """
@@ -48,7 +49,8 @@ import sys
 sys.path[:0] = [{root!r}, {bodies!r}]
 from pathlib import Path
 from pipeline.config import load_config
-from pipeline.run import Run, Step
+from pipeline.run import Run
+from pipeline.step import Step
 FIRST = Step("first", (), ("seed",), 1, "bodies_of_run_test:first")
 SECOND = Step("second", ("first",), ("lora.rank",), 1, "bodies_of_run_test:second")
 SLOW = Step("slow", (), (), 1, "bodies_of_run_test:slow")
@@ -94,7 +96,7 @@ def test_a_finished_step_is_not_made_again(place):
 
 def test_a_changed_setting_is_named_with_the_ways_on(place):
     opened(place).execute(FIRST, STEPS)
-    with pytest.raises(UserError, match=r"'first' was made with seed 0, now 5.*--run NEW, or --redo first"):
+    with pytest.raises(UserError, match=r"'first' was made with seed 0, now 5.*--run NEW, or, with the same settings, `run --redo first`"):
         opened(place, "seed=5").execute(FIRST, STEPS)
     # A setting that the step does not name leaves it alone.
     assert opened(place, "lora.rank=3").execute(FIRST, STEPS)[1] is False
@@ -123,6 +125,22 @@ def test_code_of_one_learner_that_changed_makes_its_own_steps_old_and_no_others(
         assert run.differences(after, {"first": after}) == (["code version 1, now 2"] if learner == "kto" else [])
     run.remove(after)
     assert run.execute(after, {"first": after})[0].version == 2 and not run.differences(after, {"first": after})
+
+
+def test_who_names_a_run_that_is_not_there_hears_which_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("runs/first", "runs/second", "elsewhere/third"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.yaml").touch()
+    os.utime("runs/first/config.yaml", (2e9, 2e9))
+    with pytest.raises(UserError, match="runs/frist: no run there; for --run there are first, second. "):
+        Run.load(Path("runs/frist"))
+    with pytest.raises(UserError, match="for --run there are .*elsewhere/third"):
+        Run.load(Path("elsewhere/thrid"))
+    (tmp_path / "bare").mkdir()
+    monkeypatch.chdir(tmp_path / "bare")
+    with pytest.raises(UserError, match=r"runs/x: no run there\. `python"):
+        Run.load(Path("runs/x"))
 
 
 def test_a_step_whose_needs_are_missing_says_so(place):

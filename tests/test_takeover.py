@@ -10,7 +10,9 @@ import pytest
 from pipeline import takeover
 from pipeline.conductor import all_steps, conduct
 from pipeline.config import load_config
-from pipeline.run import TAKEN_OVER, Run, Step, StepContext
+from pipeline.manifest import TAKEN_OVER
+from pipeline.run import Run
+from pipeline.step import Step, StepContext
 
 BODY = """
 import json
@@ -125,8 +127,8 @@ def test_the_real_steps_depend_on_the_files_that_they_name_and_on_no_others(tmp_
 def _made_of(run, step, out, inputs):
     import importlib
 
-    from pipeline.run import _settle
+    from pipeline.environment import settle
 
-    _settle(run.config)
+    settle(run.config)
     module, _, function = step.body.partition(":")
     return getattr(importlib.import_module(module), function)(StepContext(run.config, run, out, inputs, None))

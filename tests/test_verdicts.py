@@ -11,7 +11,8 @@ from pipeline import rounds, service
 from pipeline.cli import rollback
 from pipeline.cli import rounds as show_rounds
 from pipeline.config import load_config
-from pipeline.run import MANIFEST, Run
+from pipeline.manifest import MANIFEST
+from pipeline.run import Run
 from pipeline.verdicts import verdicts
 
 STAGES = ("sft", "ppo")

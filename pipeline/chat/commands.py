@@ -39,7 +39,7 @@ def _vote(session: Session, value: int, words: str) -> str:
 
 
 def _undo(session: Session) -> str:
-    done = session.votes.undo()
+    done = session.votes.undo(session.shown.id)
     if not done and session.shown.id is not None:
         done = session.votes.withdraw(session.conversation, session.turns[-1].question_id, session.shown.id)
     return done or "no vote to take back"

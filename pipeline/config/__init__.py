@@ -4,7 +4,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.detectors import DetectorsConfig
 from pipeline.config.judging import EvaluationConfig, Gate, JudgeConfig
 from pipeline.config.model import LoraConfig, ModelConfig
-from pipeline.config.reading import check_files, dump, load_config
+from pipeline.config.reading import check_files, dump, load_config, source_problems
 from pipeline.config.training import KtoConfig, PpoConfig, RewardConfig, RolloutConfig, SftConfig
 from pipeline.config.using import ChatConfig, RoundsConfig
 from pipeline.config.whole import GATED, RUN_NAME, STAGE_NAMES, Config, defaults
@@ -32,4 +32,5 @@ __all__ = [
     "defaults",
     "dump",
     "load_config",
+    "source_problems",
 ]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,20 @@ from pydantic import BaseModel, ValidationError
 
 from data.errors import UserError
 from data.hub import is_hub, parse_name
+from pipeline.config.data import DataConfig
 from pipeline.config.judging import Gate
+from pipeline.config.mistakes import explain, meant, not_yaml
 from pipeline.config.whole import Config
 
+Besides = Callable[[Mapping[str, Any]], Mapping[str, str]]
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+
+def load_config(path: Path, overrides: Sequence[str] = (), *, also: Besides | None = None) -> Config:
     """The config of a YAML file with dotted overrides (`ppo.kl_coef=0.1`) on top.
+
+    Args:
+        also: looks through the settings as they were written for what is wrong besides, dotted key → line. Asked only where they are
+            refused anyway, so that all is told at once; of a config that can be used, `check_files` and the gates' own check tell it.
 
     Raises:
         UserError: every mistake of the file and the command line, each with its place.
@@ -26,46 +33,56 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = sorted(str(p) for p in Path("configs").glob("*.yaml"))
-        raise UserError(f"{path}: no such file. Configs at hand: {', '.join(near) or 'none'}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}).") from None
+        near = ", ".join(sorted(str(p) for p in Path("configs").glob("*.yaml")))
+        there = f"Configs at hand: {near}" if near else "There is no configs/ here: go to the project's directory"
+        raise UserError(f"{path}: no such file. {there}, or name one with --config.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}. Save it as UTF-8 text, or name another file.") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Name a YAML file.") from None
     try:
         node = yaml.compose(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f":{mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{place}: not YAML: {getattr(error, 'problem', error)}.") from None
+        raise UserError(f"{path}{not_yaml(error, text)}") from None
     if node is not None and not isinstance(node, yaml.MappingNode):
-        raise UserError(f"{path}:1: should hold 'key: value' lines (got something else).")
+        got = "a list" if isinstance(node, yaml.SequenceNode) else f"{node.value!r:.40}"
+        raise UserError(f"{path}:1: should hold 'key: value' lines (got {got}).")
     lines: dict[str, str] = {}
     problems: list[str] = []
     raw = _plain(node, "", lines, problems, path) if node is not None else {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not all(key.split(".")):
-            problems.append(f"command line: '{override}' should read key=value, for example ppo.kl_coef=0.1")
+            problems.append(f"command line: '{override}' should read key=value, for example ppo.kl_coef=0.1{meant(override)}")
             continue
         try:
             _put(raw, key.split("."), yaml.safe_load(value))
-        except (yaml.YAMLError, TypeError) as error:
-            problems.append(f"command line: '{override}' cannot be used ({str(error).splitlines()[0]})")
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            why = getattr(error, "problem", None) or str(error).splitlines()[0]
+            problems.append(f"command line: '{override}' cannot be used ({why})")
         lines = {k: v for k, v in lines.items() if k != key and not k.startswith(key + ".")}
         lines[key] = "command line"
     raw = _numbers(raw, Config)
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += [_explain(e, lines, path) for e in error.errors()]
+        problems += [line for e in error.errors() for line in explain(e, lines, path)]
     if problems:
+        for name, line in (also(raw) if also is not None else {}).items():
+            problems.append(f"{lines[name]}: {line}" if name in lines else line)
         raise UserError(list(dict.fromkeys(problems)))
     return config.model_copy(update={"run_name": config.run_name or path.stem})
 
 
 def check_files(config: Config) -> list[str]:
     """One problem for each source that the config names and that is not there, or whose rows could change under its name."""
-    named = config.data.sources() + [(key, str(file)) for key, file in config.data.yardsticks()]
-    return [problem for name, source in named if (problem := _source_problem(name, source))]
+    return list(source_problems(config.data).values())
+
+
+def source_problems(data: DataConfig) -> dict[str, str]:
+    """The same by dotted key."""
+    named = data.sources() + [(key, str(file)) for key, file in data.yardsticks()]
+    return {f"data.{name}": problem for name, source in named if (problem := _source_problem(name, source))}
 
 
 def _source_problem(name: str, source: str) -> str | None:
@@ -92,12 +109,20 @@ def dump(config: Config) -> str:
 def _plain(node: yaml.Node, prefix: str, lines: dict[str, str], problems: list[str], path: Path) -> Any:
     """A node's value, noting the line of every key and complaining about keys that stand twice."""
     if not isinstance(node, yaml.MappingNode):
-        return yaml.SafeLoader("").construct_object(node, deep=True)
+        try:
+            return yaml.SafeLoader("").construct_object(node, deep=True)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            why = getattr(error, "problem", None) or error
+            problems.append(f"{path}:{node.start_mark.line + 1}: '{prefix.rstrip('.')}' is no value ({why}). Put text in quotes.")
+            return None
     out: dict[str, Any] = {}
     for key_node, value_node in node.value:
+        place = f"{path}:{key_node.start_mark.line + 1}"
+        if not isinstance(key_node, yaml.ScalarNode):
+            problems.append(f"{place}: a key should be plain text, as in 'key: value'")
+            continue
         key = str(key_node.value)
         name = f"{prefix}{key}"
-        place = f"{path}:{key_node.start_mark.line + 1}"
         if key in out:
             problems.append(f"{place}: '{name}' stands here twice; keep one")
         lines[name] = place
@@ -142,66 +167,3 @@ def _number(value: Any, kind: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", value):
         return float(value)
     return float(value) if type(value) is int else value
-
-
-def _explain(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> str:
-    location = [str(part) for part in error["loc"] if not str(part).startswith(("literal[", "list["))]
-    name = ".".join(location)
-    place = next(
-        (lines[".".join(location[:n])] for n in range(len(location), 0, -1) if ".".join(location[:n]) in lines),
-        str(path),
-    )
-    got = error.get("input")
-    kind = error["type"]
-    if kind == "extra_forbidden":
-        known = list(_known_names())
-        siblings = (
-            [k for k in known if k.rsplit(".", 1)[0] == name.rsplit(".", 1)[0]]
-            if "." in name
-            else [k for k in known if "." not in k]
-        )
-        close = difflib.get_close_matches(name, siblings, n=1) or difflib.get_close_matches(name, known, n=1)
-        return f"{place}: unknown key '{name}'" + (f"; did you mean '{close[0]}'?" if close else "")
-    if kind == "missing":
-        return f"{place}: '{name}' is missing; it has no default"
-    if kind == "value_error":
-        text = str(error["ctx"]["error"])
-        # The complaint is about one key of the section: its own place says more than the section's.
-        if named := re.match(r"'([\w.]+)'", text):
-            place = lines.get(f"{name}.{named[1]}" if name else named[1], place)
-        return f"{place}: " + (
-            re.sub(r"^'", f"'{name}.", text) if name and text.startswith("'") else f"'{name}' {text}" if name else text
-        )
-    wants = {
-        "int_type": "an integer",
-        "float_type": "a number",
-        "bool_type": "true or false",
-        "string_type": "text",
-        "list_type": "a list",
-        "dict_type": "a section of 'key: value' lines",
-        "model_type": "a section of 'key: value' lines",
-        "model_attributes_type": "a section of 'key: value' lines",
-    }
-    context = error.get("ctx", {})
-    ranges = {
-        "greater_than": "above {gt}",
-        "greater_than_equal": "at least {ge}",
-        "less_than": "below {lt}",
-        "less_than_equal": "at most {le}",
-    }
-    if kind in wants:
-        want = wants[kind]
-    elif kind == "literal_error":
-        want = context["expected"]
-    elif kind in ranges:
-        want = ranges[kind].format(**context)
-    else:
-        want = error["msg"].removeprefix("Input should be ").lower()
-    return f"{place}: '{name}' should be {want} (got {got!r:.80})"
-
-
-def _known_names() -> Iterator[str]:
-    for name, field in Config.model_fields.items():
-        yield name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from (f"{name}.{inner}" for inner in field.annotation.model_fields)

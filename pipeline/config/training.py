@@ -77,9 +77,14 @@ class RewardConfig(Section):
 class RolloutConfig(Section):
     """Who draws PPO's answers. A vLLM server must hold the same base, and see the directory of the adapters."""
 
-    engine: Literal["hf", "static", "vllm"] = Field(
+    engine: Literal["hf", "static", "continuous", "vllm"] = Field(
         "hf",
-        description="hf draws in this process, static too with a cache of fixed size and CUDA graphs, vllm asks a server",
+        description="hf draws in this process, static too with a cache of fixed size and CUDA graphs, continuous too with the library's "
+        "continuous batching, vllm asks a server",
+    )
+    record: bool | None = Field(
+        None,
+        description="continuous on a card: passes recorded and played back (CUDA graphs); None does so with flash attention only",
     )
     batch: int | None = Field(
         None, ge=1, description="answers drawn at a time in this process; None is all of an update"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.data import DataConfig
 from pipeline.config.detectors import DetectorsConfig
@@ -55,23 +55,34 @@ class Config(Section):
     chat: ChatConfig = ChatConfig()
     rounds: RoundsConfig = RoundsConfig()
 
-    @model_validator(mode="after")
-    def _gates_name_a_metric(self) -> Config:
-        for name in self.gates:
+    # Of the field, not of the whole: told also where another section has a mistake.
+    @field_validator("gates")
+    @classmethod
+    def _gates_name_a_metric(cls, gates: dict[str, Gate]) -> dict[str, Gate]:
+        wrong = []
+        for name, gate in gates.items():
             if not re.fullmatch(rf"({'|'.join(GATED)})\.\w+(\.ci_low|\.ci_high)?", name):
-                raise ValueError(
-                    f"'gates.{name}' should read stage.metric, stage one of {', '.join(GATED)} (got '{name}')"
-                )
-            if re.fullmatch(r"ppo\.(\w+_)?proxy(\.\w+)?", name) and self.gates[name].min is not None:
-                raise ValueError(
-                    f"'gates.{name}' should have no min: PPO raises this number itself, so it can choose no policy. "
+                wrong.append(f"'{name}' should read stage.metric, stage one of {', '.join(GATED)} (got '{name}')")
+            elif re.fullmatch(r"ppo\.(\w+_)?proxy(\.\w+)?", name) and gate.min is not None:
+                wrong.append(
+                    f"'{name}' should have no min: PPO raises this number itself, so it can choose no policy. "
                     "Hold ppo.gold_minus_sft or ppo.judge_win_rate_vs_sft (got a min)"
                 )
-            if self._paid_by_gold() and _BY_GOLD.fullmatch(name) and self.gates[name].min is not None:
-                raise ValueError(
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return gates
+
+    @model_validator(mode="after")
+    def _no_gate_asks_for_what_ppo_is_paid_by(self) -> Config:
+        paid = [n for n, g in self.gates.items() if self._paid_by_gold() and _BY_GOLD.fullmatch(n) and g.min is not None]
+        if paid:
+            raise ValueError(
+                "\n".join(
                     f"'gates.{name}' should have no min: ppo.reward_sources pays by the rubric, so PPO raises the gold score itself. "
                     "Hold ppo.test_model_minus_sft (reward.test_share) or ppo.judge_win_rate_vs_sft (got a min)"
+                    for name in paid
                 )
+            )
         return self
 
     @model_validator(mode="after")

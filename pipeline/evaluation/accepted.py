@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data.errors import UserError
 from pipeline.disk import write_json
 from pipeline.evaluation.cards import is_finite
 from pipeline.evaluation.gates import GateResult
@@ -56,14 +57,18 @@ def outdated(run_dir: Path, result: GateResult) -> str:
         return ""
     bounds = " and ".join(f"{side} {kept[side]:g}" for side in ("min", "max") if kept[side] is not None)
     number = "no number" if kept["value"] is None else f"{kept['value']:.4g}"
-    return f" What was accepted is {number} against {bounds or 'no bound'}; --accept it again if this too may pass."
+    return f" What was accepted is {number} against {bounds or 'no bound'}; `run --accept {result.gate} --why …` if this too may pass."
 
 
 def _kept(run_dir: Path) -> dict[str, dict[str, Any]]:
     path = run_dir / FILE
     if not path.exists():
         return {}
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw.items()
+    except (OSError, ValueError, AttributeError):
+        raise UserError(f"{path}: damaged. Remove it; every gate is then held again until it is accepted again.") from None
     # Earlier runs kept the reason alone.
     return {str(gate): kept if isinstance(kept, dict) else {"why": str(kept)} for gate, kept in raw.items()}
 

@@ -13,8 +13,7 @@ A bound is inclusive: a value that equals it passes. A number that is missing, n
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,89 +98,6 @@ def bounds_of(bounds: Any) -> tuple[float | None, float | None]:
 def warns(bounds: Any) -> bool:
     """Whether a missed gate is said and stops nothing."""
     return bool(bounds.get("warn") if isinstance(bounds, Mapping) else getattr(bounds, "warn", False))
-
-
-def unknown_stages(gates: Mapping[str, Any], stages: Iterable[str]) -> list[str]:
-    """One line for each gate that names no stage with an evaluation: such a gate would never be held."""
-    known = list(stages)
-    lines = []
-    for gate in gates:
-        stage, dot, metric = gate.partition(".")
-        if stage in known and dot and metric:
-            continue
-        near = difflib.get_close_matches(stage, known, n=1)
-        guess = f"; did you mean '{near[0]}.{metric}'?" if near and metric else ""
-        lines.append(f"gates.{gate}: a gate is <stage>.<metric>, and the stage is one of {', '.join(known)}{guess}")
-    return lines
-
-
-# What the harness puts on each card, as patterns; a custom metric (metrics.py) is added under its own name.
-_ANSWERS = (
-    r"gold(_\w+)?|proxy|eos_rate|answer_(tokens|words)|distinct_[12]|repeated_4gram_share|unique_first_8_share|speaker_share|self_bleu"
-    r"|general_(perplexity|bits_per_byte)|wrong_(suggested|unprompted)|suggestion_shift"
-)
-METRICS: dict[str, str] = {
-    "base": _ANSWERS,
-    "sft": rf"{_ANSWERS}|base_heldout_nll|heldout_nll(_change)?|(gold(_\w+)?|eos_rate)_minus_base|(lc_)?win_rate_vs_base|distinct_2_ratio_base"
-    r"|self_bleu_minus_base|rouge_l(_minus_base)?"
-    r"|general_perplexity_ratio|wrong_suggested_minus_base",
-    "reward": r"(observed|clean)_accuracy(_\w+)?|length_rule_accuracy|(observed_)?bag_of_words_accuracy|wrong_prompt_accuracy|facts_accuracy"
-    r"|(observed_)?(pairs|mean_margin|ece|temperature|pair_loss|ece_after_temperature)|probe_\w+"
-    r"|test_model_(clean_)?accuracy|accuracy_turn_(1|2_3|4_on)"
-    r"|(gold_)?length_correlation|length_correlation_excess|accuracy_(shorter|middle|longer)_third",
-    "ppo": rf"{_ANSWERS}|sft_proxy|(base|sft)_gold|((base|sft)_)?test_model|test_model_minus_sft|self_bleu_minus_sft"
-    r"|(gold(_\w+)?|eos_rate)_minus_sft|(lc_)?win_rate_vs_sft|distinct_2_ratio|gold_minus_best_of_\d+"
-    r"|best_of_\d+_(gold|proxy|kl)|kl_to_reference|kl_at_start|general_perplexity_ratio|wrong_suggested_minus_sft"
-    r"|normalised_reward_gain|lc_minus_raw_win_rate|gain_over_limit"
-    r"|ema_(gold(_minus_(sft|raw))?|eos_rate(_minus_raw)?|answer_tokens|win_rate_vs_sft|kl_to_reference)"
-    r"|judge_(win_rate_vs_sft|lc_win_rate_vs_sft|first_share|agreement|refused_share)",
-}
-# <policy>_<task>_<metric>: which tasks and metrics there are, only lm-eval knows.
-_OF_BENCHMARKS = r"(base|sft|ppo)_\w+_\w+"
-# One name for each pattern above, to guess from.
-_COMMON_NAMES = (
-    *("gold", "eos_rate", "answer_tokens", "heldout_nll", "heldout_nll_change", "gold_minus_base", "win_rate_vs_base"),
-    *("clean_accuracy", "observed_accuracy", "length_rule_accuracy", "wrong_prompt_accuracy", "pairs", "ece"),
-    *(
-        "gold_minus_sft",
-        "win_rate_vs_sft",
-        "gold_minus_best_of_2",
-        "distinct_2_ratio",
-        "kl_to_reference",
-        "kl_at_start",
-        "general_perplexity_ratio",
-        "wrong_suggested_minus_sft",
-    ),
-)
-
-
-def unknown_metrics(gates: Mapping[str, Any]) -> list[str]:
-    """One line for each gate on a metric that no card of its stage ever has: found before anything is trained."""
-    named = [(gate, *gate.split(".")[:2]) for gate in gates]
-    lines = [
-        f"gates.{gate}: a benchmark's number is <policy>_<task>_<metric>, the policy one of base, sft, ppo (got '{metric}')"
-        for gate, stage, metric in named
-        if stage == BENCHMARKS and not re.fullmatch(_OF_BENCHMARKS, metric)
-    ]
-    named = [row for row in named if row[1] != BENCHMARKS]
-    strange = [(gate, stage, metric) for gate, stage, metric in named if not _on_card(stage, metric)]
-    if not strange:
-        return lines
-    # Only now: the metrics' library takes seconds to import.
-    from pipeline.evaluation.metrics import METRICS as CLASSES
-
-    for gate, stage, metric in strange:
-        if metric in CLASSES:
-            continue
-        fitting = [*(n for n in _COMMON_NAMES if _on_card(stage, n)), *CLASSES]
-        near = difflib.get_close_matches(metric, fitting, n=1)
-        guess = f"; did you mean '{stage}.{near[0]}'?" if near else f"; there are {', '.join(fitting)}."
-        lines.append(f"gates.{gate}: the card of '{stage}' has no metric '{metric}'{guess}")
-    return lines
-
-
-def _on_card(stage: str, metric: str) -> bool:
-    return re.fullmatch(METRICS.get(stage, ""), metric) is not None
 
 
 def _hold(card: Card, gate: str, bounds: Any, where: str) -> GateResult:

@@ -13,16 +13,17 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import evaluate
 
 # A line that begins with a speaker's name, as a transcript's does: the model has gone on with somebody else's turn.
-_SPEAKER = re.compile(r"^\s*(?:[#*_<|\[]+\s*)?(?:user|human|person|assistant|system|bot|ai)\b[\s*_|>\]]*:", re.I | re.M)
+SPEAKERS = ("user", "human", "person", "assistant", "system", "bot", "AI")
+_SPEAKER = re.compile(rf"^\s*(?:[#*_<|\[]+\s*)?(?:{'|'.join(SPEAKERS)})\b[\s*_|>\]]*:", re.I | re.M)
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
@@ -33,11 +34,6 @@ class Answer:
     text: str
     finished: bool
     tokens: int
-
-    @staticmethod
-    def from_row(row: Mapping[str, Any]) -> Answer:
-        """The answer of one row of answers.jsonl."""
-        return Answer(row["answer"], row["finished"], row["tokens"])
 
 
 def words(text: str) -> list[str]:
@@ -64,7 +60,10 @@ def unique_first_tokens(answers: Sequence[str], n: int = 8) -> float:
 
 
 def speaker_share(answers: Sequence[str]) -> float:
-    """Share of answers with a line that begins with a speaker's name and a colon, "User:" for one: a turn played for somebody else."""
+    """Share of answers with a line that begins with one of SPEAKERS and a colon, "User:" for one: a turn played for somebody else.
+
+    English names alone: "Nutzer:" is not seen, and a heading "AI: what it is" is counted though nobody speaks.
+    """
     return _mean([_SPEAKER.search(answer) is not None for answer in answers])
 
 
@@ -98,6 +97,12 @@ METRICS: dict[str, Measure | type[evaluate.Metric]] = {
     "repeated_4gram_share": lambda answers: repeated_ngram_share(_texts(answers)),
     "speaker_share": lambda answers: speaker_share(_texts(answers)),
     "unique_first_8_share": lambda answers: unique_first_tokens(_texts(answers)),
+}
+
+
+# What a reader must know to read the number; stands beside it on the card and in the report.
+NOTES = {
+    "speaker_share": f"a line begins with {', '.join(SPEAKERS)} and a colon; names in other languages are not seen, a heading “AI: …” is counted",
 }
 
 

@@ -15,7 +15,7 @@ from pipeline.evaluation.comparisons import length_controlled_win_rate
 from pipeline.evaluation.diversity import self_bleu_change, self_bleu_entry
 from pipeline.evaluation.judges import Comparison
 from pipeline.evaluation.length import normalised_reward_gain
-from pipeline.evaluation.metrics import Answer, measure
+from pipeline.evaluation.metrics import NOTES, Answer, measure
 from pipeline.evaluation.statistics import (
     Estimate,
     best_of_n_expectation,
@@ -64,7 +64,7 @@ def answer_entries(rows: Sequence[AnswerRow], config) -> list[Entry]:
     done = {e.metric for e in entries}
     for name, value in measure([Answer(r.answer, r.finished, r.tokens) for r in rows]).items():
         if name not in done:
-            entries.append(Entry(name, value, len(rows)))
+            entries.append(Entry(name, value, len(rows), note=NOTES.get(name, "")))
     entries.append(self_bleu_entry(rows))
     return entries
 

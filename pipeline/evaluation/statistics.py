@@ -205,19 +205,6 @@ def best_of_n_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
-def pair_accuracy(
-    margins: ArrayLike, clusters: Sequence[Hashable], draws: int = DRAWS, seed: int = 0, level: float = 0.95
-) -> Estimate:
-    """Share of pairs whose better answer scores higher, bootstrapped over lists.
-
-    Args:
-        margins: (pairs,) score of the better minus score of the worse answer; 0 counts as half.
-        clusters: (pairs,) the list (prompt) of each pair.
-    """
-    numbers = _finite(margins)
-    return win_rate(numbers, np.zeros_like(numbers), clusters, draws, seed, level)
-
-
 def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> float:
     """Expected calibration error: mean over equal-mass bins of |mean confidence − share correct|, weighted by size.
 

@@ -11,10 +11,9 @@ from torch import Tensor
 _FEWEST = 8
 
 
-def response_mask(tokens: Tensor, eos_id: int) -> Tensor:
-    """(b, t) int → (b, t) bool, True up to and including the first EOS of each row; all True where there is none."""
-    ended = (tokens == eos_id).int().cumsum(1)
-    return (ended - (tokens == eos_id).int()) == 0
+def response_mask(lengths: Tensor) -> Tensor:
+    """(b,) int tokens of each answer, its EOS counted → (b, t) bool, True on these; t is the longest."""
+    return torch.arange(int(lengths.max()), device=lengths.device) < lengths[:, None]
 
 
 class TooFewTokens(ValueError):

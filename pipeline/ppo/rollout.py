@@ -13,6 +13,7 @@ from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE, Batch, SharedBas
 from pipeline.generation import Sample, Sampling
 from pipeline.memory import MicroBatch
 from pipeline.ppo.logprobs import token_logprobs
+from pipeline.ppo.masking import response_mask
 from pipeline.rollouts.engine import InProcess, RolloutEngine
 from reward.model import ScalarHead
 from reward.sources import Answered
@@ -97,7 +98,7 @@ def collect(
     batch = Batch.of([a.ids for a in answers], base.tokenizer.pad_token_id, device)
     starts = torch.tensor([len(p.ids) for p in prompts], device=device)
     lengths = torch.tensor([len(s.ids) for s in samples], device=device)
-    mask = torch.arange(int(lengths.max()), device=device) < lengths[:, None]
+    mask = response_mask(lengths)
     tokens = _padded([s.ids for s in samples], mask).long()
     generated = _padded([s.logprobs for s in samples], mask)
 

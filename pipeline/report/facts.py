@@ -18,6 +18,7 @@ from pipeline.evaluation.detectors import REPORT as DETECTORS
 from pipeline.evaluation.standings import Standings
 from pipeline.evaluation.standings_file import read as read_standings
 from pipeline.evaluation.statistics import cluster_bootstrap
+from pipeline.step import EVALUATION, anew
 
 ORDER = ("base", "prepare", "sft", "reward", "ppo", "benchmarks")
 POLICIES = ("base", "sft", "ppo")
@@ -136,7 +137,7 @@ def _watched(stage_dirs: Mapping[str, Path]) -> dict[str, Any]:
         found["looks"] = [{**look, **_mean_of(look["judge"])} for look in found["looks"]]
         return found
     except (ValueError, KeyError, TypeError, ZeroDivisionError):
-        raise UserError(f"{file}: not what the PPO stage wrote. Use --redo ppo to make it anew.") from None
+        raise UserError(f"{file}: not what the PPO stage wrote. `run --redo ppo` makes it anew.") from None
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -176,12 +177,13 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / "manifest.json"
     if not path.exists():
         return {}
+    again = anew(folder.name if folder.parent.name == "stages" else EVALUATION + folder.name)
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path}: no JSON: {error}. Make the stage again with --redo {folder.name}.") from error
+        raise UserError(f"{path}: no JSON: {error}. {again} makes it anew.") from error
     if not isinstance(manifest, dict):
-        raise UserError(f"{path}: must be an object. Make the stage again with --redo {folder.name}.")
+        raise UserError(f"{path}: must be an object. {again} makes it anew.")
     return manifest
 
 

@@ -67,6 +67,10 @@ def open_engine(settings, *, longest: int) -> RolloutEngine:
         from pipeline.rollouts.static import StaticEngine
 
         return StaticEngine()
+    if settings.engine == "continuous":
+        from pipeline.rollouts.continuous import ContinuousEngine
+
+        return ContinuousEngine(record=settings.record)
     from pipeline.rollouts.vllm import VllmServer
 
     return VllmServer(settings, longest=longest)

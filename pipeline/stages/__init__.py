@@ -12,7 +12,7 @@ from pathlib import Path
 from data.hub import is_hub
 from data.sources import files_of
 from data.yardsticks import BUILT_IN
-from pipeline.run import Step
+from pipeline.step import Step
 
 _COMMON = ("seed", "model", "lora")
 _ANSWERING = (*_COMMON, "evaluation", "data.max_prompt_tokens")

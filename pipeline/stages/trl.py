@@ -16,7 +16,7 @@ from torch import Tensor
 from data.errors import UserError
 from pipeline import checkpoint
 from pipeline.adapters import SharedBase
-from pipeline.run import LOG
+from pipeline.step import LOG
 from pipeline.stopping import asked, stop_if_asked
 
 PREFIX = "checkpoint-"

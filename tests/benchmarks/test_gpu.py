@@ -2,6 +2,8 @@
 
 import json
 import sys
+import threading
+import time
 import zipfile
 from pathlib import Path
 
@@ -88,8 +90,6 @@ def test_what_failed_is_kept_until_it_is_measured_and_takes_nothing_with_it(tmp_
 
 def test_what_takes_too_long_is_ended_with_all_that_it_began(tmp_path):
     """A grandchild that goes on would hold the card's memory beside the next variant."""
-    import time
-
     mark = tmp_path / "alive"
     grandchild = f"import time, pathlib; time.sleep(3); pathlib.Path({str(mark)!r}).touch()"
     child = f"import subprocess, sys, time; print('begun', flush=True); subprocess.Popen([sys.executable, '-c', {grandchild!r}]); time.sleep(60)"
@@ -125,6 +125,34 @@ def test_four_models_do_what_one_base_does(bits):
         assert figures["response_tokens"] == 4.0 and figures["kl"] == pytest.approx(0.0, abs=0.2 if separate else 0.0)
     held = {b.causal_lm.get_input_embeddings().weight.data_ptr() for b in base.bases.values()}
     assert len(held) == 4
+
+
+def test_a_way_to_draw_that_hangs_or_fails_is_kept_and_the_rest_goes_on(monkeypatch):
+    import gpu_parts
+
+    from pipeline.rollouts.continuous import ContinuousEngine
+
+    def hangs_or_refuses(self, *args, **kwargs):
+        if self._record:
+            self.refused = "no such model"
+            return []
+        threading.Event().wait(30)
+
+    monkeypatch.setattr(ContinuousEngine, "sample", hangs_or_refuses)
+    monkeypatch.setattr(gpu_parts, "WAY_LIMIT", 0.5)
+    base = gpu_work.with_roles(
+        lambda: gpu_work.random_base(gpu_work.SHAPES["tiny"], "none", torch.device("cpu"), recompute=False), separate=False
+    )
+    began = time.monotonic()
+    found, failed = gpu_parts._other_ways(base, [[5, 6, 7], [8, 9]], 4, 1, continuous=True)
+    assert not found and time.monotonic() - began < 20 and base.tokenizer.eos_token_id == 2
+    assert failed == {"continuous": "TimeoutError: more than 0.5 s", "continuous, recorded": "RuntimeError: no such model"}
+    monkeypatch.setattr(gpu_parts, "WAY_LIMIT", 60.0)
+    found, failed = gpu_parts._other_ways(base, [[5, 6, 7], [8, 9]], 4, 1)
+    assert found["fixed cache"] > 0 and not failed
+    rates, words = {"loop": 2000.0, "continuous": 1000.0}, {"fixed cache": "Error: no\nmore"}
+    told = gpu_report.ways({"speed": [{"model": "8b", "bits": "none", "ways": rates, "ways_failed": words}]})
+    assert "| 8B, bfloat16 | 2,000 | – | 1,000 | – | – | – |" in told and told.endswith("- 8B, bfloat16, fixed cache: Error: no")
 
 
 def test_counted_operations_are_those_that_torch_counts():

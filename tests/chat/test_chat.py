@@ -180,7 +180,7 @@ def test_a_vote_that_cannot_be_saved_is_told_and_the_talk_goes_on(store, monkeyp
     talk(session, iter(["/bad", "/undo", "q2"]), out)
     assert out.getvalue().count("not saved: disk is full") == 2 and "ppo  b" in out.getvalue()
     monkeypatch.undo()
-    assert obey(session, "/undo") == "vote taken back" and store.stats()["up"] == 0
+    assert obey(session, "/undo") == "vote taken back, on “a”" and store.stats()["up"] == 0
 
 
 def test_undo_goes_back_to_the_vote_before_and_its_comment(store):
@@ -191,6 +191,21 @@ def test_undo_goes_back_to_the_vote_before_and_its_comment(store):
     obey(session, "/undo")
     assert store.rating(answer, "ann") == 0
     assert "no vote" in obey(session, "/undo")
+
+
+def test_undo_says_on_which_answer_where_it_is_not_the_one_shown(store):
+    """After /new nothing is on the screen, and after another question another answer."""
+    session, _ = run(store, Scripted("one", "a long answer " * 9, "two"), "q", "/good", "q2", "/bad", "/new")
+    assert obey(session, "/undo") == "vote taken back, on “a long answer a long answer a long answ…”"
+    list(session.ask("q3", threading.Event()))
+    assert obey(session, "/undo") == "vote taken back, on “one”"
+    assert store.stats()["up"] == store.stats()["down"] == 0
+
+
+def test_undo_passes_over_a_vote_that_was_deleted_with_its_answer(store):
+    session, _ = run(store, Scripted("one"), "q", "/good")
+    store.forget("ann")
+    assert obey(session, "/undo") == "no vote to take back"
 
 
 def test_set_system_and_wrong_commands_answer_in_words(store):

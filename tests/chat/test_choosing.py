@@ -46,6 +46,12 @@ def test_a_turn_answered_twice_names_nobody_before_the_choice(store):
     assert rows(store, "SELECT blind, winner, withdrawn_ms IS NOT NULL FROM comparison") == [(1, "both_bad", 1)]
 
 
+def test_a_choice_of_the_talk_before_is_taken_back_by_name(store):
+    out = io.StringIO()
+    talk(Session(Scripted("one", "two"), store, CHAT), iter(["q", "1", "/new", "/undo"]), out, share=1.0)
+    assert "choice taken back, between “one” and “two”" in out.getvalue()
+
+
 def test_anything_else_skips_the_choice_and_is_asked(store):
     assistant = Scripted("one", "two", "three")
     session, said = run(store, assistant, "q", "/compare", "and then?")

@@ -53,8 +53,8 @@ def test_one_id_in_two_files_names_both(tmp_path):
     [
         ((), "holds no data file"),
         (("a.jsonl", "b.csv"), "files of more than one kind, .csv and .jsonl"),
-        (("a.jsonl", "b.jsonl.gz"), "holds no data file, b.jsonl.gz"),
-        (("a.jsonl", "more/b.jsonl"), "holds a directory, more"),
+        (("a.jsonl", "b.jsonl.gz"), "with b.jsonl.gz in it, which is no data file"),
+        (("a.jsonl", "more/b.jsonl"), "with more in it, which is a directory"),
     ],
 )
 def test_a_directory_that_cannot_be_read_whole_is_refused(tmp_path, names, said):

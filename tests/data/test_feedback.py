@@ -10,7 +10,8 @@ import time
 import pytest
 
 from data.errors import UserError
-from data.feedback import MIGRATIONS, FeedbackStore
+from data.feedback import FeedbackStore
+from data.schema import MIGRATIONS
 
 
 @pytest.fixture
@@ -160,7 +161,7 @@ def test_a_path_that_cannot_be_written_is_one_line(tmp_path):
 
 def test_a_writer_that_never_gets_its_turn_says_so_and_may_try_again(store, monkeypatch):
     answer = an_answer(store)
-    monkeypatch.setattr("data.feedback.BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("data.database.BUSY_SECONDS", 0.01)
     other = sqlite3.connect(store.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(UserError, match="not saved: another process"):
@@ -192,7 +193,7 @@ def test_who_opens_while_another_makes_the_file_waits_for_it(tmp_path, monkeypat
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     # The wait itself lets the other finish, so that the test need not.
-    monkeypatch.setattr("data.feedback.time.sleep", lambda seconds: other.execute("COMMIT"))
+    monkeypatch.setattr("data.database.time.sleep", lambda seconds: other.execute("COMMIT"))
     store = FeedbackStore.open(path)
     assert an_answer(store)
     store.close()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from data.errors import UserError
 from pipeline.evaluation import accepted, gates
 
 GATE = "ppo.kl_to_reference"
@@ -59,3 +60,10 @@ def test_reasons_kept_by_earlier_code_are_for_what_is_held_next(tmp_path):
     assert covered(tmp_path, 16.0, max=15.0)
     accepted.note(tmp_path, held(16.0, max=15.0))
     assert not covered(tmp_path, 17.0, max=15.0) and accepted.read(tmp_path) == {GATE: "long ago"}
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '"yes"'])
+def test_a_damaged_file_of_acceptances_is_a_line_that_says_what_to_do(tmp_path, text):
+    (tmp_path / accepted.FILE).write_text(text)
+    with pytest.raises(UserError, match=r"accepted_gates.json: damaged. Remove it"):
+        accepted.read(tmp_path)

@@ -10,7 +10,8 @@ from data.errors import UserError
 from pipeline.evaluation import benchmarks
 from pipeline.evaluation.benchmarks import entries, read_results
 from pipeline.evaluation.cards import Card, Entry, read_card, write_card
-from pipeline.run import Run, Step
+from pipeline.run import Run
+from pipeline.step import Step
 
 pytestmark = pytest.mark.usefixtures("few_prompts")
 

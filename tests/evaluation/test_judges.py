@@ -9,7 +9,7 @@ import pytest
 
 from data.errors import UserError
 from pipeline.config import JudgeConfig
-from pipeline.evaluation import gates, policy_card
+from pipeline.evaluation import expected, policy_card
 from pipeline.evaluation.answers import AnswerRow
 from pipeline.evaluation.judges import FIRST, SECOND, TIE, Comparison, Endpoint, judge, read_verdict
 from pipeline.progress import track
@@ -196,7 +196,7 @@ def test_the_card_has_the_win_rate_over_consistent_verdicts_and_how_far_to_trust
     # Places named: once first and once second on p0 to p2, twice first on p3.
     assert entries["judge_first_share"].value == 5 / 8 and entries["judge_agreement"].value == 0.75
     assert entries["judge_refused_share"].value == 0.2
-    assert gates.unknown_metrics({f"ppo.{name}": {"min": 0} for name in entries}) == []
+    assert expected.refused({f"ppo.{name}": {"min": 0} for name in entries}) == {}
 
 
 def test_a_judge_that_decides_nothing_leaves_no_number_to_pass_a_gate_with():

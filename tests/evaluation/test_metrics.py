@@ -96,11 +96,6 @@ def test_a_class_of_ones_own_plugs_in(monkeypatch):
     assert metrics.measure([Answer("Hey!", True, 2), Answer("hey", True, 2)], ["loudness"]) == {"loudness": 0.5}
 
 
-def test_an_answer_is_read_from_a_row_of_the_answers_file():
-    row = {"prompt_id": "p", "answer": "Hi", "finished": False, "tokens": 3, "gold": 1.0}
-    assert Answer.from_row(row) == Answer("Hi", False, 3)
-
-
 def test_the_library_is_loaded_only_when_a_metric_is():
     code = "import sys, pipeline.evaluation.metrics; sys.exit('evaluate' in sys.modules or 'torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

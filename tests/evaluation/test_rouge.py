@@ -8,7 +8,9 @@ import pytest
 from data.records import Demonstration, Message
 from pipeline.adapters import BASE
 from pipeline.config import Config
+from pipeline.evaluation.answers import AnswerRow
 from pipeline.evaluation.metrics import speaker_share
+from pipeline.evaluation.policy_card import answer_entries
 from pipeline.evaluation.rouge import common_subsequence, reference_entries, rouge_l
 from pipeline.progress import track
 from pipeline.template import prompt_lengths
@@ -62,10 +64,21 @@ def test_rouge_l_by_hand(answer, reference, score):
         ("The assistant said so.", False),
         ("Users: 12", False),
         ("Answer: twelve", False),
+        # The limits that the note names.
+        ("Nutzer: und dann?", False),
+        ("AI: what it is", True),
     ],
 )
 def test_a_turn_that_is_played_for_somebody_else(answer, speaks):
     assert speaker_share([answer, "It boils at 100 degrees."]) == (0.5 if speaks else 0.0)
+
+
+def test_the_card_says_whose_names_count_and_which_do_not():
+    rows = [AnswerRow(f"p{k}", None, "q", 0, "It boils.", True, 3, (1,)) for k in range(2)]
+    (note,) = (e.note for e in answer_entries(rows, None) if e.metric == "speaker_share")
+    names = note.removeprefix("a line begins with ").split(" and a colon")[0].split(", ")
+    assert len(names) > 1 and all(speaker_share([f"{name.title()}: well"]) == 1.0 for name in names)
+    assert "other languages are not seen" in note
 
 
 def asked(number, question):

@@ -233,10 +233,6 @@ def test_best_of_n_kl_is_the_kl_of_the_density_of_the_maximum(n):
 # --- reward model ----------------------------------------------------------------------------------------------------
 
 
-def test_pair_accuracy_counts_pairs_and_halves_ties():
-    assert s.pair_accuracy([2.0, -1.0, 0.0, 0.5], ["a", "a", "b", "b"]).value == 0.625
-
-
 def test_ece_by_hand_in_two_bins():
     # sorted: .6 (right), .7 (wrong) | .8 (right), .9 (right): |.65 − .5|·2/4 + |.85 − 1|·2/4 = .15
     assert s.ece([0.9, 0.6, 0.8, 0.7], [1, 1, 1, 0], bins=2) == pytest.approx(0.15)

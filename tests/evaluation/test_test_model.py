@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from on_cards import hold_against_the_table
 
 from data.errors import UserError
 from data.loading import load
@@ -62,6 +63,10 @@ def judge(finished):
         )
 
     return scores
+
+
+def test_its_cards_hold_the_numbers_that_are_promised_where_it_judges(finished):
+    hold_against_the_table(finished)
 
 
 def test_a_question_is_on_one_side_whatever_file_or_round_it_stands_in():

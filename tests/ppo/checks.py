@@ -24,8 +24,9 @@ def rows(x):
 
 
 def mask_ends_with_eos(response_mask):
-    tokens = T([[5, 2, 7, 2], [5, 6, 7, 8], [2, 2, 2, 2]])
-    assert response_mask(tokens, 2).tolist() == [[True, True, False, False], [True] * 4, [True, False, False, False]]
+    answers = [[5, 2], [5, 6, 7, 8], [2]]
+    lengths = T([len(ids) for ids in answers])
+    assert response_mask(lengths).tolist() == [[True, True, False, False], [True] * 4, [True, False, False, False]]
 
 
 def whitening_sees_real_tokens_only(masked_whiten):

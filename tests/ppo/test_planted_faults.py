@@ -57,12 +57,12 @@ def value_not_clipped(values, old_values, returns, mask, *, clip_range):
     return losses.value_loss(values, old_values, returns, mask, clip_range=None)
 
 
-def mask_one_short_of_eos(tokens, eos_id):
-    return (tokens == eos_id).int().cumsum(1) == 0
+def mask_one_short_of_eos(lengths):
+    return torch.nn.functional.pad(masking.response_mask(lengths)[:, 1:], (0, 1))
 
 
-def mask_one_past_eos(tokens, eos_id):
-    full = masking.response_mask(tokens, eos_id)
+def mask_one_past_eos(lengths):
+    full = masking.response_mask(lengths)
     return full | full.roll(1, dims=1)
 
 

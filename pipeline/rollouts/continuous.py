@@ -1,0 +1,90 @@
+"""Answers drawn in this process by the library's continuous batching: keys and values lie in pages, all rows are read as one long sequence
+without padding, and a waiting prompt takes the place of a row that ended. `paged.py` keeps the library within bounds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from pipeline.adapters import SharedBase
+from pipeline.generation import Sample, Sampling, sample
+from pipeline.ppo.logprobs import token_logprobs
+from pipeline.rollouts.paged import Cannot, draw
+
+# Nats a token, on average over the answers of `CHECKED` rows, between the library's log-probabilities and those that training reads. Rounding
+# in bfloat16 stays far below; a model that the library misreads is nats away.
+MOST_APART, CHECKED = 0.25, 4
+
+
+class ContinuousEngine:
+    """As `InProcess`, but for which row meets which chance."""
+
+    foreign = False
+
+    def __init__(self, *, record: bool | None = None):
+        """
+        Args:
+            record: on a card, whether passes are recorded and played back (CUDA graphs). None leaves it to the library, which does so
+                with flash attention alone.
+        """
+        self._record, self._checked = record, False
+        # Why the other loop draws; None while the library does.
+        self.refused: str | None = None
+
+    def sample(
+        self,
+        base: SharedBase,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        generator: torch.Generator,
+        batch_size: int,
+    ) -> list[Sample]:
+        """`batch_size` rows are drawn for at a time. A model that the library cannot serve is drawn from by the other loop, from the
+        first rollout on, after one line that says so."""
+        # Drawn in either case: a run that is taken up tries the library again, and must come to the same chance.
+        seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        ends = {"eos_id": base.tokenizer.eos_token_id, "pad_id": base.tokenizer.pad_token_id}
+        rows = min(batch_size, len(prompts))
+        if self.refused is None:
+            try:
+                answers = draw(base.causal_lm, prompts, sampling, seed, rows=rows, record=self._record, **ends)
+                if not self._checked:
+                    _check(base, prompts, answers, sampling)
+                    self._checked = True
+                return answers
+            except Cannot as why:
+                self.refused = str(why)
+                print(
+                    f"ppo.rollout: the library's continuous batching cannot draw for this model ({why}); engine hf does.",
+                    file=sys.stderr,
+                    flush=True,
+                )
+        return sample(base.causal_lm, prompts, sampling, generator=generator, batch_size=batch_size, **ends)
+
+    def close(self) -> None:
+        """Holds nothing between two rollouts."""
+
+
+@torch.no_grad()
+def _check(base: SharedBase, prompts: Sequence[Sequence[int]], answers: Sequence[Sample], sampling: Sampling) -> None:
+    """Holds some answers against the pass that trains.
+
+    Raises:
+        Cannot: their log-probabilities are those of another model.
+    """
+    if sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1:
+        return
+    rows = range(min(CHECKED, len(prompts)))
+    states, _ = base.encode([[*prompts[i], *answers[i].ids] for i in rows], base.active)
+    before = [(i, len(prompts[i]) - 1 + j) for i in rows for j in range(len(answers[i].ids))]
+    at = tuple(torch.tensor(index, device=base.device) for index in zip(*before, strict=True))
+    tokens, given = ([x for i in rows for x in getattr(answers[i], name)] for name in ("ids", "logprobs"))
+    read, _ = token_logprobs(
+        states[at], base.head_weight, torch.tensor(tokens, device=base.device), temperature=sampling.temperature
+    )
+    apart = float((read.cpu() - torch.tensor(given)).abs().mean())
+    if not apart <= MOST_APART:
+        raise Cannot(f"its log-probabilities are {apart:.2f} nats a token from those that training reads")
