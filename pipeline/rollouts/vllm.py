@@ -10,6 +10,7 @@ name that was used before, also not after a resume.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import math
 import os
@@ -45,6 +46,13 @@ class _Refused(Exception):
     def __init__(self, status: int, text: str):
         self.status, self.text = status, " ".join(text.split())[:300]
         super().__init__(f"status {status}: {self.text}")
+
+
+# What `_post` raises. A reply that breaks off is no OSError.
+_UNANSWERED = (OSError, ValueError, http.client.HTTPException, _Refused)
+
+# Nothing cut away and nothing penalised: what a request leaves out, the server takes from the model's generation_config.json.
+_PLAIN = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class VllmServer:
@@ -101,11 +109,10 @@ class VllmServer:
                 "prompt": list(prompts[row]),
                 "max_tokens": sampling.max_new_tokens,
                 "temperature": sampling.temperature,
-                # Nothing cut away: a token outside a cut has no probability under the sampler, but one under the loss.
+                # A token outside a cut has no probability under the sampler, but one under the loss.
+                **_PLAIN,
                 "top_p": sampling.top_p,
                 "top_k": sampling.top_k or -1,
-                "min_p": 0.0,
-                "repetition_penalty": 1.0,
                 "n": 1,
                 "seed": seeds[row],
                 "logprobs": 0,
@@ -132,7 +139,7 @@ class VllmServer:
         for name in self._loaded:
             try:
                 self._post("/v1/unload_lora_adapter", {"lora_name": name})
-            except (OSError, ValueError, _Refused):
+            except _UNANSWERED:
                 break
         for name in self._loaded:
             shutil.rmtree(self._folder / name, ignore_errors=True)
@@ -164,8 +171,8 @@ class VllmServer:
         for old in self._loaded[:-2]:
             try:
                 self._post("/v1/unload_lora_adapter", {"lora_name": old})
-            except _Refused:
-                # It is gone already, a restart of the server for example.
+            except _UNANSWERED:
+                # It is gone already, a restart of the server for example, or the server is: the next request waits for it.
                 pass
             shutil.rmtree(self._folder / old, ignore_errors=True)
         self._loaded = self._loaded[-2:]
@@ -244,6 +251,7 @@ class VllmServer:
             "temperature": temperature,
             "seed": 0,
             "logprobs": 5,
+            **_PLAIN,
         }
         found = self._ask("/v1/completions", request)["choices"][0]["logprobs"]["top_logprobs"][0].values()
         # The token that was drawn comes along where it is none of the five.
@@ -266,7 +274,7 @@ class VllmServer:
                 if refused.status not in passing:
                     raise
                 error: Exception = refused
-            except (OSError, ValueError) as failed:
+            except (OSError, ValueError, http.client.HTTPException) as failed:
                 error = failed
             if attempt < attempts:
                 time.sleep(min(2.0 ** (attempt - 1), 30.0) * self.settings.pause_seconds)

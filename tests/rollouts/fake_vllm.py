@@ -22,11 +22,14 @@ class FakeVllm:
         self.adapters: dict[str, str] = {}
         self.loads: list[str] = []
         self.requests: list[tuple[str, dict]] = []
-        # path → what happens instead, one after the other: (status, text), a number of seconds to sleep, or a function of the reply.
+        # path → what happens instead, one after the other: (status, text), a number of seconds to sleep, a function of the reply,
+        # or "breaks off": more is announced than is sent.
         self.faults: dict[str, list] = {}
         self.lora_routes = True
         # As without --logprobs-mode processed_logprobs, vLLM's default: at temperature 1, whatever is drawn at. The door's questions see it.
         self.raw_logprobs = False
+        # The cut that the model's generation_config.json names: vLLM's default where a request gives none.
+        self.own_top_p = 1.0
         # Ends that the model's generation_config.json names: vLLM stops there too, unless a request says otherwise.
         self.own_ends: set[int] = set()
         self._bases: dict[str, object] = {"base": make_base(POLICY)}
@@ -59,7 +62,7 @@ class FakeVllm:
         if isinstance(fault, (int, float)):
             time.sleep(fault)
         status, reply = self._plain(path, body)
-        return (status, fault(reply)) if callable(fault) else (status, reply)
+        return (status, fault(reply) if callable(fault) else reply, 9 if fault == "breaks off" else 0)
 
     def _plain(self, path: str, body: dict):
         if path == "/v1/models":
@@ -92,9 +95,8 @@ class FakeVllm:
 
     def _complete(self, body: dict) -> dict:
         base = self._bases[body["model"]]
-        sampling = Sampling(
-            body["max_tokens"], body["temperature"], body.get("top_p", 1.0), max(0, body.get("top_k", 0)), body["seed"]
-        )
+        top_p = body.get("top_p", self.own_top_p)
+        sampling = Sampling(body["max_tokens"], body["temperature"], top_p, max(0, body.get("top_k", 0)), body["seed"])
         prompt = body["prompt"]
         prompt = base.tokenizer(prompt, add_special_tokens=False)["input_ids"] if isinstance(prompt, str) else prompt
         eos = next(iter(body.get("stop_token_ids", ())), -1)
@@ -104,7 +106,10 @@ class FakeVllm:
                 []
                 if not body["logprobs"]
                 else _likeliest(
-                    base.causal_lm, prompt, 1.0 if self.raw_logprobs else sampling.temperature, body["logprobs"]
+                    base.causal_lm,
+                    prompt,
+                    *((1.0, 1.0) if self.raw_logprobs else (sampling.temperature, top_p)),
+                    body["logprobs"],
                 )
             )
         ends = set() if body.get("ignore_eos") else self.own_ends
@@ -129,10 +134,11 @@ class FakeVllm:
                 length = int(self.headers["Content-Length"])
                 self._reply(*fake.answer(self.path, json.loads(self.rfile.read(length))))
 
-            def _reply(self, status, what):
+            def _reply(self, status, what, missing=0):
                 text = (what if isinstance(what, str) else json.dumps(what)).encode()
                 try:
                     self.send_response(status)
+                    self.send_header("Content-Length", str(len(text) + missing))
                     self.end_headers()
                     self.wfile.write(text)
                 except OSError:
@@ -146,6 +152,9 @@ class FakeVllm:
 
 
 @torch.no_grad()
-def _likeliest(model, prompt, temperature, count) -> dict[str, float]:
+def _likeliest(model, prompt, temperature, top_p, count) -> dict[str, float]:
+    """Those outside the cut as vLLM sends them: -9999 for minus infinity."""
     best = (model(torch.tensor([prompt])).logits[0, -1].float() / temperature).log_softmax(-1).topk(count)
-    return {f"token {i}": value for i, value in zip(best.indices.tolist(), best.values.tolist(), strict=True)}
+    before = best.values.exp().cumsum(0) - best.values.exp()
+    kept = best.values.masked_fill(before > top_p, -9999.0)
+    return {f"token {i}": value for i, value in zip(best.indices.tolist(), kept.tolist(), strict=True)}

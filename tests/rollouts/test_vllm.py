@@ -196,6 +196,31 @@ def test_log_probabilities_at_another_temperature_than_the_answers_are_found_out
         opened(settings())
 
 
+def test_a_cut_in_the_models_own_generation_config_is_no_other_temperature(server, settings):
+    """Without more, vLLM takes top_p from there, and both of the door's questions would see a token of -9999 nats."""
+    server.own_top_p = 1e-4
+    opened(settings())
+    asked = [body for path, body in server.requests if path == "/v1/completions"]
+    assert len(asked) == 2 and {b["top_p"] for b in asked} == {1.0} and {b["repetition_penalty"] for b in asked} == {1.0}
+
+
+def test_a_reply_that_breaks_off_is_asked_for_again(server, settings, make_ppo):
+    """A server that was killed has announced more than it sent."""
+    engine = opened(settings(concurrency=1))
+    server.faults["/v1/completions"] = ["breaks off"]
+    figures, _ = make_ppo(settings(), engine).update()
+    assert figures["sampler_gap"] < 1e-3 and len(drawn_by(server)) == 9
+
+
+def test_a_server_that_is_gone_when_an_old_adapter_is_taken_off_is_waited_for(server, settings, make_ppo):
+    engine = opened(settings())
+    ppo = make_ppo(settings(), engine)
+    for _ in range(2):
+        ppo.update()
+    server.faults["/v1/unload_lora_adapter"] = ["breaks off"]
+    assert ppo.update()[0]["sampler_gap"] < 1e-3 and not server.faults["/v1/unload_lora_adapter"]
+
+
 def test_a_server_over_another_base_is_never_learnt_from(server, settings, make_ppo, make_base):
     """Every adapter fits it: only the distance of the log-probabilities tells."""
 
