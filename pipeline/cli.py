@@ -141,6 +141,7 @@ def status(
 ) -> None:
     """What of a run is done, with its key figures."""
     from pipeline.conductor import all_steps, summary
+    from pipeline.held import altered
 
     opened = open_run(config, run_name, overrides, must_exist=True)
     steps = all_steps()
@@ -164,6 +165,7 @@ def status(
         print(f"  {name:<16} {state}  {summary(manifest)}".rstrip())
         if verify:
             problems += opened.verify(step)
+            problems += altered(opened, step.folder)
     if problems:
         raise UserError(problems)
 

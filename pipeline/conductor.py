@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pipeline import held
 from pipeline.beforehand import bad_judge, bad_start_of_ppo, wrong_settings
-from pipeline.disk import sha256, write_json
-from pipeline.errors import DiskFull, GateFailure, UserError, is_disk_full
+from pipeline.errors import DiskFull, UserError, is_disk_full
 from pipeline.evaluation import accepted, detectors, gates
 from pipeline.manifest import TAKEN_OVER, StageManifest
 from pipeline.memory import is_out_of_memory
@@ -146,7 +146,7 @@ def _take(run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, 
             evaluation = evaluations.get(stage.name)
             if evaluation is not None:
                 ran += _step(run, evaluation, steps, say)
-                _hold_gates(run, evaluation.folder, say)
+                held.hold(run, evaluation.folder, say)
     finally:
         _report(run, anew or bool(ran))
     return ran
@@ -163,7 +163,7 @@ def _judge_inputs(run: Run, stage: Step, chosen: Sequence[str], steps: dict[str,
             continue
         if run.manifest(evaluation) is None:
             ran += _step(run, evaluation, steps, say)
-        _hold_gates(run, evaluation.folder, say)
+        held.hold(run, evaluation.folder, say)
     return ran
 
 
@@ -278,27 +278,7 @@ def hold_benchmarks(run: Run, say: Say) -> None:
         GateFailure: a number missed its bound, or was not measured.
     """
     if (run.path / "evaluation" / gates.BENCHMARKS / "card.json").exists():
-        _hold_gates(run, f"evaluation/{gates.BENCHMARKS}", say)
-
-
-def _hold_gates(run: Run, folder: str, say: Say) -> None:
-    stage = folder.split("/")[-1]
-    file = run.path / folder / "card.json"
-    card = json.loads(file.read_text(encoding="utf-8"))
-    held = gates.results(card, run.config.gates, stage, str(file))
-    accepted.note(run.path, held)
-    covered = accepted.covering(run.path, held)
-    verdict = {"card_sha256": sha256(file), "gates": [gates.verdict(result, covered) for result in held]}
-    write_json(file.with_name(gates.VERDICT_FILE), verdict)
-    missed = [r for r in held if not r.passed]
-    for result in missed:
-        if result.gate in covered:
-            say(f"{result.problem} Accepted: {covered[result.gate]}")
-        elif result.warns:
-            say(f"warning: {result.problem}")
-    problems = [r.problem + accepted.outdated(run.path, r) for r in missed if r.gate not in covered and not r.warns]
-    if problems:
-        raise GateFailure(problems)
+        held.hold(run, f"evaluation/{gates.BENCHMARKS}", say)
 
 
 def _report(run: Run, anew: bool) -> tuple[Path, Path] | None:

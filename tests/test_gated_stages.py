@@ -90,3 +90,27 @@ def test_what_would_stop_ppo_when_it_begins_is_told_before_anything_runs(door, t
     assert door("run", "--only", "prepare", "ppo.start_from=nowhere")[0] == 0
     (tmp_path / "adapter_model.safetensors").touch()
     assert door("run", f"ppo.start_from={tmp_path}", "ppo.reward_sources={model: 1.0, rubric: 0.5}")[:2] == (0, ["second"])
+
+
+def test_a_verdict_that_was_altered_is_told_and_one_that_moved_is_not(door):
+    """Nothing seals it, since it is written anew with every acceptance: it is held against its card."""
+    assert door("run", "gates.base.gold.min=2", "gates.base.gold.warn=true")[0] == 0
+    file = door.run / "evaluation" / "base" / "gates.json"
+    written = file.read_text()
+    status, _, said = door("status", "--verify")
+    assert (status, said) == (0, "")
+    for altered in (written.replace('"warned"', '"passed"'), written.replace("1 < 2", "3 > 2"), "{", "[]", '{"gates": 3}', None):
+        assert altered != written
+        file.unlink()
+        if altered is not None:
+            file.write_text(altered)
+        status, _, said = door("status", "--verify")
+        assert status == 2 and str(file) in said and "holds the gates again" in said
+        # As the sentence says.
+        assert door("run")[0] == 0 and file.read_text() == written
+    elsewhere = door.run.parent / "moved (twice)" / "r"
+    elsewhere.parent.mkdir()
+    door.run.rename(elsewhere)
+    door.run = elsewhere
+    status, _, said = door("status", "--verify")
+    assert (status, said) == (0, "")

@@ -58,6 +58,8 @@ def _best_floor(facts: Facts) -> Iterator[str]:
 
 
 def _chance_parts(facts: Facts) -> Iterator[str]:
+    if facts.learner != "PPO":
+        return
     for part in facts.parts("reward", "clean_accuracy_"):
         entry = facts.entry("reward", f"clean_accuracy_{part}")
         if entry and entry.ci_low is not None and entry.ci_low <= 0.5:
@@ -77,7 +79,7 @@ def _lost_parts(facts: Facts) -> Iterator[str]:
                     "" if entry.ci_high is not None and entry.ci_high < 0 else ", an interval that includes no change"
                 )
                 part = name.removeprefix("gold_").removesuffix("_minus_sft")
-                yield f"PPO lost in “{part}”: {wording.figure(entry)} against SFT ({wording.interval(entry)}{sure})."
+                yield f"{facts.learner} lost in “{part}”: {wording.figure(entry)} against SFT ({wording.interval(entry)}{sure})."
 
 
 def _no_better_than_picking(facts: Facts) -> Iterator[str]:
@@ -85,21 +87,21 @@ def _no_better_than_picking(facts: Facts) -> Iterator[str]:
         entry = facts.entry("ppo", f"gold_minus_best_of_{n}")
         if entry and entry.ci_low is not None and entry.ci_low <= 0:
             yield (
-                f"Picking the best of {n} SFT answers does about as well as PPO ({wording.figure(entry)}, {wording.interval(entry)}), "
+                f"Picking the best of {n} SFT answers does about as well as {facts.learner} ({wording.figure(entry)}, {wording.interval(entry)}), "
                 "without any training."
             )
 
 
 def _bought_by_length(facts: Facts) -> Iterator[str]:
     gain, drop = facts.entry("ppo", "normalised_reward_gain"), facts.entry("ppo", "lc_minus_raw_win_rate")
-    if gain and gain.value < SMALL_GAIN:
+    if facts.learner == "PPO" and gain and gain.value < SMALL_GAIN:
         yield (
             f"Between answers of like length only {wording.figure(gain)} of the reward that PPO gained is left ({wording.interval(gain)}): the "
             "rest comes with other lengths. Right where raters want that, and a hole in the reward model where they do not."
         )
     if drop and drop.value < -MUCH_LENGTH:
         lower = wording.figure(drop, signed=False, absolute=True)
-        yield f"At equal length PPO's win rate against SFT would be {lower} lower: part of its wins comes with length."
+        yield f"At equal length {facts.learner}'s win rate against SFT would be {lower} lower: part of its wins comes with length."
 
 
 def _forgot(facts: Facts) -> Iterator[str]:
@@ -107,7 +109,7 @@ def _forgot(facts: Facts) -> Iterator[str]:
         entry = facts.entry(policy, "general_perplexity_ratio")
         if entry and entry.ci_low is not None and entry.ci_low > 1:
             yield (
-                f"{wording.stage_name(policy)} predicts ordinary text worse than the base model: perplexity {wording.figure(entry)} times as high "
+                f"{facts.stage_name(policy)} predicts ordinary text worse than the base model: perplexity {wording.figure(entry)} times as high "
                 f"({wording.interval(entry)})."
             )
 
@@ -116,7 +118,8 @@ def _flatters(facts: Facts) -> Iterator[str]:
     entry = facts.entry("ppo", "wrong_suggested_minus_sft")
     if entry and entry.ci_low is not None and entry.ci_low > 0:
         yield (
-            f"PPO prefers a wrong answer that the person suggested more often than SFT did: {wording.figure(entry)} ({wording.interval(entry)})."
+            f"{facts.learner} prefers a wrong answer that the person suggested more often than SFT did: {wording.figure(entry)} "
+            f"({wording.interval(entry)})."
         )
 
 
@@ -128,7 +131,7 @@ def _probes(facts: Facts) -> Iterator[str]:
 
 def _paid_by_the_judge(facts: Facts) -> Iterator[str]:
     sources = getattr(getattr(facts.config, "ppo", None), "reward_sources", None) or {}
-    if sources.get("rubric") and not sentences.by_test_model(facts):
+    if facts.learner == "PPO" and sources.get("rubric") and not sentences.by_test_model(facts):
         yield "PPO was paid by the rubric itself, so the gold score is no independent judge of it."
 
 
@@ -138,7 +141,7 @@ def _cut_off(facts: Facts) -> Iterator[str]:
         if entry and entry.value < MOSTLY_CUT:
             limit = getattr(facts.config.evaluation, "max_new_tokens", None)
             yield (
-                f"{wording.stage_name(policy)} finished {wording.figure(entry)} of its answers; the rest were cut at {limit} tokens. Parts of "
+                f"{facts.stage_name(policy)} finished {wording.figure(entry)} of its answers; the rest were cut at {limit} tokens. Parts of "
                 "the score that ask for an end or for brevity count against it for that reason, not for what it says."
             )
 

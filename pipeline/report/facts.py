@@ -37,6 +37,16 @@ class Gate:
     why: str = ""
 
 
+NAMES = {
+    "base": "Base",
+    "sft": "SFT",
+    "ppo": "PPO",
+    "reward": "Reward model",
+    "prepare": "Prepare",
+    "benchmarks": "Benchmarks",
+}
+
+
 @dataclass(frozen=True)
 class Facts:
     """Everything the report says comes from here. Missing files leave empty mappings, never invented numbers."""
@@ -68,6 +78,10 @@ class Facts:
     def learner(self) -> str:
         """What trained the last policy."""
         return "KTO" if getattr(self.config, "learner", None) == "kto" else "PPO"
+
+    def stage_name(self, stage: str) -> str:
+        """As the report writes it. The stage `ppo` is KTO's where that learns."""
+        return self.learner if stage == "ppo" else NAMES.get(stage, stage)
 
     @property
     def drawn(self) -> Sequence[Mapping[str, Any]]:

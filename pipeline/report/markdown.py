@@ -63,7 +63,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 def _stages(facts: Facts) -> list[str]:
     rows = [
         (
-            wording.stage_name(stage),
+            facts.stage_name(stage),
             wording.duration(provenance.seconds_of(facts.manifests.get(stage))),
             wording.duration(provenance.seconds_of(facts.evaluations.get(stage))),
             "; ".join(f"{name} {value}" for name, value in tables.key_figures(facts, stage)) or "–",
@@ -96,7 +96,7 @@ def _gold(facts: Facts) -> list[str]:
     parts = dict.fromkeys(part for p in policies for part in facts.parts(p, "gold_"))
     rows = [("gold score", *(_cell(facts.entry(p, "gold")) for p in policies))]
     rows += [(part.replace("_", " "), *(_cell(facts.entry(p, f"gold_{part}")) for p in policies)) for part in parts]
-    head = ("Part", *(wording.stage_name(p) for p in policies))
+    head = ("Part", *(facts.stage_name(p) for p in policies))
     return ["## Gold score, part by part", "", escape(sentences.gold_note(facts)), "", *_table(head, rows)]
 
 
@@ -125,7 +125,7 @@ def _best_of_n(facts: Facts) -> list[str]:
     clouds = tables.proxy_and_gold(facts)
     if clouds:
         means = [
-            (wording.stage_name(p), *(wording.number(sum(points[k] for points in cloud) / len(cloud)) for k in (0, 1)), len(cloud))
+            (facts.stage_name(p), *(wording.number(sum(points[k] for points in cloud) / len(cloud)) for k in (0, 1)), len(cloud))
             for p, cloud in clouds.items()
         ]
         lines += ["", "Reward-model score and gold score, means over prompts:", ""]
@@ -167,7 +167,7 @@ def _beside(facts: Facts) -> list[str]:
     if not policies:
         return []
     rows = [(said, *(_cell(facts.entry(p, metric)) for p in policies)) for metric, said in named.items()]
-    head = ("", *(wording.stage_name(p) for p in policies))
+    head = ("", *(facts.stage_name(p) for p in policies))
     return ["## Beside the task", "", escape(sentences.BESIDE_NOTE), "", *_table(head, rows)]
 
 
@@ -192,7 +192,7 @@ def _training(facts: Facts) -> list[str]:
                 said = " to ".join(wording.number(value) for value in change)
                 steps = len(facts.logs[stage])
                 lines.append(
-                    f"- {wording.stage_name(stage)} {figure}: {said} (means of the first and last tenth of {steps} steps)"
+                    f"- {facts.stage_name(stage)} {figure}: {said} (means of the first and last tenth of {steps} steps)"
                 )
     updates = facts.drawn
     if updates:
@@ -224,7 +224,7 @@ def _answers(facts: Facts) -> list[str]:
     for pair in found:
         lines += ["", f"**{escape(pair.prompt)}**", ""]
         lines += [
-            f"- *{wording.stage_name(p)}* ({escape(sentences.answer_note(row))}): {escape(row['answer'])}" for p, row in pair.answers
+            f"- *{facts.stage_name(p)}* ({escape(sentences.answer_note(row))}): {escape(row['answer'])}" for p, row in pair.answers
         ]
     return lines
 
@@ -233,7 +233,7 @@ def _all_numbers(facts: Facts) -> list[str]:
     lines: list[str] = []
     for stage, card in facts.cards.items():
         rows = [(e.metric, wording.figure(e), wording.interval(e) or "–", e.n, e.note or "–") for e in card.entries]
-        lines += ["", f"### {escape(wording.stage_name(stage))}", ""]
+        lines += ["", f"### {escape(facts.stage_name(stage))}", ""]
         lines += _table(("Metric", "Value", "95 % interval", "n", "Note"), rows)
     return ["## Every number on the cards", *lines] if lines else []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline.evaluation.cards import Entry, is_finite
 from pipeline.report import charts, wording
@@ -45,11 +45,13 @@ def mark(name: str, entry: Entry, style: str) -> Mark:
     return Mark(name, entry.value, entry.ci_low if around else None, entry.ci_high if around else None, style)
 
 
-def clouds_figure(caption: str, title: str, clouds, *, x_name: str, note: str) -> list[str]:
+def clouds_figure(
+    caption: str, title: str, clouds, *, stage_name: Callable[[str], str], x_name: str, note: str
+) -> list[str]:
     """The figure of a scatter by policy with its key; none without a cloud."""
     if not clouds:
         return []
-    named = [(wording.stage_name(p), p, cloud) for p, cloud in clouds.items()]
+    named = [(stage_name(p), p, cloud) for p, cloud in clouds.items()]
     chart = charts.scatter(title, named, x_name=x_name, show=wording.number)
     return [figure(caption, charts.key([(name, p) for name, p, _ in named]) + chart, note)]
 

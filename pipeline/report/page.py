@@ -86,7 +86,7 @@ def _stages(facts: Facts) -> str:
         spent = provenance.seconds_of(facts.manifests.get(stage))
         gates = text(tables.gate_summary(facts, stage) or "no gate")
         rows.append(
-            f'<tr><th scope="row">{text(wording.stage_name(stage))}</th>'
+            f'<tr><th scope="row">{text(facts.stage_name(stage))}</th>'
             f'<td class="number">{text(wording.duration(spent))}{judging}</td>'
             f'<td><ul class="figures-list">{figures}</ul></td><td>{gates}</td></tr>'
         )
@@ -129,7 +129,7 @@ def _answers(facts: Facts) -> str:
     cards = []
     for pair in found:
         answers = "".join(
-            f'<div class="answer p-{policy}"><h4>{text(wording.stage_name(policy))} '
+            f'<div class="answer p-{policy}"><h4>{text(facts.stage_name(policy))} '
             f"<small>{text(sentences.answer_note(row))}</small></h4>"
             f'<p dir="auto">{text(row["answer"])}{_cut(row)}</p></div>'
             for policy, row in pair.answers
@@ -161,8 +161,8 @@ def _all_numbers(facts: Facts) -> str:
             f'<td class="number">{e.n}</td><td>{text(e.note)}</td></tr>'
             for e in card.entries
         ]
-        name = text(wording.stage_name(stage))
-        table = markup.table(("Metric", "Value and 95 % interval", "n", "Note"), rows, f"Card of {wording.stage_name(stage)}")
+        name = text(facts.stage_name(stage))
+        table = markup.table(("Metric", "Value and 95 % interval", "n", "Note"), rows, f"Card of {facts.stage_name(stage)}")
         out.append(f"<details><summary>{name} <small>{len(rows)} numbers</small></summary>{table}</details>")
     return "".join(out)
 

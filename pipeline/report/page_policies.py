@@ -13,13 +13,13 @@ from pipeline.report.markup import text
 
 def header(facts: Facts) -> str:
     marks = [
-        (wording.stage_name(p), [markup.mark(wording.stage_name(p), entry, p)])
+        (facts.stage_name(p), [markup.mark(facts.stage_name(p), entry, p)])
         for p in ("base", "sft")
         if (entry := facts.entry(p, "gold"))
     ]
     marks += [(f"Best of {n}", [markup.mark(f"best of {n}", gold, "best")]) for n, gold, _ in facts.best_of()]
     if ppo := facts.entry("ppo", "gold"):
-        marks.append(("PPO", [markup.mark("PPO", ppo, "ppo")]))
+        marks.append((facts.learner, [markup.mark(facts.learner, ppo, "ppo")]))
     if averaged := facts.entry("ppo", "ema_gold"):
         marks.append(("PPO (EMA)", [markup.mark("PPO, averaged over its updates", averaged, "ppo")]))
     figure = markup.figure(
@@ -39,7 +39,7 @@ def _tiles(facts: Facts) -> str:
         ("ppo", "gold_minus_sft", "Gold over SFT"),
         ("ppo", "gold_minus_best_of_2", "Gold over best of 2"),
         ("ppo", "kl_to_reference", "KL to the reference"),
-        ("ppo", "eos_rate", "Finished answers, PPO"),
+        ("ppo", "eos_rate", f"Finished answers, {facts.learner}"),
     ]
     if not facts.entry("ppo", "gold"):
         chosen = [("sft", "gold_minus_base", "Gold over base"), ("sft", "eos_rate", "Finished answers, SFT")]
@@ -59,20 +59,24 @@ def gold(facts: Facts) -> str:
     rows = [
         (
             part.replace("_", " "),
-            [markup.mark(wording.stage_name(p), entry, p) for p in policies if (entry := facts.entry(p, f"gold_{part}"))],
+            [markup.mark(facts.stage_name(p), entry, p) for p in policies if (entry := facts.entry(p, f"gold_{part}"))],
         )
         for part in parts
     ]
     figures = []
     if rows:
-        legend = charts.key([(wording.stage_name(p), p) for p in policies])
+        legend = charts.key([(facts.stage_name(p), p) for p in policies])
         shares = all(
             facts.entry(p, f"gold_{part}").unit == "share" for p in policies for part in facts.parts(p, "gold_")
         )
         show = markup.share if shares else wording.number
         chart = charts.interval_rows("Gold score part by part", rows, show=show, bounds=(0, 1) if shares else (0, None))
         figures.append(markup.figure("Part by part", legend + chart, "Each part of the gold score with its 95 % interval."))
-    gamed = "The same answers by the reward model, which PPO raises. Where this climbs and gold does not, it is being gamed."
+    gamed = (
+        "The same answers by the reward model, which PPO raises. Where this climbs and gold does not, it is being gamed."
+        if facts.learner == "PPO"
+        else "The same answers by the reward model, which nothing raises here."
+    )
     for by, score, title, note in (
         ("gold", "Gold score", "Beside best-of-n", sentences.BEST_OF_NOTE),
         ("proxy", "Reward-model score", "… by the reward model", gamed),
@@ -89,6 +93,7 @@ def gold(facts: Facts) -> str:
         "Reward-model score against gold",
         "Gold score against reward-model score",
         tables.proxy_and_gold(facts),
+        stage_name=facts.stage_name,
         x_name="reward-model score",
         note="One speck a prompt, means marked. Moving right without moving up would be reward hacking.",
     )
@@ -150,7 +155,7 @@ def beside(facts: Facts) -> str:
     """What the training did to things that it did not pay for."""
     figures = []
     ratios = [
-        (wording.stage_name(p), [markup.mark(wording.stage_name(p), entry, p)])
+        (facts.stage_name(p), [markup.mark(facts.stage_name(p), entry, p)])
         for p in ("sft", "ppo")
         if (entry := facts.entry(p, "general_perplexity_ratio"))
     ]
@@ -168,13 +173,13 @@ def beside(facts: Facts) -> str:
         figures.append(markup.figure("Perplexity", chart, note))
     shares = tables.beside_rows(facts)
     if shares:
-        rows = [(said, [markup.mark(wording.stage_name(p), e, p) for p, e in marks]) for said, marks in shares]
-        legend = charts.key([(wording.stage_name(p), p) for p, _ in shares[0][1]])
+        rows = [(said, [markup.mark(facts.stage_name(p), e, p) for p, e in marks]) for said, marks in shares]
+        legend = charts.key([(facts.stage_name(p), p) for p, _ in shares[0][1]])
         chart = charts.interval_rows("A wrong answer is preferred", rows, show=markup.share, label_width=104)
         note = "Share of questions on which the wrong of two replies is the more probable one."
         figures.append(markup.figure("Preferring a wrong answer", legend + chart, note))
     alike = [
-        (wording.stage_name(p), [markup.mark(wording.stage_name(p), entry, p)])
+        (facts.stage_name(p), [markup.mark(facts.stage_name(p), entry, p)])
         for p in POLICIES
         if (entry := facts.entry(p, "self_bleu"))
     ]
@@ -189,8 +194,8 @@ def beside(facts: Facts) -> str:
         if probes[0]["nll"]:
             ys = [math.exp(sum(p["nll"]) / p["tokens"]) for p in probes]
             chart = charts.line_chart(
-                "Perplexity while PPO ran", [Line("perplexity", xs, ys, "ppo")], x_name="update", show=wording.number
+                f"Perplexity while {facts.learner} ran", [Line("perplexity", xs, ys, "ppo")], x_name="update", show=wording.number
             )
             note = f"On {len(probes[0]['nll'])} of the texts, at every look; the first is SFT’s."
-            figures.append(markup.figure("Perplexity while PPO ran", chart, note))
+            figures.append(markup.figure(f"Perplexity while {facts.learner} ran", chart, note))
     return f'<p class="intro">{text(sentences.BESIDE_NOTE)}</p>{markup.grid(figures)}' if figures else ""

@@ -80,6 +80,7 @@ def reward_model(facts: Facts) -> str:
         "Score against length",
         "Reward-model score against length",
         tables.length_and_proxy(facts),
+        stage_name=facts.stage_name,
         x_name="tokens of the answer",
         note="One speck an answer, means marked. A cloud that rises or falls along a line is a score that reads length.",
     )

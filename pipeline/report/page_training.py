@@ -81,7 +81,7 @@ def training(facts: Facts) -> str:
             if not any(math.isfinite(y) for y in ys):
                 continue
             xs = [float(row.get("step", k)) for k, row in enumerate(rows)]
-            title = f"{wording.stage_name(stage)} {key}"
+            title = f"{facts.stage_name(stage)} {key}"
             window = max(2, len(ys) // 15)
             lines = [Line(title, xs, ys, style)]
             if len(ys) > SMOOTH_FROM:

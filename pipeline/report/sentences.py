@@ -9,7 +9,7 @@ from pipeline.evaluation.cards import is_finite
 from pipeline.evaluation.standings_words import summary as standings_summary
 from pipeline.report.facts import WAITING, Facts, Gate
 from pipeline.report.tables import of_estimate
-from pipeline.report.wording import NAMES, figure, interval, number
+from pipeline.report.wording import figure, interval, number
 
 GOLD_NOTE = (
     "The gold score is a fixed rubric that stands in for people. Answers are to held-out prompts; "
@@ -22,7 +22,7 @@ TEST_MODEL_NOTE = (
 )
 BEST_OF_NOTE = (
     "Best-of-n: draw n SFT answers, keep the one that the reward model likes best. "
-    "It needs no training, so PPO has to stand beside it."
+    "It needs no training, so whatever was trained has to stand beside it."
 )
 BESIDE_NOTE = (
     "What nobody paid for: ordinary text that no stage trains on, and questions with a known answer. Perplexity above the base "
@@ -36,7 +36,7 @@ ACCURACY_NOTE = (
 
 
 def verdict(facts: Facts) -> str:
-    """The run in one sentence: did PPO beat SFT, by how much, and did the gates hold?"""
+    """The run in one sentence: did the last policy beat SFT, by how much, and did the gates hold?"""
     judged = _judgement(facts)
     gates = _gate_sentence(facts.gates)
     return f"{judged}; {gates}." if gates else f"{judged}."
@@ -44,7 +44,7 @@ def verdict(facts: Facts) -> str:
 
 def _judgement(facts: Facts) -> str:
     for stage, metric, new, old in (
-        ("ppo", "gold_minus_sft", "PPO", "SFT"),
+        ("ppo", "gold_minus_sft", facts.learner, "SFT"),
         ("sft", "gold_minus_base", "SFT", "the base model"),
     ):
         entry = facts.entry(stage, metric)
@@ -61,7 +61,7 @@ def _judgement(facts: Facts) -> str:
         if entry.ci_high < 0:
             return f"{so_far}{new} is worse than {old} by {size} on the gold score ({around})"
         return f"{so_far}{new} cannot be told apart from {old} on the gold score: {figure(entry)} ({around})"
-    done = ", ".join(NAMES.get(s, s) for s in facts.stages if s in facts.manifests)
+    done = ", ".join(facts.stage_name(s) for s in facts.stages if s in facts.manifests)
     return (
         f"Finished so far: {done}; no comparison on the gold score yet"
         if done
@@ -125,6 +125,8 @@ def gold_note(facts: Facts) -> str:
     sources = getattr(getattr(facts.config, "ppo", None), "reward_sources", None)
     if by_test_model(facts):
         return TEST_MODEL_NOTE
+    if facts.learner == "KTO":
+        return f"{GOLD_NOTE} KTO learnt from thumbs alone and never saw the rubric."
     if not sources:
         return GOLD_NOTE
     if set(sources) == {"model"}:

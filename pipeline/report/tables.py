@@ -69,7 +69,7 @@ def frontier_points(facts: Facts, by: str = "gold") -> list[tuple[str, str, floa
     if not (ppo and kl) or (by == "proxy" and not (sft and best)):
         return []
     start = [("SFT", "sft", 0.0, sft)] if sft else []
-    return [*start, *best, ("PPO", "ppo", kl.value, ppo)]
+    return [*start, *best, (facts.learner, "ppo", kl.value, ppo)]
 
 
 def detector_readings(facts: Facts) -> list[Reading]:

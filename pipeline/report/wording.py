@@ -8,14 +8,6 @@ from pipeline.evaluation import gates as gating
 from pipeline.evaluation.cards import SIGNED, Entry, is_finite
 from pipeline.report.facts import WAITING, Gate
 
-NAMES = {
-    "base": "Base",
-    "sft": "SFT",
-    "ppo": "PPO",
-    "reward": "Reward model",
-    "prepare": "Prepare",
-    "benchmarks": "Benchmarks",
-}
 LABELS = {
     "gold": "gold score",
     "gold_minus_base": "gold minus base",
@@ -115,8 +107,6 @@ def label(metric: str) -> str:
     return LABELS.get(metric, metric.replace("_", " "))
 
 
-def stage_name(stage: str) -> str:
-    return NAMES.get(stage, stage)
 
 
 def duration(seconds: float | None) -> str:

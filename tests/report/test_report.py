@@ -628,6 +628,9 @@ def test_what_watched_kto_is_told_of_kto_by_its_looks_and_without_a_reward(run):
         assert "judge -3.50 (best 4.50 after 0)" in text.replace("−", "-")
     assert "KTO, 3 of 3 looks:" in markdown and "| Updates | Judge |\n" in markdown and "| 4 | 0.500 |" in markdown
     assert "KTO, look by look" in page and "Reward on the judge’s prompts" not in page
+    # Nothing of it is put down to PPO, which never ran.
+    assert "KTO beats SFT by" in page and "KTO learnt from thumbs alone" in markdown
+    assert not re.findall(r".{30}PPO.{30}", page + markdown)
 
 
 def test_the_judge_s_curve_has_an_interval_at_each_look_where_prompts_are_enough(run):
