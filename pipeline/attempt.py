@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.manifest import Begun
@@ -35,13 +36,13 @@ def tidy(target: Path) -> None:
     (target / KEY).unlink(missing_ok=True)
 
 
-def leftover(partial: Path, key: str) -> Path | None:
-    """Puts a killed attempt aside, if it was for the same key; removes it otherwise."""
+def leftover(partial: Path, same: Callable[[Begun], bool]) -> Path | None:
+    """Puts a killed attempt aside, if `same` says that it was for what is asked now; removes it otherwise."""
     aside = aside_of(partial)
 
     def ours(folder: Path) -> bool:
         begun = begun_in(folder)
-        return begun is not None and begun.key == key
+        return begun is not None and same(begun)
 
     # Killed between putting the attempt aside and taking its checkpoints over: they still lie aside.
     if ours(aside) and (aside / CHECKPOINTS).exists() and not (partial / CHECKPOINTS).exists():

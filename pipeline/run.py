@@ -219,7 +219,8 @@ class Run:
         partial = partial_of(target)
         identity = self._identity(step, steps)
         key = key_of(step.name, step.version_under(self.config), identity)
-        old = leftover(partial, key)
+        # Not by the key: a setting that came since it was begun is in that of now, at its default.
+        old = leftover(partial, lambda begun: not self._apart(begun, step, steps))
         partial.mkdir(parents=True)
         begun = {"key": key, "version": step.version_under(self.config), **identity}
         (partial / KEY).write_text(json.dumps(begun), encoding="utf-8")

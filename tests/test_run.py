@@ -194,6 +194,22 @@ def test_another_setting_half_way_is_refused_and_the_checkpoints_stay(place):
     assert other.remove(SECOND) is False and not partial.exists()
 
 
+def test_what_was_begun_before_a_setting_existed_is_taken_up(place):
+    """As if `lora.rank` had come since: `differences_half_way` finds no difference, so nothing may be thrown away."""
+    python(place, "run.execute(FIRST, STEPS); run.execute(SECOND, STEPS)").communicate(timeout=120)
+    run = opened(place)
+    partial = run.path / "stages" / "second.partial"
+    (partial / "checkpoints").mkdir()
+    (partial / "checkpoints" / "c").write_text("whole", encoding="utf-8")
+    begun = json.loads((partial / ".key").read_text(encoding="utf-8"))
+    older = {name: value for name, value in begun["settings"].items() if name != "lora.rank"}
+    assert older != begun["settings"]
+    (partial / ".key").write_text(json.dumps(begun | {"settings": older, "key": "another"}), encoding="utf-8")
+    assert run.differences_half_way(SECOND, STEPS) == []
+    assert run.execute(SECOND, STEPS)[0].metrics["resumed"] == 1.0
+    assert (run.path / "stages" / "second" / "taken_up.txt").read_text(encoding="utf-8") == "whole"
+
+
 def test_a_finished_step_that_was_altered_is_named_by_the_next_run(place):
     run = opened(place)
     run.execute(FIRST, STEPS)
