@@ -317,8 +317,7 @@ def _run_argument(opened) -> str:
 
 
 def _show_plan(opened, chosen, redo: str | None, accept: dict[str, str]) -> None:
-    from pipeline.beforehand import wrong_settings
-    from pipeline.conductor import all_steps, follows, registry
+    from pipeline.conductor import all_steps, follows, refusals, registry
     from pipeline.config import dump
 
     print(dump(opened.config))
@@ -339,5 +338,5 @@ def _show_plan(opened, chosen, redo: str | None, accept: dict[str, str]) -> None
                 changed = opened.differences(step, steps)
                 plan = f"refused: made with {changed[0]}" if changed else "done already"
             print(f"{step.name:<16} {plan}")
-    if problems := wrong_settings(opened, accept):
+    if problems := refusals(opened, chosen, gone, accept):
         raise UserError(problems)

@@ -83,12 +83,7 @@ def conduct(
     gone = follows(redo) if redo else frozenset()
     if again:
         gone |= {evaluation.name for evaluation in registry()[1].values()}
-    problems = wrong_settings(run, accept or {}) + _missing_needs(run, chosen, gone)
-    if "ppo" in chosen:
-        problems += bad_judge(run.config)
-        if "ppo" in gone or run.manifest(steps["ppo"]) is None:
-            problems += bad_start_of_ppo(run.config)
-    if problems:
+    if problems := refusals(run, chosen, gone, accept or {}):
         raise UserError(problems)
     with run.lock() as fresh:
         try:
@@ -188,6 +183,16 @@ def follows(stage: str) -> frozenset[str]:
         if gone & set(step.needs):
             gone.add(step.name)
     return frozenset(gone)
+
+
+def refusals(run: Run, chosen: Sequence[str], gone: frozenset[str], accept: dict[str, str]) -> list[str]:
+    """One line for each reason not to begin with the chosen stages; `gone` are the steps that `--redo` removes."""
+    problems = wrong_settings(run, accept) + _missing_needs(run, chosen, gone)
+    if "ppo" in chosen:
+        problems += bad_judge(run.config)
+        if "ppo" in gone or run.manifest(all_steps()["ppo"]) is None:
+            problems += bad_start_of_ppo(run.config)
+    return problems
 
 
 def _missing_needs(run: Run, chosen: Sequence[str], gone: frozenset[str]) -> list[str]:

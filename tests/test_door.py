@@ -325,6 +325,15 @@ def test_a_dry_run_prints_the_whole_config_and_writes_nothing(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path):
+    slips = ("ppo.start_from=nowhere", "ppo.reward_sources.rubrik=1", "judge.url=https://judge.example/v1")
+    asked = ("run", "--config", "configs/smoke.yaml", "--run", tmp_path / "x", "--from", "reward", *slips)
+    dry, wet = door(*asked, "--dry-run"), door(*asked)
+    assert dry.returncode == wet.returncode == 2 and dry.stderr == wet.stderr and not (tmp_path / "x").exists()
+    for said in ("in nowhere", "no source 'rubrik'", "judge.model: is empty", "'reward' needs prepare, sft"):
+        assert said in dry.stderr, dry.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
