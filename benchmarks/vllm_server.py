@@ -5,7 +5,7 @@
     python benchmarks/vllm_server.py page
 
 `points` hands three policies with random adapters over, one after the other, draws the same prompts' answers by the server and in this
-process, and reads all of them again with the code that trains. The server is started as docs/gpu.md says, over the directory that
+process, and reads all of them again with the code that trains. The server is started as docs/vllm.md says, over the directory that
 `points --where` prints. `runs` takes the figures of finished runs of one config with either engine. Both add to
 `benchmarks/results/vllm_server.json`, from which `page` writes docs/vllm.md.
 """
