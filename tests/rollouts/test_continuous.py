@@ -9,19 +9,14 @@ import pytest
 import torch
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
-from data.records import Message, Prompt
-from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE, SharedBase
-from pipeline.config import LoraConfig, ModelConfig, PpoConfig, RolloutConfig
+from pipeline.adapters import POLICY, REFERENCE, SharedBase
+from pipeline.config import LoraConfig, ModelConfig
 from pipeline.generation import Sampling, sample
 from pipeline.memory import MicroBatch
 from pipeline.models import load
-from pipeline.ppo.rollout import PromptIds
-from pipeline.ppo.trainer import PPO
 from pipeline.rollouts import paged
 from pipeline.rollouts.continuous import ContinuousEngine
-from pipeline.rollouts.engine import open_engine
 from pipeline.rollouts.paged import PAGE
-from reward.model import ScalarHead, score
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [20, 21, 22, 23]]
 
@@ -143,28 +138,6 @@ def test_pages_are_as_many_as_the_rows_need(nothing_left):
     settings = paged.settings(PROMPTS, Sampling(100), 2, 0, flash=False, record=None)
     assert 107 + 104 <= settings.num_blocks * PAGE <= 107 + 104 + 2 * 2 * PAGE
     assert settings.max_requests_per_batch == 2
-
-
-def test_a_rollout_by_it_is_one_of_the_policy(make_base):
-    base = make_base(POLICY)
-    base.add(REFERENCE, trainable=False, like=POLICY)
-    base.add(REWARD, trainable=False)
-    base.add(VALUE, trainable=True, like=REWARD)
-    prompts = [PromptIds(Prompt(f"p{i}", (Message("user", str(i)),)), tuple(p)) for i, p in enumerate(PROMPTS)]
-    head = ScalarHead(base.hidden_size).requires_grad_(False)
-    settings = PpoConfig(
-        updates=3, episodes=8, minibatch=8, micro_batch=4, epochs=1, max_new_tokens=9, temperature=1.3, learning_rate=1e-2,
-        rollout=RolloutConfig(engine="continuous", batch=3),
-    )  # fmt: skip
-    engine = open_engine(settings.rollout, longest=64)
-    assert isinstance(engine, ContinuousEngine)
-    ppo = PPO(
-        base, ScalarHead(base.hidden_size), prompts, settings, lambda answers, encode: score(encode, head, [a.ids for a in answers]).detach(),
-        seed=0, engine=engine,
-    )  # fmt: skip
-    for _ in range(3):
-        # The policy as it is after every update: another adapter would be nats away.
-        assert ppo.update()[0]["sampler_gap"] < 1e-3
 
 
 class Failing:

@@ -3,15 +3,10 @@
 import pytest
 import torch
 
-from data.records import Message, Prompt
-from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
-from pipeline.config import PpoConfig, RolloutConfig
+from pipeline.adapters import POLICY
 from pipeline.generation import Sampling
-from pipeline.ppo.rollout import PromptIds
-from pipeline.ppo.trainer import PPO
-from pipeline.rollouts.engine import InProcess, open_engine
+from pipeline.rollouts.engine import InProcess
 from pipeline.rollouts.static import LOOK_EVERY, StaticEngine
-from reward.model import ScalarHead, score
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [20, 21, 22, 23]]
 
@@ -55,28 +50,6 @@ def test_an_answer_ends_at_its_first_end_and_all_stop_when_all_have(make_base):
         first = b.ids.index(end) + 1
         assert a.ids == b.ids[:first] and a.finished and len(a.logprobs) == first
     assert len(calls) == -(-(firsts[end] + 1) // LOOK_EVERY) * LOOK_EVERY < 200
-
-
-def test_a_rollout_by_it_is_one_of_the_policy(make_base):
-    base = make_base(POLICY)
-    base.add(REFERENCE, trainable=False, like=POLICY)
-    base.add(REWARD, trainable=False)
-    base.add(VALUE, trainable=True, like=REWARD)
-    prompts = [PromptIds(Prompt(f"p{i}", (Message("user", str(i)),)), tuple(p)) for i, p in enumerate(PROMPTS)]
-    head = ScalarHead(base.hidden_size).requires_grad_(False)
-    settings = PpoConfig(
-        updates=3, episodes=8, minibatch=8, micro_batch=4, epochs=1, max_new_tokens=9, temperature=1.3, learning_rate=1e-2,
-        rollout=RolloutConfig(engine="static", batch=3),
-    )  # fmt: skip
-    engine = open_engine(settings.rollout, longest=64)
-    assert isinstance(engine, StaticEngine)
-    ppo = PPO(
-        base, ScalarHead(base.hidden_size), prompts, settings, lambda answers, encode: score(encode, head, [a.ids for a in answers]).detach(),
-        seed=0, engine=engine,
-    )  # fmt: skip
-    for _ in range(3):
-        # The policy as it is after every update: another adapter would be nats away.
-        assert ppo.update()[0]["sampler_gap"] < 1e-3
 
 
 def test_a_pass_asks_no_tensor_for_its_number(make_base, monkeypatch):
