@@ -55,6 +55,20 @@ def weights(folder):
     return (folder / WEIGHTS).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ((), "for the judge to see answers to: 2. With fewer than 8"),
+        (("detectors.judge_every=0",), "to read answers to, KTO drawing no others: 2."),
+        (("detectors.enabled=false",), ""),
+    ],
+)
+def test_too_few_questions_are_told_as_what_they_are_for(tmp_path, capsys, settings, said):
+    kto.run(make_context(tmp_path, "detectors.judge_prompts=2", "kto.epochs=1", *settings))
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("detectors: questions")]
+    assert len(told) == bool(said) and all(said in line for line in told)
+
+
 def test_a_rate_that_is_far_too_high_is_stopped_and_undone(opinionated, tmp_path):
     context = make_context(tmp_path, "kto.learning_rate=0.1", "kto.epochs=4")
     metrics = kto.run(context)

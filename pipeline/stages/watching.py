@@ -37,10 +37,15 @@ def open_watch(
     config = ctx.config
     judge = _judge(ctx, base) if config.detectors.judge_every else None
     prompts = judge_prompts(ctx, base) if judge or reference else []
-    if (judge or reference) and len(prompts) < FEW_PROMPTS:
+    if config.detectors.enabled and (judge or reference) and len(prompts) < FEW_PROMPTS:
+        seen = (
+            f"for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} it mostly misses a fall by one spread of its "
+            "scores, with fewer than two any"
+            if judge
+            else f"to read answers to, {name} drawing no others: {len(prompts)}. Figures of so few say little, of none nothing"
+        )
         print(
-            f"detectors: questions of the test side for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} "
-            "it mostly misses a fall by one spread of its scores, with fewer than two any (detectors.judge_prompts, data.test_share).",
+            f"detectors: questions of the test side {seen} (detectors.judge_prompts, data.test_share).",
             file=sys.stderr,
             flush=True,
         )
