@@ -11,7 +11,7 @@ import torch
 from pipeline.adapters import SharedBase
 from pipeline.generation import Sample, Sampling, sample
 from pipeline.ppo.logprobs import token_logprobs
-from pipeline.rollouts.paged import Cannot, draw
+from pipeline.rollouts.paged import Cannot, Failed, draw
 
 # Nats a token, on average over the answers of `CHECKED` rows, between the library's log-probabilities and those that training reads. Rounding
 # in bfloat16 stays far below; a model that the library misreads is nats away.
@@ -29,9 +29,11 @@ class ContinuousEngine:
             record: on a card, whether passes are recorded and played back (CUDA graphs). None leaves it to the library, which does so
                 with flash attention alone.
         """
-        self._record, self._checked = record, False
-        # Why the other loop draws; None while the library does.
+        self._record = record
+        # Why the other loop draws; None while the library does. A failure that may pass is not kept: a run that is taken up from a
+        # checkpoint knows nothing of it, tries the library again, and must come to the answers of a run that nobody stopped.
         self.refused: str | None = None
+        self._said: set[str] = set()
 
     def sample(
         self,
@@ -43,7 +45,7 @@ class ContinuousEngine:
         batch_size: int,
     ) -> list[Sample]:
         """`batch_size` rows are drawn for at a time. A model that the library cannot serve is drawn from by the other loop, from the
-        first rollout on, after one line that says so."""
+        first rollout on, after one line that says so; a rollout that it fails in, by the other loop too."""
         # Drawn in either case: a run that is taken up tries the library again, and must come to the same chance.
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         ends = {"eos_id": base.tokenizer.eos_token_id, "pad_id": base.tokenizer.pad_token_id}
@@ -51,18 +53,20 @@ class ContinuousEngine:
         if self.refused is None:
             try:
                 answers = draw(base.causal_lm, prompts, sampling, seed, rows=rows, record=self._record, **ends)
-                if not self._checked:
-                    _check(base, prompts, answers, sampling)
-                    self._checked = True
+                _check(base, prompts, answers, sampling)
                 return answers
+            except Failed as why:
+                self._say(f"failed ({why}); engine hf draws this rollout.")
             except Cannot as why:
                 self.refused = str(why)
-                print(
-                    f"ppo.rollout: the library's continuous batching cannot draw for this model ({why}); engine hf does.",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                self._say(f"cannot draw for this model ({why}); engine hf does.")
         return sample(base.causal_lm, prompts, sampling, generator=generator, batch_size=batch_size, **ends)
+
+    def _say(self, what: str) -> None:
+        """Once: a rollout fails like the one before."""
+        if what not in self._said:
+            self._said.add(what)
+            print(f"ppo.rollout: the library's continuous batching {what}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Holds nothing between two rollouts."""

@@ -32,6 +32,10 @@ class Cannot(Exception):
     """The library does not serve this model; the message says why."""
 
 
+class Failed(Cannot):
+    """It did not serve it this time, and may the next."""
+
+
 def draw(
     model,
     prompts: Sequence[Sequence[int]],
@@ -51,7 +55,7 @@ def draw(
         record: as in `ContinuousEngine`.
 
     Raises:
-        Cannot: the library refuses the model, or failed with it.
+        Cannot: the library refuses the model; or, as Failed, it failed with it.
         RuntimeError, MemoryError: memory ran out.
     """
     if not getattr(model, "_supports_attention_backend", False) or not hasattr(model, "init_continuous_batching"):
@@ -86,9 +90,9 @@ def draw(
             raise error
     said = error or next((result.error for result in found.values() if result.error), None)
     if said:
-        raise Cannot(_first_line(said))
+        raise Failed(_first_line(said))
     if len(found) < len(prompts):
-        raise Cannot(f"{len(found)} answers for {len(prompts)} prompts")
+        raise Failed(f"{len(found)} answers for {len(prompts)} prompts")
     return [_answer(found[i], sampling, eos_id) for i in range(len(prompts))]
 
 
@@ -204,7 +208,7 @@ def _answer(found, sampling: Sampling, eos_id: int) -> Sample:
     # One token is certain where nothing is left to chance.
     logprobs = tuple(found.logprobs) if sampling.temperature > 0 else (0.0,) * len(ids)
     if not 1 <= len(ids) <= sampling.max_new_tokens or len(logprobs) != len(ids):
-        raise Cannot(f"{len(ids)} tokens with {len(logprobs)} log-probabilities")
+        raise Failed(f"{len(ids)} tokens with {len(logprobs)} log-probabilities")
     return Sample(ids, logprobs, ids[-1] == eos_id)
 
 
