@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 
+from pipeline import stopping
 from pipeline.adapters import POLICY, REFERENCE, SharedBase
 from pipeline.config import LoraConfig, ModelConfig
 from pipeline.generation import Sampling, sample
@@ -17,6 +18,7 @@ from pipeline.models import load
 from pipeline.rollouts import paged
 from pipeline.rollouts.continuous import ContinuousEngine
 from pipeline.rollouts.paged import PAGE
+from pipeline.stopping import Stopped
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [20, 21, 22, 23]]
 
@@ -41,6 +43,11 @@ def read(base, prompt, ids, role, temperature):
     return logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0].tolist()
 
 
+def threads() -> set[threading.Thread]:
+    """Those at work, without the one that watches progress bars, which any test before may have begun."""
+    return {t for t in threading.enumerate() if type(t).__name__ != "TMonitor"}
+
+
 @pytest.fixture
 def nothing_left(make_base):
     """A base, and afterwards: no thread and no page more, the attention, what learns, the role and torch's own chance as before."""
@@ -51,7 +58,7 @@ def nothing_left(make_base):
     def state():
         learns = [p.requires_grad for p in model.parameters()]
         modes = [m.training for m in model.modules()]
-        return model.config._attn_implementation, learns, modes, base.active, threading.active_count()
+        return model.config._attn_implementation, learns, modes, base.active, threads()
 
     before, chance = state(), torch.get_rng_state()
     yield base
@@ -182,10 +189,10 @@ def test_when_memory_runs_out_fewer_rows_are_drawn_for(nothing_left):
 
 def test_a_rollout_that_the_library_fails_in_is_drawn_by_the_other_loop_and_the_next_by_it_again(nothing_left, capfd):
     """A run that is taken up after such a rollout knows nothing of it."""
-    base, engine, sampling = nothing_left, ContinuousEngine(), Sampling(9, 1.0)
+    base, engine, sampling, before = nothing_left, ContinuousEngine(), Sampling(9, 1.0), threads()
     with Failing(base, raises(KeyError("such a model"))) as failing:
         found = drawn(base, sampling, engine=engine)
-        assert failing.count == 2 and len(threading.enumerate()) == 1
+        assert failing.count == 2 and threads() == before
         again = drawn(base, sampling, engine=engine)
     assert drawn(base, sampling, engine=engine) == drawn(base, sampling) and engine.refused is None
     said = capfd.readouterr().err
@@ -199,10 +206,18 @@ def test_a_rollout_that_the_library_fails_in_is_drawn_by_the_other_loop_and_the_
     assert found == again == expected
 
 
-def test_ctrl_c_ends_the_thread_too(nothing_left):
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, Stopped])
+def test_ctrl_c_ends_the_thread_too(nothing_left, raised):
+    """Python's own way, and that of a run, whose second signal ends at once."""
     interrupt = lambda: os.kill(os.getpid(), signal.SIGINT)  # noqa: E731
-    with Failing(nothing_left, interrupt), pytest.raises(KeyboardInterrupt):
-        drawn(nothing_left, Sampling(2000, 1.0))
+    old = signal.signal(signal.SIGINT, signal.default_int_handler)
+    if raised is Stopped:
+        signal.signal(signal.SIGINT, stopping._handle)
+    try:
+        with Failing(nothing_left, interrupt), pytest.raises(raised):
+            drawn(nothing_left, Sampling(2000, 1.0))
+    finally:
+        signal.signal(signal.SIGINT, old)
 
 
 def test_a_model_that_the_library_misreads_is_not_drawn_from_by_it(nothing_left, capfd):
