@@ -30,9 +30,11 @@ class ContinuousEngine:
                 with flash attention alone.
         """
         self._record = record
-        # Why the other loop draws; None while the library does. A failure that may pass is not kept: a run that is taken up from a
-        # checkpoint knows nothing of it, tries the library again, and must come to the answers of a run that nobody stopped.
+        # Why the other loop drew the last rollout; None where the library did.
         self.refused: str | None = None
+        # A failure that may pass is not kept: a run that is taken up from a checkpoint knows nothing of it, tries the library again, and
+        # must come to the answers of a run that nobody stopped.
+        self._for_good = False
         self._said: set[str] = set()
 
     def sample(
@@ -50,16 +52,16 @@ class ContinuousEngine:
         seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         ends = {"eos_id": base.tokenizer.eos_token_id, "pad_id": base.tokenizer.pad_token_id}
         rows = min(batch_size, len(prompts))
-        if self.refused is None:
+        if not self._for_good:
+            self.refused = None
             try:
                 answers = draw(base.causal_lm, prompts, sampling, seed, rows=rows, record=self._record, **ends)
                 _check(base, prompts, answers, sampling)
                 return answers
-            except Failed as why:
-                self._say(f"failed ({why}); engine hf draws this rollout.")
             except Cannot as why:
-                self.refused = str(why)
-                self._say(f"cannot draw for this model ({why}); engine hf does.")
+                self.refused, self._for_good = str(why), not isinstance(why, Failed)
+                what = "cannot draw for this model ({}); engine hf does." if self._for_good else "failed ({}); engine hf draws this rollout."
+                self._say(what.format(why))
         return sample(base.causal_lm, prompts, sampling, generator=generator, batch_size=batch_size, **ends)
 
     def _say(self, what: str) -> None:

@@ -194,6 +194,8 @@ def test_a_rollout_that_the_library_fails_in_is_drawn_by_the_other_loop_and_the_
         found = drawn(base, sampling, engine=engine)
         assert failing.count == 2 and threads() == before
         again = drawn(base, sampling, engine=engine)
+        # What measures the engine must know that it was not the library.
+        assert "such a model" in engine.refused
     assert drawn(base, sampling, engine=engine) == drawn(base, sampling) and engine.refused is None
     said = capfd.readouterr().err
     assert said.count("ppo.rollout: ") == 1 and "such a model" in said and "engine hf draws this" in said
