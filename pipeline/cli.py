@@ -116,7 +116,7 @@ def evaluate(
         from pipeline.evaluation.benchmarks import require
 
         require()
-    opened = open_run(config, run_name, overrides, must_exist=True, to_run=True)
+    opened = open_run(config, run_name, overrides, must_exist=True, to_run=True, accept=[accept] if accept else [])
     finished = tuple(s.name for s in registry()[0] if opened.manifest(s) is not None)
     if not finished:
         raise UserError(f"{opened.path}: no finished stage to judge. `python run_pipeline.py run` makes them.")
@@ -256,7 +256,7 @@ def _chosen(only: str | None, first: str | None, until: str | None) -> tuple[str
 def _conduct(config, run_name, overrides, chosen, *, redo=None, accept=None, dry_run=False) -> None:
     if redo is not None and redo not in _chosen(None, None, None):
         raise UserError(f"--redo {redo}: no such stage; there are {', '.join(_chosen(None, None, None))}.")
-    opened = open_run(config, run_name, overrides, to_run=True)
+    opened = open_run(config, run_name, overrides, to_run=True, accept=accept or ())
     if dry_run:
         _show_plan(opened, chosen, redo, accept or {})
         return

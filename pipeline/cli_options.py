@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,13 +24,31 @@ RunOption = Annotated[
 Overrides = Annotated[list[str] | None, typer.Argument(help="settings as key=value, for example ppo.kl_coef=0.1")]
 
 
-def wrong_besides(raw: Mapping[str, Any]) -> dict[str, str]:
-    """What would stop a run whose settings are refused anyway: gates on numbers that no card has, data that are not there."""
+def wrong_besides(
+    raw: Mapping[str, Any], part: Any, *, accept: Collection[str] = (), named: str | None = None
+) -> dict[str, str]:
+    """What would stop a run whose settings are refused anyway: gates on numbers that no card has, data that are not there.
+
+    Args:
+        part: what of the settings is right (`pipeline.config.partial`).
+        accept: gates that are let pass now, beside those that were in the run `named`.
+    """
     from pipeline.config import DataConfig, source_problems
+    from pipeline.evaluation import accepted
     from pipeline.evaluation.expected import refused
 
+    excused = {*accept}
+    if named is not None:
+        excused |= accepted.read(Path(named) if "/" in named else Path(getattr(part, "runs_dir", "runs")) / named).keys()
     gates = raw.get("gates")
-    found = {f"gates.{gate}": line for gate, line in refused(gates if isinstance(gates, dict) else {}).items()}
+    found = {}
+    for gate, bounds in gates.items() if isinstance(gates, dict) else ():
+        try:
+            wrong = refused({gate: bounds}, part, excused=excused)
+        except AttributeError:
+            # Whether it is measured depends on a setting that is mistaken.
+            wrong = refused({gate: bounds})
+        found |= {f"gates.{gate}": line for line in wrong.values()}
     try:
         return found | source_problems(DataConfig.model_validate(raw.get("data")))
     except ValueError:
@@ -44,20 +63,23 @@ def open_run(
     *,
     must_exist: bool = False,
     to_run: bool = False,
+    accept: Collection[str] = (),
 ):
     """The run meant: an existing one by name with its frozen config, or the one that a config file names.
 
-    `to_run`: where its settings are refused, everything else that would stop a run is told with them.
+    Args:
+        to_run: where its settings are refused, everything else that would stop a run is told with them.
+        accept: gates that are let pass by this call.
     """
     from pipeline.config import RUN_NAME, load_config
     from pipeline.run import Run
 
     overrides = overrides or []
-    also = wrong_besides if to_run else None
     if run_name is not None and not re.fullmatch(RUN_NAME, Path(run_name).name):
         raise UserError(
             f"--run: a run's name holds letters, digits and . _ - and starts with a letter or digit (got '{run_name}')."
         )
+    also = partial(wrong_besides, accept=accept, named=run_name) if to_run else None
     if run_name is not None and config is None:
         path = Path(run_name) if "/" in run_name else Path("runs") / run_name
         if must_exist or path.exists() or "/" in run_name:

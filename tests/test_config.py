@@ -1,6 +1,7 @@
 """The loader reports every mistake of a file at once, each with its place."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from data.errors import UserError
 from pipeline.cli_options import wrong_besides
 from pipeline.config import check_files, load_config
+from pipeline.evaluation import accepted
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIMAL = "data: {demonstrations: d.jsonl, rankings: r.jsonl, heldout_prompts: h.jsonl}\n"
@@ -67,7 +69,7 @@ def test_a_key_that_stands_twice_is_refused(tmp_path):
 
 
 def test_batches_must_fit_into_each_other(tmp_path):
-    assert problems(tmp_path, "ppo: {episodes: 32, minibatch: 5}\n") == [
+    assert problems(tmp_path, "ppo: {episodes: 32, minibatch: 5, micro_batch: 5}\n") == [
         "my.yaml:1: 'ppo.minibatch' should divide episodes 32 (got 5)"
     ]
     assert "micro_batch" in problems(tmp_path, "ppo: {minibatch: 8, micro_batch: 16}\n")[0]
@@ -129,6 +131,26 @@ def test_gates_and_missing_files_are_told_with_the_other_mistakes(tmp_path):
         load_config(file, also=wrong_besides)
     places = [p.removeprefix(f"{file}:").split(": ")[0] for p in caught.value.problems]
     assert sorted(places) == ["1", "4", "7", "8", "9"], caught.value.problems
+
+
+def test_a_gate_on_a_number_that_is_not_measured_is_told_with_the_other_mistakes(tmp_path):
+    head = "data: {demonstrations: configs/smoke.yaml, rankings: configs/smoke.yaml, heldout_prompts: configs/smoke.yaml, facts: null}\n"
+    gates = "gates:\n  ppo.wrong_suggested: {max: 1}\n  ppo.gold: {min: 0}\n  sft.gold_minus_base: {min: 0, warn: true}\n"
+    file = tmp_path / "c.yaml"
+
+    def told(text, **more):
+        file.write_text(head + gates + text)
+        with pytest.raises(UserError) as caught:
+            load_config(file, also=partial(wrong_besides, **more))
+        return [re.sub(r" .*", "", p.removeprefix(f"{file}:")) for p in caught.value.problems]
+
+    assert sorted(told("seed: x\n")) == ["3:", "4:", "6:"]
+    # Whether there is a gold score follows from the very setting that is wrong.
+    assert sorted(told("evaluation: {gold: rubrik}\n")) == ["3:", "6:"]
+    # What a person let pass, now or in the run, stops nothing.
+    (tmp_path / "r").mkdir()
+    accepted.accept(tmp_path / "r", "ppo.gold", "a pilot")
+    assert told("seed: x\n", accept=["ppo.wrong_suggested"], named=f"{tmp_path}/r") == ["6:"]
 
 
 @pytest.mark.parametrize(
@@ -224,3 +246,64 @@ def test_a_data_set_without_a_commit_could_change_under_a_run(tmp_path):
     first, second, third = check_files(load_config(tmp_path / "c.yaml"))
     assert first.startswith("data.demonstrations: hub:a/b@main names no commit")
     assert second.startswith("data.rankings: hub:a: should read hub:owner/name") and third.endswith("runs.")
+
+
+def test_all_rules_of_a_section_are_told_at_once(tmp_path):
+    text = (
+        "ppo:\n  episodes: 30\n  minibatch: 7\n  micro_batch: 9\n  kl_coef: 0\n  kl_target: 5\n  kl_horizon: 20\n"
+        "  old_logprobs: generation\n  rollout: {engine: vllm, importance_cap: 2}\n  reward_sources: {}\n"
+        "detectors: {warn_only: [eos_los, value_failur]}\n"
+    )
+    head = MINIMAL.replace("}", ", prompts_format: promts, rankings_format: rankd}")
+    (tmp_path / "my.yaml").write_text(text + head)
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path / "my.yaml")
+    lines = [p.removeprefix(f"{tmp_path}/my.yaml:") for p in caught.value.problems]
+    assert sorted(line.split(" should ")[0] for line in lines) == sorted(
+        [
+            "3: 'ppo.minibatch'",
+            "4: 'ppo.micro_batch'",
+            "5: 'ppo.kl_coef'",
+            "7: 'ppo.kl_horizon'",
+            "8: 'ppo.old_logprobs'",
+            "8: 'ppo.old_logprobs'",
+            "10: 'ppo.reward_sources'",
+            "11: 'detectors.warn_only'",
+            "11: 'detectors.warn_only'",
+            "12: 'data.prompts_format'",
+            "12: 'data.rankings_format'",
+        ]
+    )
+    assert [name for name in ("eos_los'", "value_failur'") if any(line.endswith(f"(got '{name})") for line in lines)]
+
+
+def test_rules_between_settings_are_told_with_the_mistakes_of_single_ones(tmp_path):
+    """Also where a setting of the same section, or of another, is wrong by itself."""
+    found = problems(
+        tmp_path,
+        "seed: x\nppo: {episodes: 32, minibatch: 5, micro_batch: 5, gamma: 2, gama: 1}\nevaluation: {gold: test_model, limit: no}\n"
+        "gates: {ppo.proxy: {min: 1}, sft.gold: {min: 2, max: 1, mix: 1}, nothing: {min: 1}, ppo.gold: {max: x}}\n",
+    )
+    assert sorted(re.sub(r" (should|needs) .*", "", line) for line in found) == sorted(
+        [
+            "my.yaml:1: 'seed'",
+            "my.yaml:2: 'ppo.gamma'",
+            "my.yaml:2: unknown key 'ppo.gama'; did you mean 'ppo.gamma'?",
+            "my.yaml:2: 'ppo.minibatch'",
+            "my.yaml:3: 'evaluation.gold'",
+            "my.yaml:3: 'evaluation.limit'",
+            "my.yaml:4: 'gates.ppo.proxy'",
+            "my.yaml:4: unknown key 'gates.sft.gold.mix'",
+            "my.yaml:4: 'gates.sft.gold' min",
+            "my.yaml:4: 'gates.nothing'",
+            "my.yaml:4: 'gates.ppo.gold.max'",
+        ]
+    )
+
+
+def test_no_rule_is_asked_of_a_setting_that_is_wrong_by_itself(tmp_path):
+    """Of what stands there in its place, its default, nothing can be said."""
+    found = problems(tmp_path, "ppo: {episodes: 30, minibatch: x, micro_batch: 4000}\nreward: 3\nevaluation: {gold: test_model}\n")
+    assert sorted(line.split(" should ")[0] for line in found) == ["my.yaml:1: 'ppo.minibatch'", "my.yaml:2: 'reward'"]
+    # The same settings without that mistake break the rules which were not asked.
+    assert len(problems(tmp_path, "ppo: {episodes: 30, minibatch: 7, micro_batch: 4000}\nevaluation: {gold: test_model}\n")) == 3

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from data.formats import FORMATS
 from data.yardsticks import BUILT_IN
 from data.yardsticks import source as yardstick_file
-from pipeline.config.section import Section
+from pipeline.config.section import Section, rule
 
 
 class DataConfig(Section):
@@ -53,11 +54,11 @@ class DataConfig(Section):
         """(key, file) for the texts and questions that a policy is measured on besides the held-out prompts."""
         return [(key, yardstick_file(key, name)) for key in ("general_text", "facts") if (name := getattr(self, key))]
 
-    @model_validator(mode="after")
-    def _formats(self) -> DataConfig:
+    @rule
+    def _formats_exist(self) -> Iterator[str]:
         for name in (n for n in type(self).model_fields if n.endswith("_format")):
-            if (value := getattr(self, name)) not in FORMATS:
+            # One that is no text has been told already.
+            if (value := getattr(self, name, None)) is not None and value not in FORMATS:
                 near = difflib.get_close_matches(value, FORMATS, n=1)
                 guess = f"; did you mean '{near[0]}'?" if near else ""
-                raise ValueError(f"'{name}' should be one of {', '.join(FORMATS)} (got '{value}'){guess}")
-        return self
+                yield f"'{name}' should be one of {', '.join(FORMATS)} (got '{value}'){guess}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from collections.abc import Iterator
 
-from pipeline.config.section import Section
+from pydantic import Field
+
+from pipeline.config.section import Section, rule
 from pipeline.evaluation.detectors import DETECTORS
 
 
@@ -65,9 +67,8 @@ class DetectorsConfig(Section):
     refusal_rise: float = Field(0.1, ge=0, le=1, description="share of answers that refuse, above SFT")
     value_after: int = Field(20, ge=0, description="updates before explained variance below 0 is an alarm")
 
-    @model_validator(mode="after")
-    def _names(self) -> DetectorsConfig:
+    @rule
+    def _those_that_only_warn_exist(self) -> Iterator[str]:
         for name in self.warn_only:
             if name not in DETECTORS:
-                raise ValueError(f"'warn_only' should name detectors out of {', '.join(DETECTORS)} (got '{name}')")
-        return self
+                yield f"'warn_only' should name detectors out of {', '.join(DETECTORS)} (got '{name}')"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from pipeline.config.section import Section
+from pipeline.config.section import Section, rule
 
 
 class EvaluationConfig(Section):
@@ -24,14 +25,13 @@ class EvaluationConfig(Section):
         "none", description="what judges answers: the rubric of the built-in data, or a reward model of reward.test_share"
     )
 
-    @model_validator(mode="after")
-    def _pools(self) -> EvaluationConfig:
-        wrong = [n for n in self.best_of if not 2 <= n <= self.samples_per_prompt]
+    @rule
+    def _there_are_answers_to_choose_from(self) -> Iterator[str]:
+        wrong = [str(n) for n in self.best_of if not 2 <= n <= self.samples_per_prompt]
         if wrong:
-            raise ValueError(
-                f"'best_of' should lie between 2 and samples_per_prompt {self.samples_per_prompt} (got {wrong[0]})"
+            yield (
+                f"'best_of' should lie between 2 and samples_per_prompt {self.samples_per_prompt} (got {', '.join(wrong)})"
             )
-        return self
 
 
 class JudgeConfig(Section):
@@ -53,10 +53,9 @@ class Gate(Section):
     max: float | None = Field(None, description="the number must not be above")
     warn: bool = Field(False, description="when it is missed that is said and reported, and the run goes on")
 
-    @model_validator(mode="after")
-    def _bounds(self) -> Gate:
+    @rule
+    def _something_can_pass_and_something_not(self) -> Iterator[str]:
         if self.min is None and self.max is None:
-            raise ValueError("should have min, max or both (got neither)")
+            yield "should have min, max or both (got neither)"
         if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min should be at most max, or nothing can pass (got {self.min:g} and {self.max:g})")
-        return self
+            yield f"min should be at most max, or nothing can pass (got {self.min:g} and {self.max:g})"

@@ -14,22 +14,16 @@ from pydantic import BaseModel
 from pipeline.config.whole import Config
 
 
-def explain(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> list[str]:
-    """A line for each mistake: what was checked by hand may find several at one place."""
-    if error["type"] != "value_error":
-        return [_of_type(error, lines, path)]
-    location = [str(part) for part in error["loc"]]
-    name = ".".join(location)
-    place = _place(location, lines, path)
-    found = []
-    for text in str(error["ctx"]["error"]).split("\n"):
-        # The complaint is about one key of the section: its own place says more than the section's.
-        named = re.match(r"'([\w.]+)'", text)
-        own = lines.get(f"{name}.{named[1]}" if name else named[1], place) if named else place
-        if name:
-            text = re.sub(r"^'", f"'{name}.", text) if named else f"'{name}' {text}"
-        found.append(f"{own}: {text}")
-    return found
+def broken(place: Sequence[str | int], text: str, lines: Mapping[str, str], path: Path) -> str:
+    """The line for a rule of the section at `place` that is broken: `text` is `'key' should …`, or says so of the section."""
+    section = [str(part) for part in place]
+    named = re.match(r"'([\w.]+)'", text)
+    # The complaint is about one key of the section: its own place says more than the section's.
+    where = _place([*section, *named[1].split(".")] if named else section, lines, path)
+    name = ".".join(section)
+    if name:
+        text = re.sub(r"^'", f"'{name}.", text) if named else f"'{name}' {text}"
+    return f"{where}: {text}"
 
 
 def _place(location: Sequence[str], lines: Mapping[str, str], path: Path) -> str:
@@ -38,7 +32,8 @@ def _place(location: Sequence[str], lines: Mapping[str, str], path: Path) -> str
     return next((lines[name] for name in names if name in lines), str(path))
 
 
-def _of_type(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> str:
+def explain(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> str:
+    """The line for a setting that is wrong by itself, as pydantic tells it."""
     location = [str(part) for part in error["loc"] if not str(part).startswith(("literal[", "list["))]
     name = ".".join(location)
     place = _place(location, lines, path)

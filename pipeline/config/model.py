@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from pipeline.config.section import Section
+from pipeline.config.section import Section, rule
 
 
 class ModelConfig(Section):
@@ -34,13 +35,10 @@ class ModelConfig(Section):
         None, description="where the embedded model is converted to; None is the user's cache"
     )
 
-    @model_validator(mode="after")
-    def _foreign_code(self) -> ModelConfig:
+    @rule
+    def _foreign_code_was_read(self) -> Iterator[str]:
         if self.trust_remote_code and self.revision is None and not Path(self.name).expanduser().is_dir():
-            raise ValueError(
-                "'trust_remote_code' should come with model.revision, the commit whose code was read (got none)"
-            )
-        return self
+            yield "'trust_remote_code' should come with model.revision, the commit whose code was read (got none)"
 
 
 class LoraConfig(Section):

@@ -14,18 +14,20 @@ from data.errors import UserError
 from data.hub import is_hub, parse_name
 from pipeline.config.data import DataConfig
 from pipeline.config.judging import Gate
-from pipeline.config.mistakes import explain, meant, not_yaml
+from pipeline.config.mistakes import broken, explain, meant, not_yaml
+from pipeline.config.partial import Place, broken_rules, right_part
 from pipeline.config.whole import Config
 
-Besides = Callable[[Mapping[str, Any]], Mapping[str, str]]
+Besides = Callable[[Mapping[str, Any], Config], Mapping[str, str]]
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), *, also: Besides | None = None) -> Config:
     """The config of a YAML file with dotted overrides (`ppo.kl_coef=0.1`) on top.
 
     Args:
-        also: looks through the settings as they were written for what is wrong besides, dotted key → line. Asked only where they are
-            refused anyway, so that all is told at once; of a config that can be used, `check_files` and the gates' own check tell it.
+        also: looks through the settings as they were written, and their right part, for what is wrong besides, dotted key → line.
+            Asked only where they are refused anyway, so that all is told at once; of a config that can be used, `check_files` and the
+            gates' own check tell it.
 
     Raises:
         UserError: every mistake of the file and the command line, each with its place.
@@ -63,12 +65,17 @@ def load_config(path: Path, overrides: Sequence[str] = (), *, also: Besides | No
         lines = {k: v for k, v in lines.items() if k != key and not k.startswith(key + ".")}
         lines[key] = "command line"
     raw = _numbers(raw, Config)
+    mistaken: set[Place] = set()
     try:
         config = Config.model_validate(raw)
     except ValidationError as error:
-        problems += [line for e in error.errors() for line in explain(e, lines, path)]
+        # What a rule between settings says is asked anew, of the right part: pydantic asks only where all of a section is right.
+        single = [e for e in error.errors() if e["type"] != "value_error"]
+        mistaken = {e["loc"] for e in single}
+        problems += [explain(e, lines, path) for e in single]
+        problems += [broken(*rule, lines, path) for rule in broken_rules(Config, raw, mistaken)]
     if problems:
-        for name, line in (also(raw) if also is not None else {}).items():
+        for name, line in (also(raw, right_part(Config, raw, mistaken)) if also is not None else {}).items():
             problems.append(f"{lines[name]}: {line}" if name in lines else line)
         raise UserError(list(dict.fromkeys(problems)))
     return config.model_copy(update={"run_name": config.run_name or path.stem})

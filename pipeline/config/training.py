@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from pipeline.config.section import Section
+from pipeline.config.section import Section, rule
 
 
 class SftConfig(Section):
@@ -22,13 +23,10 @@ class SftConfig(Section):
     warmup_share: float = Field(0.1, ge=0, lt=1, description="share of the steps over which the rate rises")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
 
-    @model_validator(mode="after")
-    def _batches(self) -> SftConfig:
+    @rule
+    def _micro_batches_make_a_batch(self) -> Iterator[str]:
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"'micro_batch_size' should divide batch_size {self.batch_size} (got {self.micro_batch_size})"
-            )
-        return self
+            yield f"'micro_batch_size' should divide batch_size {self.batch_size} (got {self.micro_batch_size})"
 
 
 class RewardConfig(Section):
@@ -65,13 +63,10 @@ class RewardConfig(Section):
     )
     scale_lists: int = Field(64, ge=2, description="rankings on which the score's mean and spread are measured")
 
-    @model_validator(mode="after")
-    def _batches(self) -> RewardConfig:
+    @rule
+    def _a_pass_is_part_of_a_step(self) -> Iterator[str]:
         if self.micro_lists > self.lists_per_step:
-            raise ValueError(
-                f"'micro_lists' should be at most lists_per_step {self.lists_per_step} (got {self.micro_lists})"
-            )
-        return self
+            yield f"'micro_lists' should be at most lists_per_step {self.lists_per_step} (got {self.micro_lists})"
 
 
 class RolloutConfig(Section):
@@ -162,28 +157,42 @@ class PpoConfig(Section):
     ensemble_coef: float = Field(1.0, ge=0, description="weight of the members' variance under 'uncertainty'")
     reward_sources: dict[str, float] = Field({"model": 1.0}, description="weights of sources in reward/sources.py")
 
-    @model_validator(mode="after")
-    def _batches(self) -> PpoConfig:
+    @rule
+    def _minibatches_make_an_update(self) -> Iterator[str]:
         if self.episodes % self.minibatch:
-            raise ValueError(f"'minibatch' should divide episodes {self.episodes} (got {self.minibatch})")
+            yield f"'minibatch' should divide episodes {self.episodes} (got {self.minibatch})"
+
+    @rule
+    def _a_pass_is_part_of_a_minibatch(self) -> Iterator[str]:
         if self.micro_batch > self.minibatch:
-            raise ValueError(f"'micro_batch' should be at most minibatch {self.minibatch} (got {self.micro_batch})")
+            yield f"'micro_batch' should be at most minibatch {self.minibatch} (got {self.micro_batch})"
+
+    @rule
+    def _an_adaptive_coefficient_can_move(self) -> Iterator[str]:
         if self.kl_target is not None and self.kl_coef == 0:
-            raise ValueError("'kl_coef' should be above 0 where kl_target is set: a factor of 0 stays 0 (got 0)")
+            yield "'kl_coef' should be above 0 where kl_target is set: a factor of 0 stays 0 (got 0)"
+
+    @rule
+    def _an_adaptive_coefficient_stays_above_zero(self) -> Iterator[str]:
+        # At a fifth of the episodes the factor of one update would be 0, below that negative: KL would be paid for.
         if self.kl_target is not None and self.kl_horizon < self.episodes:
-            # At a fifth of it the factor of one update would be 0, below that negative: KL would be paid for.
-            raise ValueError(f"'kl_horizon' should be at least episodes {self.episodes} (got {self.kl_horizon})")
-        if self.old_logprobs == "generation" and self.rollout.engine == "vllm":
-            raise ValueError(
+            yield f"'kl_horizon' should be at least episodes {self.episodes} (got {self.kl_horizon})"
+
+    @rule
+    def _who_trains_reads_what_another_drew(self) -> Iterator[str]:
+        if self.old_logprobs != "generation":
+            return
+        if self.rollout.engine == "vllm":
+            yield (
                 "'old_logprobs' should be recompute where another engine draws: its arithmetic is not the trainer's (got 'generation')"
             )
-        if self.old_logprobs == "generation" and self.rollout.importance_cap is not None:
-            raise ValueError(
-                "'old_logprobs' should be recompute where rollout.importance_cap is set (got 'generation')"
-            )
+        if self.rollout.importance_cap is not None:
+            yield "'old_logprobs' should be recompute where rollout.importance_cap is set (got 'generation')"
+
+    @rule
+    def _something_is_rewarded(self) -> Iterator[str]:
         if not self.reward_sources:
-            raise ValueError("'reward_sources' should name at least one source (got none)")
-        return self
+            yield "'reward_sources' should name at least one source (got none)"
 
 
 class KtoConfig(Section):

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field
 
 from pipeline.config.data import DataConfig
 from pipeline.config.detectors import DetectorsConfig
 from pipeline.config.judging import EvaluationConfig, Gate, JudgeConfig
 from pipeline.config.model import LoraConfig, ModelConfig
-from pipeline.config.section import Section
+from pipeline.config.section import Section, rule
 from pipeline.config.training import KtoConfig, PpoConfig, RewardConfig, SftConfig
 from pipeline.config.using import ChatConfig, RoundsConfig
 
@@ -55,43 +55,39 @@ class Config(Section):
     chat: ChatConfig = ChatConfig()
     rounds: RoundsConfig = RoundsConfig()
 
-    # Of the field, not of the whole: told also where another section has a mistake.
-    @field_validator("gates")
-    @classmethod
-    def _gates_name_a_metric(cls, gates: dict[str, Gate]) -> dict[str, Gate]:
-        wrong = []
-        for name, gate in gates.items():
+    @rule
+    def _gates_name_a_metric(self) -> Iterator[str]:
+        for name in self.gates:
             if not re.fullmatch(rf"({'|'.join(GATED)})\.\w+(\.ci_low|\.ci_high)?", name):
-                wrong.append(f"'{name}' should read stage.metric, stage one of {', '.join(GATED)} (got '{name}')")
-            elif re.fullmatch(r"ppo\.(\w+_)?proxy(\.\w+)?", name) and gate.min is not None:
-                wrong.append(
-                    f"'{name}' should have no min: PPO raises this number itself, so it can choose no policy. "
+                yield f"'gates.{name}' should read stage.metric, stage one of {', '.join(GATED)} (got '{name}')"
+
+    @rule
+    def _no_gate_asks_for_what_ppo_raises(self) -> Iterator[str]:
+        for name in self._gates_with_a_min():
+            if re.fullmatch(r"ppo\.(\w+_)?proxy(\.\w+)?", name):
+                yield (
+                    f"'gates.{name}' should have no min: PPO raises this number itself, so it can choose no policy. "
                     "Hold ppo.gold_minus_sft or ppo.judge_win_rate_vs_sft (got a min)"
                 )
-        if wrong:
-            raise ValueError("\n".join(wrong))
-        return gates
 
-    @model_validator(mode="after")
-    def _no_gate_asks_for_what_ppo_is_paid_by(self) -> Config:
-        paid = [n for n, g in self.gates.items() if self._paid_by_gold() and _BY_GOLD.fullmatch(n) and g.min is not None]
-        if paid:
-            raise ValueError(
-                "\n".join(
+    @rule
+    def _no_gate_asks_for_what_ppo_is_paid_by(self) -> Iterator[str]:
+        for name in self._gates_with_a_min():
+            if _BY_GOLD.fullmatch(name) and self._paid_by_gold():
+                yield (
                     f"'gates.{name}' should have no min: ppo.reward_sources pays by the rubric, so PPO raises the gold score itself. "
                     "Hold ppo.test_model_minus_sft (reward.test_share) or ppo.judge_win_rate_vs_sft (got a min)"
-                    for name in paid
                 )
-            )
-        return self
 
-    @model_validator(mode="after")
-    def _a_test_model_to_judge(self) -> Config:
+    @rule
+    def _a_test_model_that_judges_is_taught(self) -> Iterator[str]:
         if self.evaluation.gold == "test_model" and not self.reward.test_share:
-            raise ValueError(
+            yield (
                 "'evaluation.gold' needs rankings that teach the test model: set reward.test_share, to 0.5 say (got test_model, and 0.0)"
             )
-        return self
+
+    def _gates_with_a_min(self) -> list[str]:
+        return [name for name, gate in self.gates.items() if getattr(gate, "min", None) is not None]
 
     def _paid_by_gold(self) -> bool:
         paid = self.learner == "ppo" and bool(self.ppo.reward_sources.get("rubric"))
