@@ -70,7 +70,8 @@ def _placeless(verdict: dict[str, Any]) -> dict[str, Any]:
 
 
 def _results(run: Run, card: Path) -> list[GateResult]:
-    return gates.results(json.loads(card.read_text(encoding="utf-8")), run.config.gates, card.parent.name, str(card))
+    read = json.loads(card.read_text(encoding="utf-8"))
+    return gates.results(read, run.config.gates, card.parent.name, str(card), run.config.learner)
 
 
 def _verdict(card: Path, held: Sequence[GateResult], covered: dict[str, str]) -> dict[str, Any]:

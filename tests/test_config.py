@@ -89,6 +89,8 @@ def test_no_gate_lets_a_policy_pass_for_the_reward_that_it_raises(tmp_path, metr
     file.write_text(f"{head}  ppo.{metric}: {{min: 0.5, max: 2}}\n")
     with pytest.raises(UserError, match=f"gates.ppo.{metric}' should have no min: PPO raises this number itself"):
         load_config(file)
+    # KTO raises no reward.
+    assert load_config(file, ["learner=kto"]).gates
     # That it is not suspiciously high may be asked, and the reward model's own card is not PPO's.
     file.write_text(f"{head}  ppo.{metric}: {{max: 2}}\n  ppo.gold_minus_sft: {{min: 0}}\n")
     assert len(load_config(file).gates) == 2
@@ -246,6 +248,11 @@ def test_a_data_set_without_a_commit_could_change_under_a_run(tmp_path):
     first, second, third = check_files(load_config(tmp_path / "c.yaml"))
     assert first.startswith("data.demonstrations: hub:a/b@main names no commit")
     assert second.startswith("data.rankings: hub:a: should read hub:owner/name") and third.endswith("runs.")
+
+
+def test_what_kto_would_pass_over_is_refused(tmp_path):
+    found = problems(tmp_path, "learner: kto\nrounds: {continue_policy: true}\n")
+    assert found == ["my.yaml:2: 'rounds.continue_policy' needs learner ppo: kto always starts from SFT (got true)"]
 
 
 def test_all_rules_of_a_section_are_told_at_once(tmp_path):

@@ -64,7 +64,8 @@ class Config(Section):
     @rule
     def _no_gate_asks_for_what_ppo_raises(self) -> Iterator[str]:
         for name in self._gates_with_a_min():
-            if re.fullmatch(r"ppo\.(\w+_)?proxy(\.\w+)?", name):
+            # KTO raises no reward: there the reward model is a judge like another.
+            if re.fullmatch(r"ppo\.(\w+_)?proxy(\.\w+)?", name) and self.learner == "ppo":
                 yield (
                     f"'gates.{name}' should have no min: PPO raises this number itself, so it can choose no policy. "
                     "Hold ppo.gold_minus_sft or ppo.judge_win_rate_vs_sft (got a min)"
@@ -85,6 +86,11 @@ class Config(Section):
             yield (
                 "'evaluation.gold' needs rankings that teach the test model: set reward.test_share, to 0.5 say (got test_model, and 0.0)"
             )
+
+    @rule
+    def _who_goes_on_from_the_policy_in_service_can(self) -> Iterator[str]:
+        if self.rounds.continue_policy and self.learner != "ppo":
+            yield f"'rounds.continue_policy' needs learner ppo: {self.learner} always starts from SFT (got true)"
 
     def _gates_with_a_min(self) -> list[str]:
         return [name for name, gate in self.gates.items() if getattr(gate, "min", None) is not None]

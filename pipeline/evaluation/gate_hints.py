@@ -1,9 +1,10 @@
-"""What to change when a gate is missed, one sentence a gate and bound."""
+"""What to change when a gate is missed, one sentence a gate and bound, in the settings of the learner that ran."""
 
 from __future__ import annotations
 
-# (gate, which bound was missed) -> what to change. `*` stands for any stage.
-HINTS: dict[tuple[str, str], str] = {
+Hints = dict[tuple[str, str], str]
+# (gate, which bound was missed) -> what to change. `*` stands for any stage; what names PPO's settings is for PPO alone.
+HINTS: Hints = {
     ("sft.gold_minus_base", "min"): "SFT did not beat the base model; raise sft.epochs or look at data.demonstrations.",
     (
         "sft.heldout_nll",
@@ -113,9 +114,39 @@ HINTS: dict[tuple[str, str], str] = {
 }
 
 
-def hint(stage: str, metric: str, side: str) -> str:
-    """For a gate that missed its "min" or "max"; where nothing is known of it, where to look."""
-    for key in (f"{stage}.{metric}", f"*.{metric}", f"{stage}.*"):
-        if (key, side) in HINTS:
-            return HINTS[key, side]
+# In place of the above where KTO learns in the stage `ppo`.
+OF_KTO: Hints = {
+    ("ppo.eos_rate", "min"): "Answers are cut off; raise evaluation.max_new_tokens, or add thumbs up on answers that end.",
+    ("ppo.eos_rate_minus_sft", "min"): "Answers end less often than after SFT; add thumbs up on answers that end, or raise kto.beta.",
+    ("reward.clean_accuracy", "min"): "The reward model misleads whoever reads its figures; add rankings, or raise reward.epochs.",
+    ("benchmarks.*", "min"): "What is asked elsewhere got worse than allowed; raise kto.beta or lower kto.learning_rate, or change the gate "
+    "and say why.",
+    ("ppo.kl_to_reference", "max"): "The policy drifted; raise kto.beta, or lower kto.learning_rate or kto.epochs.",
+    ("ppo.kl_to_reference", "min"): "The policy hardly moved; lower kto.beta, or raise kto.learning_rate or kto.epochs.",
+    ("ppo.gold_minus_sft", "min"): "KTO did not beat SFT; look at data.thumbs first, then at kto.epochs and kto.beta.",
+    ("ppo.gold_minus_best_of_2", "min"): "Choosing the better of two SFT answers does as well; raise kto.epochs or lower kto.beta.",
+    ("ppo.win_rate_vs_sft", "min"): "KTO did not beat SFT; look at data.thumbs first, then at kto.epochs and kto.beta.",
+    ("ppo.general_perplexity_ratio", "max"): "KTO cost the model its general language; raise kto.beta, or lower kto.learning_rate or "
+    "kto.epochs.",
+    ("ppo.wrong_suggested_minus_sft", "max"): "KTO learnt to agree with whoever asks; look for thumbs up on agreement in data.thumbs.",
+    ("ppo.self_bleu_minus_sft", "max"): "Answers to different prompts grew alike; raise kto.beta or lower kto.epochs, and read a few side by "
+    "side.",
+    ("ppo.distinct_2_ratio", "min"): "Answers repeat themselves; raise kto.beta, or lower kto.learning_rate or kto.epochs.",
+    ("ppo.normalised_reward_gain", "min"): "The reward was gained by length; read answers of like length, then look at which thumbs are up.",
+    ("ppo.answer_tokens", "max"): "Answers grew long; look whether long answers have the thumbs up.",
+    ("ppo.answer_tokens", "min"): "Answers shrank; look whether short answers have the thumbs up.",
+}
+_BY_LEARNER: dict[str, tuple[Hints, ...]] = {"ppo": (HINTS,), "kto": (OF_KTO, HINTS)}
+
+
+def hint(stage: str, metric: str, side: str, learner: str = "ppo") -> str:
+    """For a gate that missed its "min" or "max"; where nothing is known of it, where to look.
+
+    Args:
+        learner: what trains the policy in the stage `ppo`, as `Config.learner`.
+    """
+    for hints in _BY_LEARNER[learner]:
+        for key in (f"{stage}.{metric}", f"*.{metric}", f"{stage}.*"):
+            if (key, side) in hints:
+                return hints[key, side]
     return f"Look at {stage} in report.md, or change gates.{stage}.{metric} and say why."

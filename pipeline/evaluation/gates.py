@@ -69,7 +69,7 @@ def verdict(result: GateResult, accepted: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def check(card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: str) -> list[str]:
+def check(card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: str, learner: str = "ppo") -> list[str]:
     """One line for each gate of `stage` that the card misses, those that only warn left out; an empty list lets the next
     stage start.
 
@@ -78,14 +78,17 @@ def check(card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: str
         gates: "stage.metric" -> {"min": …, "max": …} (or an object with these attributes); other stages' are skipped.
         stage: the evaluation whose gates are held, such as "sft".
         where: the card's file as the user should see it.
+        learner: what trained the policy of the stage `ppo`, for the advice.
     """
-    return [result.problem for result in results(card, gates, stage, where) if not (result.passed or result.warns)]
+    return [result.problem for result in results(card, gates, stage, where, learner) if not (result.passed or result.warns)]
 
 
-def results(card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: str) -> list[GateResult]:
+def results(
+    card: dict[str, Any], gates: Mapping[str, Any], stage: str, where: str, learner: str = "ppo"
+) -> list[GateResult]:
     """Every gate of `stage` with its number and bounds, in the order of the configuration."""
     parsed = Card.from_dict(card)
-    return [_hold(parsed, gate, bounds, where) for gate, bounds in gates.items() if gate.split(".")[0] == stage]
+    return [_hold(parsed, gate, bounds, where, learner) for gate, bounds in gates.items() if gate.split(".")[0] == stage]
 
 
 def bounds_of(bounds: Any) -> tuple[float | None, float | None]:
@@ -100,7 +103,7 @@ def warns(bounds: Any) -> bool:
     return bool(bounds.get("warn") if isinstance(bounds, Mapping) else getattr(bounds, "warn", False))
 
 
-def _hold(card: Card, gate: str, bounds: Any, where: str) -> GateResult:
+def _hold(card: Card, gate: str, bounds: Any, where: str, learner: str) -> GateResult:
     low, high = bounds_of(bounds)
     only_warns = warns(bounds)
     stage, _, rest = gate.partition(".")
@@ -131,7 +134,7 @@ def _hold(card: Card, gate: str, bounds: Any, where: str) -> GateResult:
     for bound, side, sign in ((low, "min", "<"), (high, "max", ">")):
         if bound is not None and (number < bound if side == "min" else number > bound):
             got, limit = _apart(number, bound)
-            return result(f"gate {gate}: {got}{unit} {sign} {limit} ({where}). {hint(stage, metric, side)}")
+            return result(f"gate {gate}: {got}{unit} {sign} {limit} ({where}). {hint(stage, metric, side, learner)}")
     return result("")
 
 

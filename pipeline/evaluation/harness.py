@@ -155,9 +155,9 @@ def evaluate_ppo(ctx) -> dict[str, float]:
     base.load(REFERENCE, ctx.inputs["sft"] / ADAPTER, trainable=False)
     model = RewardEnsemble.open(base, ctx.inputs["reward"], config.ppo)
     prompts = _heldout(ctx)
-    rows = _sampled(ctx, base, POLICY, prompts, "PPO answers")
+    rows = _sampled(ctx, base, POLICY, prompts, f"{config.learner.upper()} answers")
     sft = read_answers(ctx.inputs["evaluate-sft"] / ANSWERS)
-    rows = with_proxy(rows, score_answers(model, rows, prompts, config, ctx.progress, "scoring PPO answers"))
+    rows = with_proxy(rows, score_answers(model, rows, prompts, config, ctx.progress, f"scoring {config.learner.upper()} answers"))
     sft = with_proxy(sft, score_answers(model, sft, prompts, config, ctx.progress, "scoring SFT answers"))
     test_model = open_test_model(base, ctx.inputs["reward"]) if config.reward.test_share else None
     tested = []

@@ -26,19 +26,19 @@ def judged(
 
     The base model's and SFT's own cards were written before there was a test model: their means stand on PPO's card.
     """
-    config = ctx.config
+    config, learner = ctx.config, ctx.config.learner.upper()
 
     def judge(name: str, answers: Sequence[AnswerRow]) -> list[AnswerRow]:
         said = score_answers(model, answers, prompts, config, ctx.progress, f"test model on {name} answers")
         return with_gold(answers, said)
 
-    scored = {"base_": judge("base", untrained), "sft_": judge("SFT", sft), "": judge("PPO", rows)}
+    scored = {"base_": judge("base", untrained), "sft_": judge("SFT", sft), "": judge(learner, rows)}
     name = "gold" if config.evaluation.gold == "test_model" else "test_model"
     entries = []
     for policy, answers in scored.items():
         clusters = [r.prompt_id for r in answers]
         estimate = cluster_bootstrap([r.gold for r in answers], clusters)
-        note = "by the test model, which PPO does not raise"
+        note = f"by the test model, which {learner} does not raise"
         entries.append(estimated(f"{policy}{name}", estimate, len(set(clusters)), "reward", note))
     if name == "gold":
         # PPO's own is among the figures of its answers, and in the differences.

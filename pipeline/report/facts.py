@@ -211,7 +211,7 @@ def _gates(run_dir: Path, config: Any, cards: Mapping[str, Card]) -> tuple[Gate,
             out.append(Gate(name, WAITING[stage == gating.BENCHMARKS], waiting))
             continue
         where = f"evaluation/{stage}/card.json"
-        (result,) = gating.results(cards[stage].to_dict(), {name: bounds}, stage, where)
+        (result,) = gating.results(cards[stage].to_dict(), {name: bounds}, stage, where, config.learner)
         covered = accepting.covering(run_dir, [result])
         out.append(Gate(name, gating.state_of(result, covered), result, covered.get(name, "")))
     return tuple(out)

@@ -1,11 +1,14 @@
 import math
+import re
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
 
+from pipeline.config import Config
 from pipeline.evaluation import gate_hints, gates
+from pipeline.evaluation.expected import POLICIES, groups_of
 
 WHERE = "runs/r1/evaluation/ppo/card.json"
 
@@ -117,3 +120,32 @@ def test_the_gates_do_not_import_torch():
 
 def test_every_hint_names_a_side():
     assert {side for _, side in gate_hints.HINTS} == {"min", "max"}
+
+
+def named_by(hints) -> set[str]:
+    """Whatever in them reads like section.key."""
+    return {name for text in hints for name in re.findall(r"\b[a-z]\w*\.[a-z]\w*\b", text)} - {"report.md"}
+
+
+@pytest.mark.parametrize(("learner", "other"), [("ppo", "kto"), ("kto", "ppo")])
+def test_hints_speak_of_the_learner_that_ran_and_name_its_settings(learner, other):
+    gates_known = {key.replace("*", stage) for key, _ in (*gate_hints.HINTS, *gate_hints.OF_KTO) for stage in POLICIES}
+    told = [
+        gate_hints.hint(*gate.partition(".")[::2], side, learner) for gate in gates_known for side in ("min", "max")
+    ]
+    settings = {f"{section}.{key}" for section, made in Config.model_fields.items() for key in fields_of(made)}
+    numbers = named_by(told) - settings
+    # What is no setting is a number of another card, or the gate itself where nothing is known of it.
+    assert all(groups_of(*name.split(".")) or name.split(".")[0] in ("gates", "benchmarks") for name in numbers), numbers
+    assert not [text for text in told if re.search(rf"\b{other.upper()}\b", text)]
+    assert not [name for name in named_by(told) & settings if name.startswith(f"{other}.")]
+    assert any(name.startswith(f"{learner}.") for name in named_by(told) & settings)
+
+
+def fields_of(field) -> list[str]:
+    return list(getattr(field.annotation, "model_fields", ()))
+
+
+def test_a_missed_gate_of_a_run_with_kto_says_what_to_change_in_kto():
+    raw, gate = card(kl_to_reference=22.4), {"ppo.kl_to_reference": {"max": 15.0}}
+    assert gates.check(raw, gate, "ppo", WHERE, "kto")[0].endswith("raise kto.beta, or lower kto.learning_rate or kto.epochs.")

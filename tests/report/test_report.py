@@ -30,6 +30,7 @@ ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
 def make_config(**changes):
     settings = {
         "seed": 7,
+        "learner": "ppo",
         "run_name": "made-up",
         "model": SimpleNamespace(name="made-up-model", dtype="auto", quantization="none"),
         "evaluation": SimpleNamespace(side_by_side=10, samples_per_prompt=2, max_new_tokens=40, temperature=0.7),
