@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Config, check_files
 from pipeline.errors import UserError
@@ -12,12 +14,12 @@ from pipeline.run import Run
 ADAPTER_FILE = "adapter_model.safetensors"
 
 
-def wrong_settings(run: Run, accept: dict[str, str]) -> list[str]:
+def wrong_settings(run: Run, accept: dict[str, str], inherited: Mapping[str, Any]) -> list[str]:
     """One line for each data file that is not there, each gate on a number that no card will have, and each gate accepted that does
-    not exist."""
+    not exist; `inherited` are acceptances of another run."""
     there = ", ".join(run.config.gates) or "none"
     unknown = [f"--accept {gate}: no such gate; there are {there}." for gate in accept if gate not in run.config.gates]
-    excused = accept.keys() | accepted.read(run.path).keys()
+    excused = accept.keys() | inherited.keys() | accepted.read(run.path).keys()
     return check_files(run.config) + [*expected.refused(run.config.gates, run.config, excused=excused).values()] + unknown
 
 

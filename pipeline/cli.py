@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from pipeline import cli_data, cli_feedback, cli_standings, stopping
-from pipeline.cli_options import ConfigOption, Overrides, RunOption, open_run
+from pipeline.cli_options import AcceptOption, ConfigOption, Overrides, RunOption, WhyOption, accepting, open_run
 from pipeline.cli_plan import plan
 from pipeline.cli_rounds import rollback, round_, rounds
 from pipeline.cli_serve import serve
@@ -32,9 +32,6 @@ app.add_typer(cli_data.app, name="data")
 cli_feedback.app.command()(cli_standings.standings)
 app.add_typer(cli_feedback.app, name="feedback")
 
-AcceptOption = Annotated[str | None, typer.Option(help="go on although this gate is missed; needs --why")]
-WhyOption = Annotated[str | None, typer.Option(help="the reason for --accept, kept in the run")]
-
 
 @app.command()
 def run(
@@ -50,7 +47,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the whole config and what would run")] = False,
 ) -> None:
     """Run all stages, or some; what is done already is not done again."""
-    _both_or_none(accept, why)
+    accepts = accepting(accept, why)
     if only and (first or until):
         raise UserError("--only excludes --from and --until.")
     _conduct(
@@ -59,7 +56,7 @@ def run(
         overrides,
         _chosen(only, first, until),
         redo=redo,
-        accept={accept: why} if accept else None,
+        accept=accepts,
         dry_run=dry_run,
     )
 
@@ -108,7 +105,7 @@ def evaluate(
     """Judge every finished stage and write the report."""
     from pipeline.conductor import hold_benchmarks, registry
 
-    _both_or_none(accept, why)
+    accepts = accepting(accept, why)
     tasks = [name.strip() for name in (benchmarks or "").split(",") if name.strip()]
     if (tasks_dir or benchmark_limit) and not tasks:
         raise UserError("--tasks-dir and --benchmark-limit belong to --benchmarks: name the tasks there.")
@@ -116,11 +113,11 @@ def evaluate(
         from pipeline.evaluation.benchmarks import require
 
         require()
-    opened = open_run(config, run_name, overrides, must_exist=True, to_run=True, accept=[accept] if accept else [])
+    opened = open_run(config, run_name, overrides, must_exist=True, to_run=True, accept=accepts)
     finished = tuple(s.name for s in registry()[0] if opened.manifest(s) is not None)
     if not finished:
         raise UserError(f"{opened.path}: no finished stage to judge. `python run_pipeline.py run` makes them.")
-    _go(opened, finished, evaluate_only=True, again=again, accept={accept: why} if accept else None)
+    _go(opened, finished, evaluate_only=True, again=again, accept=accepts)
     if tasks:
         from pipeline.evaluation.benchmarks import run as ask
         from pipeline.report.write import write_report
@@ -267,13 +264,6 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _both_or_none(accept: str | None, why: str | None) -> None:
-    if bool(accept) != bool(why):
-        raise UserError(
-            "--accept and --why belong together: --accept ppo.kl_to_reference --why 'looked at the answers'."
-        )
-
-
 @contextmanager
 def _naming_the_report(opened) -> Iterator[None]:
     """A missed gate is where one wants to look."""
@@ -300,7 +290,7 @@ def _go(opened, chosen, **options) -> None:
     if report.exists():
         print(f"Report: {report}")
     if (opened.path / "stages" / "sft" / "manifest.json").exists():
-        print(f"Chat:   {_python()} run_pipeline.py chat --run {_run_argument(opened)}")
+        print(f"Chat:   {_python()} run_pipeline.py chat --run {opened.argument}")
 
 
 def _python() -> str:
@@ -310,10 +300,6 @@ def _python() -> str:
         return str(executable.relative_to(Path.cwd()))
     except ValueError:
         return "python"
-
-
-def _run_argument(opened) -> str:
-    return opened.path.name if opened.path.parent == Path("runs") else str(opened.path)
 
 
 def _show_plan(opened, chosen, redo: str | None, accept: dict[str, str]) -> None:

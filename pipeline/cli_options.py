@@ -21,6 +21,10 @@ ConfigOption = Annotated[
 RunOption = Annotated[
     str | None, typer.Option("--run", "-r", help="name or directory of the run; default: the config file's name")
 ]
+AcceptOption = Annotated[
+    list[str] | None, typer.Option(help="go on although this gate is missed; needs --why; may be given several times")
+]
+WhyOption = Annotated[str | None, typer.Option(help="the reason for every --accept, kept in the run")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="settings as key=value, for example ppo.kl_coef=0.1")]
 
 
@@ -92,6 +96,15 @@ def open_run(
             update["runs_dir"] = str(path.parent)
         loaded = loaded.model_copy(update=update)
     return Run.open(loaded)
+
+
+def accepting(accept: list[str] | None, why: str | None) -> dict[str, str]:
+    """Gate → reason, of the options `--accept` and `--why`, which belong together."""
+    if bool(accept) != bool((why or "").strip()):
+        raise UserError(
+            "--accept and --why belong together: --accept ppo.kl_to_reference --why 'looked at the answers'."
+        )
+    return dict.fromkeys(accept or (), why)
 
 
 def printable(text: str) -> str:

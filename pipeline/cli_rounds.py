@@ -6,15 +6,22 @@ from typing import Annotated
 
 import typer
 
-from pipeline.cli_options import ConfigOption, Overrides, RunOption, open_run
+from pipeline.cli_options import AcceptOption, ConfigOption, Overrides, RunOption, WhyOption, accepting, open_run
 
 
-def round_(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
+def round_(
+    overrides: Overrides = None,
+    config: ConfigOption = None,
+    run_name: RunOption = None,
+    accept: AcceptOption = None,
+    why: WhyOption = None,
+) -> None:
     """Learn from new votes: reward model, PPO, and into service only if better than the assistant that is there."""
     from pipeline.rounds import run_round
 
-    opened = open_run(config, run_name, overrides, must_exist=True, to_run=True)
-    end = run_round(opened, lambda line: print(line, flush=True))
+    accepts = accepting(accept, why)
+    opened = open_run(config, run_name, overrides, must_exist=True, to_run=True, accept=accepts)
+    end = run_round(opened, lambda line: print(line, flush=True), accepts)
     if end is not None:
         print(f"round {end.number}: {'promoted' if end.promoted else 'not promoted'}: {end.why}")
         _doubt(end)

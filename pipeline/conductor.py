@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline import held
 from pipeline.beforehand import bad_judge, bad_start_of_ppo, wrong_settings
@@ -61,6 +62,7 @@ def conduct(
     *,
     redo: str | None = None,
     accept: dict[str, str] | None = None,
+    inherited: Mapping[str, Any] | None = None,
     evaluate_only: bool = False,
     again: bool = False,
 ) -> int:
@@ -72,6 +74,7 @@ def conduct(
         chosen: names of stages, in any order; they run in theirs.
         redo: a stage to make anew, with all that follows from it.
         accept: gates that may be missed, with the reason, kept in the run.
+        inherited: what was accepted in the run that this one grows out of (`accepted.of`).
         evaluate_only: leaves the stages as they are and only judges them.
         again: forgets every evaluation first, and no stage.
 
@@ -83,7 +86,7 @@ def conduct(
     gone = follows(redo) if redo else frozenset()
     if again:
         gone |= {evaluation.name for evaluation in registry()[1].values()}
-    if problems := refusals(run, chosen, gone, accept or {}):
+    if problems := refusals(run, chosen, gone, accept or {}, inherited or {}):
         raise UserError(problems)
     with run.lock() as fresh:
         try:
@@ -97,6 +100,7 @@ def conduct(
                 shutil.rmtree(asked)
                 say("benchmarks: removed")
             run.freeze()
+            accepted.inherit(run.path, {gate: one for gate, one in (inherited or {}).items() if gate in run.config.gates})
             for gate, why in (accept or {}).items():
                 accepted.accept(run.path, gate, why)
             # Another gate may be accepted, or have another bound: what was judged before is shown by that.
@@ -185,9 +189,11 @@ def follows(stage: str) -> frozenset[str]:
     return frozenset(gone)
 
 
-def refusals(run: Run, chosen: Sequence[str], gone: frozenset[str], accept: dict[str, str]) -> list[str]:
+def refusals(
+    run: Run, chosen: Sequence[str], gone: frozenset[str], accept: dict[str, str], inherited: Mapping[str, Any] | None = None
+) -> list[str]:
     """One line for each reason not to begin with the chosen stages; `gone` are the steps that `--redo` removes."""
-    problems = wrong_settings(run, accept) + _missing_needs(run, chosen, gone)
+    problems = wrong_settings(run, accept, inherited or {}) + _missing_needs(run, chosen, gone)
     if "ppo" in chosen:
         problems += bad_judge(run.config)
         if "ppo" in gone or run.manifest(all_steps()["ppo"]) is None:

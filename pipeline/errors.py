@@ -11,10 +11,11 @@ __all__ = ["DiskFull", "GateFailure", "RunBusy", "UserError", "is_disk_full"]
 
 
 class GateFailure(UserError):
-    """A measured number missed its bound; exit status 3."""
+    """A measured number missed its bound; exit status 3. `gates` are the names of those that were missed."""
 
-    def __init__(self, problems: str | Sequence[str]):
+    def __init__(self, problems: str | Sequence[str], gates: Sequence[str] = ()):
         super().__init__(problems, exit_code=3)
+        self.gates = tuple(gates)
 
 
 class DiskFull(UserError):

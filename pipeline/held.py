@@ -34,9 +34,16 @@ def hold(run: Run, folder: str, say: Callable[[str], None]) -> None:
             say(f"{result.problem} Accepted: {covered[result.gate]}")
         elif result.warns:
             say(f"warning: {result.problem}")
-    problems = [r.problem + accepted.outdated(run.path, r) for r in missed if r.gate not in covered and not r.warns]
-    if problems:
-        raise GateFailure(problems)
+    stopping = [r for r in missed if r.gate not in covered and not r.warns]
+    if stopping:
+        raise GateFailure([r.problem + _once_accepted(run, r) for r in stopping], [r.gate for r in stopping])
+
+
+def _once_accepted(run: Run, result: GateResult) -> str:
+    said = accepted.outdated(run.path, result)
+    # Of a round, the round itself says how to go on: it is to be decided too.
+    way = "." if run.like is not None else f"; `run --accept {result.gate} --why …` if this too may pass."
+    return f" {said}{way}" if said else ""
 
 
 def altered(run: Run, folder: str) -> list[str]:

@@ -8,7 +8,7 @@ runs/<run>-round-001/              the round's own run: SFT as before, the rewar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from pipeline import doubts, progress, service, snapshot
 from pipeline.conductor import conduct, registry
 from pipeline.disk import write_json
 from pipeline.errors import GateFailure, UserError
+from pipeline.evaluation import accepted
 from pipeline.manifest import MANIFEST
 from pipeline.run import Run
 from pipeline.snapshot import Snapshot
@@ -36,6 +37,7 @@ class Concluded:
         gain: over the assistant in service with its interval, None where it was not measured.
         why: one line.
         doubts: what of the round's reward model does not decide and should be known.
+        missed: gates of its run that stopped it.
     """
 
     number: int
@@ -46,18 +48,25 @@ class Concluded:
     before: dict | None
     counts: dict[str, int]
     doubts: list[str] = field(default_factory=list)
+    missed: list[str] = field(default_factory=list)
 
 
-def run_round(base: Run, say: Say) -> Concluded | None:
+def run_round(base: Run, say: Say, accept: dict[str, str] | None = None) -> Concluded | None:
     """The next round of a run, or the one that was interrupted. None when there are too few new votes: nothing is written then.
 
+    What was accepted of a gate in the run, or in that of the assistant in service, holds in the round too, for numbers that are no worse.
+
+    Args:
+        accept: gates of the round's run that may be missed, with the reason. The last round, where one of these stopped it, goes on.
+
     Raises:
-        UserError: the run is not finished, or its feedback cannot be read.
+        UserError: the run is not finished, a gate does not exist, or its feedback cannot be read.
     """
-    settings = base.config.rounds
+    settings, accept = base.config.rounds, accept or {}
     with base.lock():
         _refuse_unfinished(base)
-        taken = _open_round(base) or _begin(base, say)
+        _refuse_unknown(base, accept)
+        taken = _open_round(base) or _stopped_round(base, accept) or _begin(base, say)
         if taken is None:
             return None
         number = int(taken.folder.name)
@@ -70,9 +79,11 @@ def run_round(base: Run, say: Say) -> Concluded | None:
                 f"put in service; `rollback --to {number}` does that afterwards."
             )
         try:
-            conduct(new, [stage.name for stage in registry()[0]], say)
+            inherited = accepted.of(base.path) | accepted.of(base.path.parent / taken.against.run)
+            conduct(new, [stage.name for stage in registry()[0]], say, accept=accept, inherited=inherited)
         except GateFailure as missed:
-            return _conclude(base, taken, before, None, False, f"a gate of the run was missed: {missed.problems[0]}")
+            why = f"a gate of the run was missed: {' '.join(missed.problems)} {_way_past(base, missed.gates)}"
+            return _conclude(base, taken, before, None, False, why, missed.gates)
         from pipeline.evaluation.rivals import gain
 
         rival = base.path.parent / taken.against.run
@@ -167,9 +178,31 @@ def _refuse_unfinished(base: Run) -> None:
         )
 
 
+def _refuse_unknown(base: Run, accept: dict[str, str]) -> None:
+    if unknown := [gate for gate in accept if gate not in base.config.gates]:
+        there = ", ".join(base.config.gates) or "none"
+        raise UserError([f"--accept {gate}: no such gate; there are {there}." for gate in unknown])
+
+
 def _open_round(base: Run) -> Snapshot | None:
     folder = unfinished(base.path)
     return snapshot.read(folder) if folder else None
+
+
+def _stopped_round(base: Run, accept: dict[str, str]) -> Snapshot | None:
+    """The last round, if it was stopped by a gate that is now accepted."""
+    ended = concluded(base.path)
+    if not ended or not accept.keys() & set(ended[-1].missed):
+        return None
+    return snapshot.read(base.path / "rounds" / f"{ended[-1].number:03d}")
+
+
+def _way_past(base: Run, gates: Sequence[str]) -> str:
+    """What to type where a person would let the round go on all the same."""
+    if not gates:
+        return ""
+    accept = " ".join(f"--accept {gate}" for gate in gates)
+    return f"`round --run {base.argument} {accept} --why …` goes on with this round all the same."
 
 
 def _begin(base: Run, say: Say) -> Snapshot | None:
@@ -253,11 +286,13 @@ def _run_of(base: Run, taken: Snapshot) -> Run:
     return Run(path, config, like=base)
 
 
-def _conclude(base: Run, taken: Snapshot, before: dict, found: dict | None, promoted: bool, why: str) -> Concluded:
+def _conclude(
+    base: Run, taken: Snapshot, before: dict, found: dict | None, promoted: bool, why: str, missed: Sequence[str] = ()
+) -> Concluded:
     number, run = int(taken.folder.name), _path_of(base, taken.folder).name
     old = base.path.parent / taken.against.run
     doubted = [*doubts.on_new_votes(before), *doubts.on_old_rankings(_path_of(base, taken.folder), old)]
-    end = Concluded(number, run, promoted, why, _finite(found) if found else None, before, taken.counts, doubted)
+    end = Concluded(number, run, promoted, why, _finite(found) if found else None, before, taken.counts, doubted, list(missed))
     if promoted and service.present(base.path).round != number:
         service.put(base.path, run, LAST, number)
     # Last: a round that is killed before this line is taken up again and comes to the same end.

@@ -13,6 +13,7 @@ import fcntl
 import importlib
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -66,6 +67,11 @@ class Run:
             )
         config = load_config(path / CONFIG, overrides, **reading)
         return Run(path, config.model_copy(update={"runs_dir": str(path.parent), "run_name": path.name}))
+
+    @property
+    def argument(self) -> str:
+        """What a person types behind --run."""
+        return shlex.quote(self.path.name if self.path.parent == Path("runs") else str(self.path))
 
     def freeze(self) -> None:
         """Writes the config into the run."""

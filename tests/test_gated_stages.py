@@ -59,6 +59,17 @@ def test_a_later_stage_by_itself_is_stopped_by_the_gate_of_what_it_reads(door):
     assert door("run", "--only", "ppo", "--accept", "base.gold", "--why", "a pilot")[:2] == (0, ["second"])
 
 
+def test_several_gates_are_accepted_at_once_since_each_would_refuse_the_call_for_the_other(door):
+    gates = ("gates.base.gold_concise.min=0", "gates.base.gold_plain.min=0", "evaluation.gold=none")
+    accept = ("--accept", "base.gold_concise", "--accept", "base.gold_plain")
+    assert door("run", *gates)[0] == 2
+    assert door("run", *gates, *accept[:2], "--why", "a pilot")[0] == 2
+    for why in ((), ("--why", " ")):
+        status, made, said = door("run", *gates, *accept, *why)
+        assert (status, made) == (2, []) and "--accept and --why belong together" in said
+    assert door("run", *gates, *accept, "--why", "a pilot")[0] == 0
+
+
 def test_a_card_that_is_not_there_is_made_before_a_stage_is_built_on_what_it_judges(door):
     door("run", "--until", "prepare", "gates.base.gold.min=0.5")
     for file in sorted((door.run / "evaluation" / "base").iterdir()):

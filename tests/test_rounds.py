@@ -15,11 +15,12 @@ from data.errors import UserError
 from data.feedback import FeedbackStore
 from data.loading import load
 from pipeline import progress, rounds, service, snapshot
+from pipeline.cli import round_
 from pipeline.cli import rounds as show_rounds
 from pipeline.conductor import conduct
 from pipeline.config import load_config
 from pipeline.errors import GateFailure
-from pipeline.evaluation import rivals
+from pipeline.evaluation import accepted, rivals
 from pipeline.evaluation.answers import AnswerRow, write_answers
 from pipeline.evaluation.rivals import accuracy_on, gain
 from pipeline.manifest import TAKEN_OVER, StageManifest
@@ -132,7 +133,7 @@ def test_an_interrupted_round_goes_on_with_the_votes_that_it_began_with(base, tm
     database = tmp_path / "votes.sqlite"
     vote(database, "ann", ["one?", "two?", "three?"])
     real = rounds.conduct
-    monkeypatch.setattr(rounds, "conduct", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(rounds, "conduct", lambda *a, **kw: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         rounds.run_round(base(), lambda line: None)
     monkeypatch.setattr(rounds, "conduct", real)
@@ -169,6 +170,37 @@ def test_a_missed_gate_of_the_run_ends_the_round(base, tmp_path):
     assert not (tmp_path / "r" / "service.json").exists()
 
 
+def test_a_round_inherits_what_was_accepted_and_a_gate_that_stopped_it_can_be_accepted(base, tmp_path, capsys):
+    """The first gate is missed as in the base run, the second is on a number that neither measures, the third is the round's own."""
+    gates = {"sft.gold": {"min": 1000.0}, "ppo.judge_agreement": {"min": 0.5}, "ppo.eos_rate": {"min": -1.0}}
+    settings = [f"gates={json.dumps(gates)}", "rounds.min_gain=-1000"]
+    conduct(base(*settings), STAGES, lambda line: None, accept=dict.fromkeys(("sft.gold", "ppo.judge_agreement"), "a pilot"))
+    vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
+    said = []
+    stopped = rounds.run_round(base(*settings, "gates.ppo.eos_rate.min=2"), said.append)
+    assert any("Accepted: a pilot (accepted in r)" in line and "sft.gold" in line for line in said)
+    assert any("Accepted: a pilot (accepted in r)" in line and "judge_agreement" in line for line in said)
+    assert (stopped.promoted, stopped.missed) == (False, ["ppo.eos_rate"])
+    assert stopped.why.endswith(f"`round --run {tmp_path}/r --accept ppo.eos_rate --why …` goes on with this round all the same.")
+
+    with pytest.raises(UserError, match="no such gate; there are sft.gold, ppo.judge_agreement, ppo.eos_rate"):
+        rounds.run_round(base(*settings), said.append, {"ppo.eos": "typing"})
+    # As it was told: of the same round, which is decided by its gain after all.
+    round_(
+        overrides=[f"chat.feedback_db={tmp_path}/votes.sqlite", *settings, "gates.ppo.eos_rate.min=2"],
+        run_name=str(tmp_path / "r"), accept=["ppo.eos_rate"], why="short answers are wanted",
+    )  # fmt: skip
+    assert "round 1: promoted" in capsys.readouterr().out
+    (end,) = rounds.concluded(tmp_path / "r")
+    assert end.promoted and not end.missed and end.gain["value"] > -1000 and service.present(tmp_path / "r").round == 1
+    kept = accepted.read(tmp_path / "r-round-001")
+    assert kept == {
+        "sft.gold": "a pilot (accepted in r)",
+        "ppo.judge_agreement": "a pilot (accepted in r)",
+        "ppo.eos_rate": "short answers are wanted",
+    }
+
+
 def test_accuracy_on_votes_and_on_their_opposite_add_up_to_one(base):
     run = base()
     rankings = load(run.path / "stages" / "prepare" / "rankings.train.jsonl", "ranked")[:6]
@@ -199,7 +231,7 @@ def test_lone_thumbs_reach_the_reward_model_where_they_have_a_weight(base, tmp_p
     """Up to the reward model: what follows is the same as in any round."""
     conduct_all = rounds.conduct
 
-    def up_to_reward(run, stages, say):
+    def up_to_reward(run, stages, say, **more):
         conduct_all(run, ["prepare", "sft", "reward"], say)
         raise GateFailure(["as far as it matters"])
 
@@ -341,7 +373,7 @@ def judged_round(base, tmp_path, monkeypatch):
     say(tmp_path / "r", "old")
     said = []
 
-    def train(run, stages, tell):
+    def train(run, stages, tell, **more):
         said.append("-- training --")
         say(run.path, "new")
 

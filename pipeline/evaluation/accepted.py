@@ -3,14 +3,14 @@
     {"ppo.kl_to_reference": {"why": "looked at the answers", "value": 16.2, "min": 1.0, "max": 15.0}}
 
 Who accepts a miss has seen one number against one bound. The acceptance covers that, and nothing that is worse, or held against
-another bound: a stage that is made anew asks again.
+another bound: a stage that is made anew asks again. A round inherits what was accepted in the run that it grew out of, on the same terms.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,20 @@ _SLACK = 1e-6
 
 def read(run_dir: Path) -> dict[str, str]:
     """The reason given for each gate that was ever accepted, whether or not that still covers it."""
-    return {gate: kept["why"] for gate, kept in _kept(run_dir).items()}
+    return {gate: _reason(kept) for gate, kept in _kept(run_dir).items()}
+
+
+def of(run_dir: Path) -> dict[str, dict[str, Any]]:
+    """What another run may inherit: every acceptance of this one that is for a number, and in which run a person gave it."""
+    return {gate: {"from": run_dir.name} | kept for gate, kept in _kept(run_dir).items() if "min" in kept}
+
+
+def inherit(run_dir: Path, acceptances: Mapping[str, dict[str, Any]]) -> None:
+    """Takes over acceptances of another run (`of`), in place of those inherited before, beside those that were given here."""
+    kept = _kept(run_dir)
+    new = {gate: one for gate, one in acceptances.items() if "from" in kept.get(gate, {"from": ""}) and kept.get(gate) != one}
+    if new:
+        write_json(run_dir / FILE, kept | new)
 
 
 def accept(run_dir: Path, gate: str, why: str) -> None:
@@ -47,17 +60,18 @@ def note(run_dir: Path, held: Sequence[GateResult]) -> None:
 def covering(run_dir: Path, held: Sequence[GateResult]) -> dict[str, str]:
     """Of the gates held, those missed ones that a person let pass as they are: gate -> the reason given."""
     kept = _kept(run_dir)
-    return {r.gate: kept[r.gate]["why"] for r in held if not r.passed and r.gate in kept and _covers(kept[r.gate], r)}
+    return {r.gate: _reason(kept[r.gate]) for r in held if not r.passed and r.gate in kept and _covers(kept[r.gate], r)}
 
 
 def outdated(run_dir: Path, result: GateResult) -> str:
-    """A sentence on what was accepted of a gate that is missed, where that does not cover the miss; else empty."""
+    """What was accepted of a gate that is missed, where that does not cover the miss; else empty."""
     kept = _kept(run_dir).get(result.gate)
     if result.passed or kept is None or _covers(kept, result):
         return ""
     bounds = " and ".join(f"{side} {kept[side]:g}" for side in ("min", "max") if kept[side] is not None)
     number = "no number" if kept["value"] is None else f"{kept['value']:.4g}"
-    return f" What was accepted is {number} against {bounds or 'no bound'}; `run --accept {result.gate} --why …` if this too may pass."
+    where = f" in {kept['from']}" if "from" in kept else ""
+    return f"What was accepted{where} is {number} against {bounds or 'no bound'}"
 
 
 def _kept(run_dir: Path) -> dict[str, dict[str, Any]]:
@@ -71,6 +85,10 @@ def _kept(run_dir: Path) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path}: damaged. Remove it; every gate is then held again until it is accepted again.") from None
     # Earlier runs kept the reason alone.
     return {str(gate): kept if isinstance(kept, dict) else {"why": str(kept)} for gate, kept in raw.items()}
+
+
+def _reason(kept: dict[str, Any]) -> str:
+    return f"{kept['why']} (accepted in {kept['from']})" if "from" in kept else kept["why"]
 
 
 def _held(result: GateResult) -> dict[str, float | None]:

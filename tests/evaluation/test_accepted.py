@@ -62,6 +62,27 @@ def test_reasons_kept_by_earlier_code_are_for_what_is_held_next(tmp_path):
     assert not covered(tmp_path, 17.0, max=15.0) and accepted.read(tmp_path) == {GATE: "long ago"}
 
 
+def test_another_run_inherits_what_was_accepted_at_its_number_and_no_worse(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir(), new.mkdir()
+    accepted.accept(old, GATE, "read the answers")
+    # Never held, so for no number yet: nothing that another run could be held against.
+    accepted.accept(old, "sft.gold", "not looked at")
+    accepted.note(old, held(16.0, max=15.0))
+    accepted.inherit(new, accepted.of(old))
+    assert accepted.read(new) == {GATE: "read the answers (accepted in old)"}
+    assert covered(new, 16.0, max=15.0) and not covered(new, 16.1, max=15.0) and not covered(new, 16.0, max=14.0)
+    assert accepted.outdated(new, held(17.0, max=15.0)[0]) == "What was accepted in old is 16 against max 15"
+    # What is accepted in the old run later counts here too; what is accepted here stays.
+    accepted.accept(old, GATE, "these too")
+    accepted.note(old, held(18.0, max=15.0))
+    accepted.inherit(new, accepted.of(old))
+    assert covered(new, 18.0, max=15.0) and accepted.of(new)[GATE]["from"] == "old"
+    accepted.accept(new, GATE, "here")
+    accepted.inherit(new, accepted.of(old))
+    assert accepted.read(new) == {GATE: "here"}
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", '"yes"'])
 def test_a_damaged_file_of_acceptances_is_a_line_that_says_what_to_do(tmp_path, text):
     (tmp_path / accepted.FILE).write_text(text)
