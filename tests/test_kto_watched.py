@@ -124,6 +124,53 @@ def test_a_judge_that_falls_twice_takes_the_run_back_to_its_best_look(opinionate
     assert "went back to the policy after 4 updates (the judge's best so far)" in seen["said"]
 
 
+def samples(context):
+    return [json.loads(line) for line in (context.out / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def dies_after(monkeypatch, steps: int):
+    step, made = torch.optim.AdamW.step, []
+
+    def one(*arguments, **named):
+        if len(made) == steps:
+            raise KeyboardInterrupt
+        made.append(1)
+        return step(*arguments, **named)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", one)
+
+
+def test_a_person_can_read_along_also_where_it_was_interrupted(opinionated, tmp_path, monkeypatch):
+    """The same answers to the same four questions at every look, whether or not it was killed between two of them."""
+    texts = {}
+    for name in ("whole", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        context = make_context(folder, "kto.learning_rate=1e-3", "kto.checkpoint_every=3")
+        if name == "killed":
+            with monkeypatch.context() as strike:
+                dies_after(strike, 8)
+                with pytest.raises(KeyboardInterrupt):
+                    kto.run(context)
+            # The look at step 8 is one that the checkpoint of step 6 knows nothing of.
+            assert {row["update"] for row in samples(context)} == {0, 4, 8}
+            context.lines.clear()
+        kto.run(context)
+        texts[name] = (context.out / "samples.jsonl").read_text(encoding="utf-8")
+        found = samples(context)
+        assert [row["update"] for row in found] == [update for update in (0, 4, 8, 10) for _ in range(4)]
+        assert {row["prompt"] for row in found} == {row["prompt"] for row in found[:4]} and len({row["prompt"] for row in found}) == 4
+        looks = {look["update"]: look["judge"] for look in report(context)["looks"]}
+        assert all(found[4 * k + i]["judge"] == looks[u][i] for k, u in enumerate((0, 4, 8, 10)) for i in range(4))
+    assert texts["whole"] == texts["killed"]
+
+
+def test_without_a_judge_the_answers_are_kept_without_a_score(tmp_path):
+    context = make_context(tmp_path, "detectors.judge_every=0", "kto.epochs=1")
+    kto.run(context)
+    assert samples(context) and all(set(row) == {"update", "prompt", "response"} for row in samples(context))
+
+
 def test_the_judge_is_asked_what_nobody_learned_from_nor_is_asked_at_the_end(tmp_path):
     context = make_context(tmp_path)
     base = kto.open_base(context.config)

@@ -89,6 +89,8 @@ class Watch:
         self.bounds, self.prompts, self.seed, self.start = bounds, list(prompts), seed, start
         self.judge = judge if bounds.judge_every and prompts else None
         self.reference, self.name = reference, name
+        # Told of the answers of every look, with the judge's scores where there is one: (update, answers, scores).
+        self.onlooker: Callable[[int, Sequence[Answered], Sequence[float]], None] = lambda *look: None
         self._read = probes
         self.probes: list[Probe] = []
         self.lines: list[dict] = []
@@ -220,9 +222,10 @@ class Watch:
         if self.reference is not None:
             figures = answer_figures(ppo.base, ppo.role, self.reference, samples, answers, ppo.settings.temperature)
             self.after({"update": ppo.done, **figures})
+        judged = tuple(float(x) for x in self.judge(answers)) if self.judge is not None else ()
+        self.onlooker(ppo.done, answers, judged)
         if self.judge is None:
             return None
-        judged = tuple(float(x) for x in self.judge(answers))
         return Look(ppo.done, judged, self._paid(ppo, answers) if ppo.scorer is not None else None)
 
     def _paid(self, ppo: Learner, answers: Sequence[Answered]) -> float:

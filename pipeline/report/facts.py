@@ -61,6 +61,8 @@ class Facts:
     answers: Mapping[str, list[dict[str, Any]]]
     gates: tuple[Gate, ...]
     watched: Mapping[str, Any] = field(default_factory=dict)
+    # Some answers of PPO's updates, or of KTO's looks.
+    samples: Sequence[Mapping[str, Any]] = ()
     # How sure the reward model is against how often it is right.
     calibration: tuple[calibration.Bin, ...] = ()
     # What people had said when `feedback standings` counted it, and when that was.
@@ -130,6 +132,7 @@ def gather(run_dir: Path, config: Any) -> Facts:
         answers={name: rows for name, rows in answers.items() if rows},
         gates=_gates(run_dir, config, cards),
         watched=_watched(stage_dirs),
+        samples=read_jsonl(stage_dirs["ppo"] / "samples.jsonl") if "ppo" in stage_dirs else (),
         calibration=calibration.read(run_dir / "evaluation" / "reward"),
         people=read_standings(run_dir),
     )

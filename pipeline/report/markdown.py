@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pipeline.evaluation.cards import Entry, is_finite
 from pipeline.evaluation.standings_words import NOTE, p_value
-from pipeline.report import curves, provenance, sentences, tables, wording
+from pipeline.report import curves, learning, provenance, sentences, tables, wording
 from pipeline.report.caveats import caveats
 from pipeline.report.facts import POLICIES, Facts
 from pipeline.report.side_by_side import side_by_side, side_by_side_note
@@ -213,6 +213,9 @@ def _training(facts: Facts) -> list[str]:
         rows = [[look["update"], *(wording.number(look[key]) for key in paid)] for look in looks]
         head = ("Updates", "Judge", "Reward")[: 1 + len(paid)]
         lines += ["", escape(sentences.judge_note(facts)), "", *_table(head, rows)]
+    if shown := learning.moments(facts):
+        rows = [(row["update"], row["prompt"], row["response"], learning.score(row)) for row in shown]
+        lines += ["", escape(learning.note(facts, shown)), "", *_table(learning.HEAD, rows)]
     return ["## Training", "", *lines] if lines else []
 
 

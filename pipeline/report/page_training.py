@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.report import charts, curves, markup, sentences, tables, wording
+from pipeline.report import charts, curves, learning, markup, sentences, tables, wording
 from pipeline.report.charts import Line
 from pipeline.report.facts import Facts
 from pipeline.report.markup import text
@@ -59,6 +59,20 @@ def _looks(facts: Facts) -> list[str]:
     return figures
 
 
+def _answers(facts: Facts) -> str:
+    """What the policy said while it learned."""
+    shown = learning.moments(facts)
+    if not shown:
+        return ""
+    rows = [
+        f'<tr><td class="number">{text(row["update"])}</td><td dir="auto">{text(row["prompt"])}</td>'
+        f'<td dir="auto">{text(row["response"])}</td><td class="number">{text(learning.score(row))}</td></tr>'
+        for row in shown
+    ]
+    caption = f"Answers while {facts.learner} ran"
+    return f'<h3>{caption}</h3><p class="intro">{text(learning.note(facts, shown))}</p>{markup.table(learning.HEAD, rows, caption)}'
+
+
 def training(facts: Facts) -> str:
     groups = []
     updates = facts.drawn
@@ -73,6 +87,7 @@ def training(facts: Facts) -> str:
     figures += _looks(facts)
     if figures:
         groups.append(f"<h3>{facts.learner}, {facts.drawn_at[:-1]} by {facts.drawn_at[:-1]}</h3>{markup.grid(figures)}")
+    groups.append(_answers(facts))
     figures = []
     for stage, style in (("sft", "sft"), ("reward", "ink")):
         rows = facts.logs.get(stage, [])

@@ -17,6 +17,7 @@ from pipeline.memory import is_out_of_memory
 from pipeline.ppo.watch import Watch
 from pipeline.roles import ADAPTER, open_base
 from pipeline.stages.kto_watch import Learner, Watching
+from pipeline.stages.samples import Samples
 from pipeline.stages.trl import shared_arguments, train
 from pipeline.stages.watching import THUMBS, open_watch, write_report
 from pipeline.stopping import steps_finish
@@ -28,8 +29,8 @@ _POLICY, _REFERENCE = "default", "ref"
 
 
 def run(ctx) -> dict[str, float]:
-    """Leaves `adapter/`, one line a step in `log.jsonl`, and in `detectors.json` what the failure detectors saw. After an alarm the
-    policy is the one that they went back to."""
+    """Leaves `adapter/`, one line a step in `log.jsonl`, answers of every look in `samples.jsonl`, and in `detectors.json` what the
+    failure detectors saw. After an alarm the policy is the one that they went back to."""
     config, settings = ctx.config, ctx.config.kto
     file = ctx.inputs["prepare"] / THUMBS
     if not file.exists():
@@ -109,7 +110,7 @@ def _train(
     settings = ctx.config.kto
     steps = math.ceil(len(rows) / settings.batch_size) * settings.epochs
     arguments = _arguments(ctx, base, balance)
-    watching = Watching(watch, Learner(base, _POLICY, settings, steps))
+    watching = Watching(watch, Learner(base, _POLICY, settings, steps), Samples(ctx.out))
     with ctx.progress(steps, "KTO", unit="steps") as bar, steps_finish():
         try:
             lines = train(

@@ -14,6 +14,7 @@ from pipeline.adapters import SharedBase
 from pipeline.memory import READ_AT_ONCE, MicroBatch
 from pipeline.ppo.watch import Watch
 from pipeline.rollouts.engine import InProcess
+from pipeline.stages.samples import Samples
 
 TENSORS, FACTS = "watched.safetensors", "watched.json"
 # As PPO names its policy: what a watch keeps.
@@ -43,9 +44,10 @@ class Learner:
 class Watching:
     """A watch as the onlooker of a trainer of TRL's (`pipeline.stages.trl.Onlooker`)."""
 
-    def __init__(self, watch: Watch, learner: Learner):
-        self.watch, self._learner = watch, learner
+    def __init__(self, watch: Watch, learner: Learner, samples: Samples):
+        self.watch, self._learner, self._samples = watch, learner, samples
         self._seen: int | None = None
+        watch.onlooker = lambda update, answers, judged: samples.add(update, answers, judged, by="judge")
 
     def after(self, steps: int) -> bool:
         """Looks when it is time. A checkpoint holds the look at its own step, so what it was taken up with is not looked at twice."""
@@ -65,7 +67,7 @@ class Watching:
 
         tensors, facts = self.watch.state()
         save_file({name: t.contiguous().cpu() for name, t in tensors.items()}, folder / TENSORS)
-        facts |= {"seen": self._seen, "at_once": self._learner.at_once.size}
+        facts |= {"seen": self._seen, "at_once": self._learner.at_once.size, "samples": self._samples.text}
         (folder / FACTS).write_text(json.dumps(facts), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
@@ -74,6 +76,7 @@ class Watching:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         self.watch.load_state(load_file(folder / TENSORS), facts)
         self._seen, self._learner.at_once.size = facts["seen"], facts["at_once"]
+        self._samples.begin(facts["samples"])
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from pipeline.ppo.trainer import PPO
 from pipeline.ppo.watch import Watch
 from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base
 from pipeline.rollouts.engine import RolloutEngine, open_engine
+from pipeline.stages.samples import Samples
 from pipeline.stages.watching import encoded, open_watch, write_report
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
@@ -64,7 +64,7 @@ def _run(ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engi
         demonstrations=_demonstrations(ctx, base) if settings.ptx_coef > 0 else (),
         engine=engine,
     )
-    samples = ctx.out / "samples.jsonl"
+    samples = Samples(ctx.out)
     watch = open_watch(ctx, base, start=OTHER_START if settings.start_from else SFT)
     _resume(ctx, ppo, watch, samples)
     with ctx.progress(settings.updates, "PPO", unit="updates") as bar, steps_finish():
@@ -80,15 +80,7 @@ def _run(ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engi
                 ) from None
             figures |= text_figures([answer.response for answer in rollout.answers]) | scorer.figures()
             ctx.log(figures)
-            with samples.open("a", encoding="utf-8", newline="\n") as file:
-                for answer, score in list(zip(rollout.answers, rollout.scores.tolist(), strict=True))[:4]:
-                    row = {
-                        "update": figures["update"],
-                        "prompt": answer.prompt[-1].content,
-                        "response": answer.response,
-                        "score": score,
-                    }
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            samples.add(figures["update"], rollout.answers, rollout.scores.tolist())
             # The rollout holds the trunk's states of a whole batch.
             del rollout
             release()
@@ -189,17 +181,17 @@ def _demonstrations(ctx, base) -> list[tuple[tuple[int, ...], int]]:
     return encoded
 
 
-def _state(ppo: PPO, watch: Watch, samples: Path) -> tuple[dict, dict]:
+def _state(ppo: PPO, watch: Watch, samples: Samples) -> tuple[dict, dict]:
     (tensors, facts), (kept, notes) = ppo.state(), watch.state()
-    return tensors | kept, facts | notes | {"samples": samples.read_text(encoding="utf-8")}
+    return tensors | kept, facts | notes | {"samples": samples.text}
 
 
-def _resume(ctx, ppo: PPO, watch: Watch, samples: Path) -> None:
+def _resume(ctx, ppo: PPO, watch: Watch, samples: Samples) -> None:
     """Takes up the newest whole checkpoint of a run that was stopped, if there is one, with the log lines up to it."""
     found = checkpoint.newest(ctx.checkpoints)
-    samples.write_text(found[1]["samples"] if found else "", encoding="utf-8")
     if found is None:
         return
+    samples.begin(found[1]["samples"])
     ppo.load_state(*found)
     watch.load_state(*found)
     for line in watch.lines:

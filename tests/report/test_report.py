@@ -634,6 +634,34 @@ def test_what_watched_kto_is_told_of_kto_by_its_looks_and_without_a_reward(run):
     assert not re.findall(r".{30}PPO.{30}", page + markdown)
 
 
+@pytest.mark.parametrize(
+    ("learner", "scored", "said"),
+    [
+        ("ppo", "score", "Each update asks other questions; the score is the reward that PPO raises."),
+        ("kto", "judge", "the same each time; the score is the judge’s."),
+        ("kto", None, "the same each time; nobody scored the answers."),
+    ],
+)
+def test_answers_of_the_training_are_shown_at_even_steps_with_who_scored_them(run, learner, scored, said):
+    rows = [
+        {"update": u, "prompt": f"asked {u}|{i} <b>?", "response": f"said {u:02d}", **({scored: u + i / 4} if scored else {})}
+        for u in range(0, 20, 2)
+        for i in range(2)
+    ]
+    (run / "stages" / "ppo" / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    markdown, page = read(run, make_config(learner=learner))
+    # Ten moments, of which the first, the last and two at even steps between them.
+    for text in (markdown, page):
+        assert said in text and [u for u in range(20) if f"said {u:02d}" in text] == [0, 6, 12, 18]
+        assert f"Answers while {learner.upper()} ran" in text and "4 of 10" in text
+    assert "asked 0|1 &lt;b&gt;?" in page and "<b>?" not in page + markdown
+    assert (f"| 6 | asked 6\\|1 &lt;b&gt;? | said 06 | {'6.25' if scored else '–'} |" in markdown), markdown
+
+
+def test_a_run_that_kept_no_answers_of_its_training_says_nothing_of_them(run):
+    assert "Answers while" not in "".join(read(run))
+
+
 def test_the_judge_s_curve_has_an_interval_at_each_look_where_prompts_are_enough(run):
     looks = [{"update": u, "judge": [float(k % 3 + u) for k in range(9)], "proxy": 0.5} for u in (0, 2)]
     figure = watched(run, looks=looks)[1].split("<b>Independent judge</b>")[1].split("</figure>")[0]
