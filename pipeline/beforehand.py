@@ -36,6 +36,13 @@ def bad_judge(config: Config) -> list[str]:
     return []
 
 
+def bad_start_of_kto(config: Config) -> list[str]:
+    """What would stop KTO when it begins."""
+    if config.learner != "kto" or config.data.thumbs:
+        return []
+    return ["learner: kto, but there are no thumbs. Name a file in data.thumbs, or use learner: ppo."]
+
+
 def bad_start_of_ppo(config: Config) -> list[str]:
     """What would stop PPO when it begins: told now, not after SFT and the reward model were trained."""
     if config.learner != "ppo":

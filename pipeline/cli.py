@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from pipeline.cli_options import AcceptOption, ConfigOption, Overrides, RunOptio
 from pipeline.cli_plan import plan
 from pipeline.cli_rounds import rollback, round_, rounds
 from pipeline.cli_serve import serve
-from pipeline.errors import UserError
+from pipeline.errors import UserError, is_disk_full
 
 _SHOWN_PROBLEMS = 20
 app = typer.Typer(
@@ -195,6 +197,8 @@ def main() -> None:
     stopping.install()
     try:
         app(standalone_mode=False)
+        # Here, and not when Python ends, where it could not be caught that nobody reads it.
+        sys.stdout.flush()
     except UserError as error:
         shown = error.problems[:_SHOWN_PROBLEMS]
         print("\n".join(shown), file=sys.stderr)
@@ -206,6 +210,16 @@ def main() -> None:
         sys.exit(128 + stopped.signum)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read the output has left, as `head` does. What Python would still write goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if (error.filename is None and not is_disk_full(error)) or os.environ.get("THUMBLOOP_DEBUG"):
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        print(f"{where}{error.strerror or error}. Mend it and give the same command again.", file=sys.stderr)
+        sys.exit(errno.ENOSPC if is_disk_full(error) else 2)
     except Exception as error:
         # typer's own complaints (an unknown option, a missing value) are a user's slip like any other.
         if hasattr(error, "format_message"):
@@ -324,5 +338,5 @@ def _show_plan(opened, chosen, redo: str | None, accept: dict[str, str]) -> None
                 changed = opened.differences(step, steps)
                 plan = f"refused: made with {changed[0]}" if changed else "done already"
             print(f"{step.name:<16} {plan}")
-    if problems := refusals(opened, chosen, gone, accept):
+    if problems := refusals(opened, chosen, gone, accept, redo=redo):
         raise UserError(problems)

@@ -95,6 +95,11 @@ def open_run(
         if "/" in run_name:
             update["runs_dir"] = str(path.parent)
         loaded = loaded.model_copy(update=update)
+    if not re.fullmatch(RUN_NAME, loaded.run_name):
+        raise UserError(
+            f"{config}: its name is none for a run, which holds letters, digits and . _ - and starts with a letter or digit. Name the "
+            "run with --run NAME."
+        )
     return Run.open(loaded)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import held
-from pipeline.beforehand import bad_judge, bad_start_of_ppo, wrong_settings
+from pipeline.beforehand import bad_judge, bad_start_of_kto, bad_start_of_ppo, wrong_settings
 from pipeline.errors import DiskFull, UserError, is_disk_full
 from pipeline.evaluation import accepted, detectors, gates
 from pipeline.manifest import TAKEN_OVER, StageManifest
@@ -86,15 +86,15 @@ def conduct(
     gone = follows(redo) if redo else frozenset()
     if again:
         gone |= {evaluation.name for evaluation in registry()[1].values()}
-    if problems := refusals(run, chosen, gone, accept or {}, inherited or {}):
+    if problems := refusals(run, chosen, gone, accept or {}, inherited or {}, redo=redo):
         raise UserError(problems)
     with run.lock() as fresh:
         try:
             _refuse_other_settings(run, steps, gone)
             _refuse_other_base(run, chosen, steps, gone)
-            for name, step in steps.items():
-                if name in gone and run.remove(step):
-                    say(f"{name}: removed")
+            removed = [name for name, step in steps.items() if name in gone and run.remove(step)]
+            for name in removed:
+                say(f"{name}: removed")
             # Asked of policies that are about to be others.
             if redo and (asked := run.path / "evaluation" / gates.BENCHMARKS).exists():
                 shutil.rmtree(asked)
@@ -103,8 +103,9 @@ def conduct(
             accepted.inherit(run.path, {gate: one for gate, one in (inherited or {}).items() if gate in run.config.gates})
             for gate, why in (accept or {}).items():
                 accepted.accept(run.path, gate, why)
-            # Another gate may be accepted, or have another bound: what was judged before is shown by that.
-            return _take(run, chosen, steps, say, evaluate_only=evaluate_only, anew=evaluate_only or bool(accept))
+            # Another gate may be accepted, or have another bound: what was judged before is shown by that. What was removed no more.
+            anew = evaluate_only or bool(accept) or bool(removed)
+            return _take(run, chosen, steps, say, evaluate_only=evaluate_only, anew=anew)
         except Exception as error:
             if is_disk_full(error):
                 raise _disk_full(run) from None
@@ -114,7 +115,7 @@ def conduct(
                     "`python run_pipeline.py plan` with this config says what to lower; what was finished is whole, and the same command "
                     "goes on from there."
                 ) from None
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
                 raise UserError(
                     f"{error.filename or run.path}: {error.strerror or error}. What was finished is whole; mend it and give the "
                     "same command again."
@@ -190,15 +191,29 @@ def follows(stage: str) -> frozenset[str]:
 
 
 def refusals(
-    run: Run, chosen: Sequence[str], gone: frozenset[str], accept: dict[str, str], inherited: Mapping[str, Any] | None = None
+    run: Run,
+    chosen: Sequence[str],
+    gone: frozenset[str],
+    accept: dict[str, str],
+    inherited: Mapping[str, Any] | None = None,
+    *,
+    redo: str | None = None,
 ) -> list[str]:
     """One line for each reason not to begin with the chosen stages; `gone` are the steps that `--redo` removes."""
+    if problems := _redone_and_not_made(redo, chosen):
+        return problems
     problems = wrong_settings(run, accept, inherited or {}) + _missing_needs(run, chosen, gone)
     if "ppo" in chosen:
         problems += bad_judge(run.config)
         if "ppo" in gone or run.manifest(all_steps()["ppo"]) is None:
-            problems += bad_start_of_ppo(run.config)
+            problems += bad_start_of_ppo(run.config) + bad_start_of_kto(run.config)
     return problems
+
+
+def _redone_and_not_made(redo: str | None, chosen: Sequence[str]) -> list[str]:
+    if redo is None or redo in chosen:
+        return []
+    return [f"--redo {redo}: would remove it and not make it anew, as this call is for {', '.join(chosen)} alone. Choose {redo} too."]
 
 
 def _missing_needs(run: Run, chosen: Sequence[str], gone: frozenset[str]) -> list[str]:
@@ -249,7 +264,7 @@ def _stopped(file: Path) -> str:
 
 
 def _refuse_other_base(run: Run, chosen: Sequence[str], steps: dict[str, Step], gone: frozenset[str]) -> None:
-    """An adapter fits one base only, and other weights of the same shape would be taken without a word.
+    """An adapter fits one base only, and one way of writing conversations: others of the same shape would be taken without a word.
 
     Hashed once a call, and only when something is to be made from what an earlier call prepared.
     """
@@ -259,15 +274,24 @@ def _refuse_other_base(run: Run, chosen: Sequence[str], steps: dict[str, Step], 
     report = run.path / steps["prepare"].folder / "report.json"
     if not to_make or "prepare" in gone or not report.is_file():
         return
-    from pipeline.models import weights_sha256
+    from pipeline.models import load_tokenizer, weights_sha256
+    from pipeline.template import template_sha256
 
-    before = json.loads(report.read_text(encoding="utf-8")).get("base_weights_sha256")
-    now = weights_sha256(run.config.model)
-    if before != now:
-        raise UserError(
-            f"model.name: the weights of '{run.config.model.name}' are not those that {run.path} began with (sha256 {now[:12]}, then "
-            f"{str(before)[:12]}). Put those back, or use --run NEW."
-        )
+    began, model = json.loads(report.read_text(encoding="utf-8")), run.config.model
+    template = f"in {model.chat_template}" if model.chat_template else f"of '{model.name}'"
+    for key, said, now in (
+        ("base_weights_sha256", f"model.name: the weights of '{model.name}' are not those", weights_sha256(model)),
+        (
+            "template_sha256",
+            f"model.chat_template: the template {template} is not the one",
+            template_sha256(load_tokenizer(model), model.system_prompt),
+        ),
+    ):
+        # A run that was prepared before it was noted has nothing to be held against.
+        if (before := began.get(key, now)) != now:
+            raise UserError(
+                f"{said} that {run.path} began with (sha256 {now[:12]}, then {before[:12]}). Put that back, or use --run NEW."
+            )
 
 
 def summary(manifest: StageManifest, count: int = 4) -> str:

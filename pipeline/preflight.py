@@ -15,6 +15,7 @@ from data.records import Demonstration, Message, Prompt, Ranking, Record, Thumb
 from data.splits import is_test
 from data.yardsticks import load_facts, load_paragraphs
 from pipeline.template import PromptTooLong, prompt_ids, prompt_lengths, text_lengths
+from reward.test_model import sides
 
 _KINDS: dict[str, type] = {
     "demonstrations": Demonstration,
@@ -104,6 +105,7 @@ def check(config, tokenizer) -> Checked:
         side["rankings"], long = lengths.rankings(side["rankings"])
         too_long["rankings"] += long
     lengths.held(given)
+    problems += _one_kind_of_thumb(train["thumbs"], given["thumbs"], config)
     if problems or lengths.problems:
         raise UserError([*problems, *lengths.problems])
     notes = [*lengths.notes, *_overlap_notes(overlaps, config.data.max_overlap)]
@@ -184,6 +186,20 @@ def _empty_sides(train: Mapping[str, list], test: Mapping[str, list], given: Map
     if not test["demonstrations"] or not test["rankings"]:
         problems.append("data.test_share: the test split is empty. Raise it, or give more rows.")
     return problems
+
+
+def _one_kind_of_thumb(train: Sequence[Thumb], given: Sequence[Thumb], config) -> list[str]:
+    """KTO weighs thumbs up against thumbs down; without one of them it would stop after all the stages before it."""
+    if config.learner != "kto" or not given:
+        return []
+    own, _ = sides(list(train), config.reward.test_share)
+    ups = sum(thumb.up for thumb in own)
+    if ups not in (0, len(own)):
+        return []
+    return [
+        f"data.thumbs: of {len(given)} thumbs KTO would learn from {len(own)}, {ups} of them up; it needs both kinds. The others are of the "
+        "test side (data.test_share), of the test model (reward.test_share) or too long (reward.max_tokens)."
+    ]
 
 
 def _split_leaks(shared: Mapping[tuple[str, str], int]) -> list[str]:

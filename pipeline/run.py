@@ -9,6 +9,7 @@ runs/<run>/config.yaml            the whole config, frozen
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib
 import json
@@ -45,6 +46,11 @@ def at_hand(path: Path) -> str:
     return f"; for --run there are {', '.join(shown)}{more}" if shown else ""
 
 
+def as_argument(path: Path) -> str:
+    """A run as a person types it behind --run."""
+    return shlex.quote(path.name if path.parent == Path("runs") else str(path))
+
+
 class Run:
     """A run directory with its frozen config. Of `like`, another run, it takes over what would come out the same."""
 
@@ -71,7 +77,7 @@ class Run:
     @property
     def argument(self) -> str:
         """What a person types behind --run."""
-        return shlex.quote(self.path.name if self.path.parent == Path("runs") else str(self.path))
+        return as_argument(self.path)
 
     def freeze(self) -> None:
         """Writes the config into the run."""
@@ -90,10 +96,21 @@ class Run:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be made ({error.strerror}). Choose another --run.") from None
-        with (self.path / "run.lock").open("a+", encoding="utf-8") as file:
+        try:
+            opened = (self.path / "run.lock").open("a+", encoding="utf-8")
+        except OSError as error:
+            raise UserError(
+                f"{self.path}: cannot be written into ({error.strerror}). `status` and `chat` work all the same; copy the run, or use --run NEW."
+            ) from None
+        with opened as file:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EAGAIN):
+                    raise UserError(
+                        f"{self.path}: cannot be locked ({error.strerror}), so that two processes could write into it. Put runs on "
+                        "another file system."
+                    ) from None
                 file.seek(0)
                 holder = file.read().strip() or "another process"
                 raise RunBusy(f"{self.path}: {holder} is working on this run. Wait for it, or use --run NEW.") from None

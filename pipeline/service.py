@@ -11,7 +11,7 @@ from pathlib import Path
 from pipeline.disk import write_json
 from pipeline.errors import UserError
 from pipeline.manifest import MANIFEST
-from pipeline.run import CONFIG, Run, at_hand
+from pipeline.run import CONFIG, Run, as_argument, at_hand
 
 SERVICE = "service.json"
 
@@ -45,7 +45,7 @@ def history(base: Path) -> tuple[InService, ...]:
     if not file.is_file():
         done = [name for name in ("sft", "ppo") if (base / "stages" / name / MANIFEST).is_file()]
         if not done:
-            raise UserError(f"{base}: no trained model yet{at_hand(base)}. `python run_pipeline.py run` makes one.")
+            raise UserError(f"{base}: no trained model yet{at_hand(base)}. `python run_pipeline.py run --run {as_argument(base)}` makes one.")
         return (InService(base.name, done[-1], 0),)
     try:
         found = tuple(InService(**row) for row in json.loads(file.read_text(encoding="utf-8"))["history"])

@@ -250,6 +250,34 @@ def test_a_data_set_without_a_commit_could_change_under_a_run(tmp_path):
     assert second.startswith("data.rankings: hub:a: should read hub:owner/name") and third.endswith("runs.")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # What numpy takes as a seed, which TRL's trainers pass on to it.
+        ("seed: 4294967296\n", "1: 'seed' should be below 4294967296 (got 4294967296)"),
+        ("threads: 100000\n", "1: 'threads' should be at most 1024 (got 100000)"),
+        ("lora: {target_modules: []}\n", "1: 'lora.target_modules' should name at least one linear layer, or be all-linear (got none)"),
+        ("ppo: {reward_sources: {model: 0}}\n", "1: 'ppo.reward_sources' should give at least one source a weight other than 0 (got {'model': 0.0})"),
+        ("ppo: {reward_sources: {}}\n", "1: 'ppo.reward_sources' should give at least one source a weight other than 0 (got none)"),
+        ("model: {name: tiny-random, quantization: 4bit}\n", "1: 'model.quantization' should be left out where the model is tiny-random"),
+        ("model: {name: tiny-random, chat_template: x}\n", "1: 'model.chat_template' should be left out where the model is tiny-random"),
+    ],
+)
+def test_what_would_stop_a_run_later_or_be_passed_over_is_refused(tmp_path, text, said):
+    (found,) = problems(tmp_path, text)
+    assert found.startswith(f"my.yaml:{said}")
+
+
+def test_a_gate_without_a_metric_and_without_bounds_is_told_both(tmp_path):
+    file = write(tmp_path, "")
+    with pytest.raises(UserError) as caught:
+        load_config(file, ["gates.ppo=3"], also=wrong_besides)
+    assert [p for p in caught.value.problems if "gates" in p] == [
+        "command line: 'gates.ppo' should be bounds, as in {min: 0.5} (got 3)",
+        "command line: 'gates.ppo' should read stage.metric, stage one of base, sft, reward, ppo, benchmarks (got 'ppo')",
+    ]
+
+
 def test_what_kto_would_pass_over_is_refused(tmp_path):
     found = problems(tmp_path, "learner: kto\nrounds: {continue_policy: true}\n")
     assert found == ["my.yaml:2: 'rounds.continue_policy' needs learner ppo: kto always starts from SFT (got true)"]

@@ -230,19 +230,15 @@ def test_the_chat_answers_and_keeps_a_vote(smoke):
     )
 
 
-def test_redo_takes_what_follows_with_it(smoke, tmp_path):
-    copy = tmp_path / "copy"
-    shutil.copytree(smoke[0], copy)
-    done = door("run", "--run", copy, "--redo", "ppo", "--only", "prepare")
-    assert "ppo: removed" in done.stdout and "evaluate-ppo: removed" in done.stdout
-    assert (copy / "stages" / "reward" / "manifest.json").exists() and not (copy / "stages" / "ppo").exists()
-
-
 def test_an_alarm_stops_ppo_goes_back_says_why_and_the_run_goes_on(smoke, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(smoke[0], copy)
+    kept = (copy / "stages" / "reward" / "manifest.json").stat().st_mtime_ns
     done = door("run", "--run", copy, "--redo", "ppo", "detectors.approx_kl_max=1e-12")
     assert done.returncode == 0, done.stderr
+    # Redo takes what follows with it, and nothing else.
+    assert [line for line in done.stdout.splitlines() if line.endswith(": removed")] == ["ppo: removed", "evaluate-ppo: removed"]
+    assert (copy / "stages" / "reward" / "manifest.json").stat().st_mtime_ns == kept
     line = next(line for line in done.stdout.splitlines() if "blow-up" in line)
     assert (
         line.startswith("KL blow-up in update 0: ") and "went back to the SFT policy (the judge's best so far)" in line
@@ -263,7 +259,7 @@ def test_an_alarm_stops_ppo_goes_back_says_why_and_the_run_goes_on(smoke, tmp_pa
 
 @pytest.mark.parametrize(
     "slip",
-    [("data.demonstrations=nope.jsonl",), ("--accept", "bad.gate", "--why", "x"), ("--only", "ppo"), ("lora.rank=2",)],
+    [("data.demonstrations=nope.jsonl",), ("--accept", "bad.gate", "--why", "x"), ("--only", "ppo"), ("--only", "prepare"), ("lora.rank=2",)],
 )
 def test_a_slip_beside_redo_costs_no_finished_stage(smoke, tmp_path, slip):
     copy = tmp_path / "copy"
@@ -271,6 +267,12 @@ def test_a_slip_beside_redo_costs_no_finished_stage(smoke, tmp_path, slip):
     before = sorted(copy.rglob("manifest.json"))
     done = door("run", "--run", copy, "--redo", "sft", *slip)
     assert done.returncode == 2 and sorted(copy.rglob("manifest.json")) == before, (done.stdout, done.stderr)
+
+
+def test_who_stops_reading_is_no_reason_for_a_complaint():
+    call = f"{sys.executable} run_pipeline.py run --config configs/smoke.yaml --dry-run | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", call], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{128 + signal.SIGPIPE}\n", "")
 
 
 def test_a_dry_run_shows_what_redo_would_remove(smoke):

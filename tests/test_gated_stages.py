@@ -2,11 +2,13 @@
 
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from pipeline import cli, conductor
+from pipeline.errors import UserError
 from pipeline.evaluation.cards import Card, Entry, write_card
 from pipeline.step import Step
 
@@ -21,6 +23,8 @@ def door(monkeypatch, capsys, tmp_path):
     def body(name):
         def run(ctx):
             made.append(name)
+            if name in call.fails:
+                raise UserError("it cannot")
             if name == "judged":
                 write_card(ctx.out / "card.json", Card("base", (Entry("gold", call.gold, 9),)))
             else:
@@ -47,7 +51,7 @@ def door(monkeypatch, capsys, tmp_path):
             status = stopped.code
         return status, list(made), capsys.readouterr().err
 
-    call.run, call.gold = tmp_path / "r", 1.0
+    call.run, call.gold, call.fails = tmp_path / "r", 1.0, ()
     return call
 
 
@@ -101,6 +105,45 @@ def test_what_would_stop_ppo_when_it_begins_is_told_before_anything_runs(door, t
     assert door("run", "--only", "prepare", "ppo.start_from=nowhere")[0] == 0
     (tmp_path / "adapter_model.safetensors").touch()
     assert door("run", f"ppo.start_from={tmp_path}", "ppo.reward_sources={model: 1.0, rubric: 0.5}")[:2] == (0, ["second"])
+
+
+def test_kto_without_thumbs_is_told_before_anything_runs(door):
+    status, made, said = door("run", "learner=kto")
+    assert (status, made) == (2, []) and said.startswith("learner: kto, but there are no thumbs.")
+    # A run may go as far as it does not need them; a round brings its own.
+    assert door("run", "--until", "prepare", "learner=kto")[:2] == (0, ["first", "judged"])
+
+
+def test_what_is_removed_is_made_anew_or_nothing_is_removed(door):
+    door("run")
+    status, made, said = door("run", "--redo", "ppo", "--until", "prepare")
+    assert (status, made) == (2, []) and (door.run / "stages" / "ppo" / "manifest.json").exists()
+    assert said == "--redo ppo: would remove it and not make it anew, as this call is for prepare alone. Choose ppo too.\n"
+    assert door("run", "--redo", "ppo", "--until", "prepare", "--dry-run")[0] == 2
+    assert door("run", "--redo", "prepare", "--until", "prepare")[:2] == (0, ["first", "judged"])
+    assert not (door.run / "stages" / "ppo").exists()
+
+
+def test_the_report_shows_nothing_that_was_removed_also_where_the_stage_then_fails(door):
+    door("run")
+    assert "| PPO |" in (door.run / "report.md").read_text()
+    door.fails = ("second",)
+    assert door("run", "--redo", "ppo")[:2] == (2, ["second"])
+    assert "| PPO |" not in (door.run / "report.md").read_text()
+
+
+def test_a_config_whose_name_is_none_for_a_run_is_told_before_anything_is_written(door, tmp_path, monkeypatch):
+    file = tmp_path / "my config.yaml"
+    file.write_text(f"runs_dir: {tmp_path}/runs\n" + Path("configs/smoke.yaml").read_text())
+    for verb in ("run", "status", "evaluate"):
+        monkeypatch.setattr(sys, "argv", ["x", verb, "--config", str(file)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        assert stopped.value.code == 2
+    assert not (tmp_path / "runs").exists()
+    monkeypatch.setattr(sys, "argv", ["x", "run", "--config", str(file), "--run", "mine"])
+    cli.main()
+    assert (tmp_path / "runs" / "mine" / "config.yaml").exists()
 
 
 def test_a_verdict_that_was_altered_is_told_and_one_that_moved_is_not(door):

@@ -214,3 +214,18 @@ def test_thumbs_are_split_measured_and_held_against_the_held_out_questions(make_
     assert not is_test([Message("user", "held 3?")], 0.1)
     (found,) = problems(config, tokenizer)
     assert found.startswith("data.heldout_prompts: 1 of 5 also occur in the thumbs (first: ")
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_thumbs_of_one_kind_are_told_to_kto_before_anything_is_trained(make_config, tokenizer, tmp_path, up):
+    thumbs = [{"prompt": q, "completion": "Yes.", "label": up} for q in QUESTIONS]
+    write(tmp_path / "t.jsonl", thumbs)
+    test = sum(is_test([Message("user", q)], 0.1) for q in QUESTIONS)
+    (found,) = problems(make_config(f"data.thumbs={tmp_path}/t.jsonl", "learner=kto"), tokenizer)
+    own = 60 - test
+    assert found.startswith(f"data.thumbs: of 60 thumbs KTO would learn from {own}, {own if up else 0} of them up; it needs both kinds.")
+    # The reward model takes them as they are, and one of the other kind is enough for KTO.
+    check(make_config(f"data.thumbs={tmp_path}/t.jsonl"), tokenizer)
+    other = next(i for i, q in enumerate(QUESTIONS) if not is_test([Message("user", q)], 0.1))
+    write(tmp_path / "t.jsonl", [t | {"label": not up} if i == other else t for i, t in enumerate(thumbs)])
+    check(make_config(f"data.thumbs={tmp_path}/t.jsonl", "learner=kto"), tokenizer)

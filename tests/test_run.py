@@ -1,7 +1,10 @@
 """Runs survive kills, notice changes, and admit one process at a time. The steps here are tiny stand-ins."""
 
+import errno
+import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from pipeline import service
 from pipeline.conductor import _refuse_other_base, _refuse_other_settings, all_steps, conduct
 from pipeline.config import load_config
 from pipeline.errors import RunBusy
-from pipeline.models import weights_sha256
+from pipeline.models import load_tokenizer, weights_sha256
 from pipeline.run import Run
 from pipeline.step import Step
+from pipeline.template import template_sha256
 
 HERE = Path(__file__).resolve().parent
 BODY = """
@@ -320,5 +325,36 @@ def test_other_weights_under_the_same_name_are_refused_before_anything_is_built_
     report.write_text(json.dumps({"base_weights_sha256": "0" * 64}), encoding="utf-8")
     with pytest.raises(UserError, match="the weights of 'tiny-random' are not those that"):
         _refuse_other_base(run, ("sft",), all_steps(), frozenset())
+    # Nor another way of writing conversations, as where the file behind model.chat_template was changed since.
+    base = {"base_weights_sha256": weights_sha256(run.config.model)}
+    own = template_sha256(load_tokenizer(run.config.model), run.config.model.system_prompt)
+    report.write_text(json.dumps(base | {"template_sha256": own}), encoding="utf-8")
+    _refuse_other_base(run, ("sft",), all_steps(), frozenset())
+    report.write_text(json.dumps(base | {"template_sha256": "0" * 64}), encoding="utf-8")
+    with pytest.raises(UserError, match="the template of 'tiny-random' is not the one that"):
+        _refuse_other_base(run, ("sft",), all_steps(), frozenset())
     # A run whose preparation is made anew takes the weights of today.
     _refuse_other_base(run, ("prepare", "sft"), all_steps(), frozenset({"prepare"}))
+
+
+def test_a_run_that_cannot_be_written_into_or_locked_is_told_in_a_line(place, monkeypatch):
+    run = opened(place)
+    (run.path / "run.lock").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"runs/my: cannot be written into \(Is a directory\)\. `status` and `chat` work"), run.lock():
+        pass
+    (run.path / "run.lock").rmdir()
+
+    def no_locks_here(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks_here)
+    # Nobody works on it: to wait would be the wrong advice.
+    with pytest.raises(UserError, match=r"cannot be locked \(No locks available\)") as told, run.lock():
+        pass
+    assert not isinstance(told.value, RunBusy)
+
+
+def test_who_has_no_model_yet_hears_how_to_make_that_one(tmp_path):
+    (tmp_path / "a b").mkdir()
+    with pytest.raises(UserError, match=re.escape(f"`python run_pipeline.py run --run '{tmp_path}/a b'` makes one.")):
+        service.present(tmp_path / "a b")

@@ -70,7 +70,9 @@ def explain(error: Mapping[str, Any], lines: Mapping[str, str], path: Path) -> s
     if kind in wants:
         want = wants[kind]
         if location[:1] == ["gates"] and len(location) > 1 and want.startswith("a section"):
-            want = "bounds, as in {min: 0.5}; on the command line " + f"{name}.min=0.5 or {name}.max=0.5"
+            want = "bounds, as in {min: 0.5}"
+            # What lacks its metric is told that too.
+            want += f"; on the command line {name}.min=0.5 or {name}.max=0.5" if "." in location[1] else ""
     elif kind == "literal_error":
         want = context["expected"]
     elif kind == "string_pattern_mismatch" and name == "run_name":

@@ -40,6 +40,12 @@ class ModelConfig(Section):
         if self.trust_remote_code and self.revision is None and not Path(self.name).expanduser().is_dir():
             yield "'trust_remote_code' should come with model.revision, the commit whose code was read (got none)"
 
+    @rule
+    def _the_model_made_on_the_spot_is_what_it_is(self) -> Iterator[str]:
+        for name in ("quantization", "chat_template", "revision"):
+            if self.name == "tiny-random" and (given := getattr(self, name)) != type(self).model_fields[name].default:
+                yield f"'{name}' should be left out where the model is tiny-random, which is made on the spot (got {given!r})"
+
 
 class LoraConfig(Section):
     rank: int = Field(16, ge=1, le=1024, description="r, columns of A and rows of B")
@@ -51,3 +57,8 @@ class LoraConfig(Section):
     last_layers: int | None = Field(
         None, ge=1, description="adapt the last N layers only; those below are the shared trunk"
     )
+
+    @rule
+    def _something_is_adapted(self) -> Iterator[str]:
+        if not self.target_modules:
+            yield "'target_modules' should name at least one linear layer, or be all-linear (got none)"

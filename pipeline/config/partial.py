@@ -44,10 +44,10 @@ def _holds_sections(annotation: Any) -> bool:
 
 def _value(annotation: Any, raw: Any, mistaken: Collection[Place], place: Place) -> Any:
     if annotation == dict[str, Gate]:
+        # A gate that is no section has a name all the same.
         return {
-            name: right_part(Gate, inner, mistaken, (*place, name))
+            name: right_part(Gate, inner, mistaken, (*place, name)) if (*place, name) not in mistaken else None
             for name, inner in raw.items()
-            if (*place, name) not in mistaken
         }
     return right_part(annotation, raw, mistaken, place) if _holds_sections(annotation) else raw
 

@@ -191,8 +191,8 @@ class PpoConfig(Section):
 
     @rule
     def _something_is_rewarded(self) -> Iterator[str]:
-        if not self.reward_sources:
-            yield "'reward_sources' should name at least one source (got none)"
+        if not any(self.reward_sources.values()):
+            yield f"'reward_sources' should give at least one source a weight other than 0 (got {self.reward_sources or 'none'})"
 
 
 class KtoConfig(Section):

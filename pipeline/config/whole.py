@@ -32,8 +32,8 @@ _NOT_IN_A_KEY = {
 
 
 class Config(Section):
-    seed: int = Field(0, ge=0, description="all chance follows from it")
-    threads: int | None = Field(None, ge=1, description="CPU threads; None is one for each core")
+    seed: int = Field(0, ge=0, lt=2**32, description="all chance follows from it")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads; None is one for each core")
     runs_dir: str = Field("runs", description="where runs are kept")
     run_name: str | None = Field(None, pattern=f"^{RUN_NAME}$", description="None is the config file's name")
     model: ModelConfig = ModelConfig()

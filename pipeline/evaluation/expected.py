@@ -209,8 +209,8 @@ def _unknown(stage: str, metric: str) -> str:
         if re.fullmatch(_OF_BENCHMARKS, metric):
             return ""
         return f"a benchmark's number is <policy>_<task>_<metric>, the policy one of base, sft, ppo (got '{metric}')"
-    if stage not in (*POLICIES, "reward") or groups_of(stage, metric):
-        # Another stage is the config's own mistake to tell.
+    if stage not in (*POLICIES, "reward") or not metric or groups_of(stage, metric):
+        # Another stage, or none behind a dot, is the config's own mistake to tell.
         return ""
     there = [name for g in (*NUMBERS, *OF_ROWS) if stage in g.stages for name in g.examples]
     near = difflib.get_close_matches(metric, there, n=1)
