@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -211,9 +210,9 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read the output has left, as `head` does. What Python would still write goes nowhere.
+        # Whoever read the output has left, as `head` does; with typer's own status for it. What Python would still write goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        sys.exit(1)
     except OSError as error:
         if (error.filename is None and not is_disk_full(error)) or os.environ.get("THUMBLOOP_DEBUG"):
             raise
