@@ -111,6 +111,8 @@ def sharegpt_turn(turn: Any, where: str) -> Message:
 def prompt_in(value: Any) -> tuple[Message, ...]:
     if isinstance(value, str):
         return (message_in("user", value, "prompt"),)
+    if not isinstance(value, list):
+        raise ValueError(f"prompt is {kind_of(value)}, expected text or a list of turns")
     return messages_in(value, "prompt")
 
 

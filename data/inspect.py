@@ -40,7 +40,8 @@ def guess(path: Path) -> list[Guess]:
     found = sorted((g for g in found if g.read), key=lambda g: (-g.read, -_fields_asked(g.format_name)))
     if not found:
         broken = [f"{path} row {number}: {row}" for number, row in read if not isinstance(row, dict)]
-        raise UserError([_nothing_reads(path, rows), *broken[:_REASONS], *_reasons(path, rows)])
+        first = _nothing_reads(path, rows) if rows else f"{path}: none of its first {len(read)} rows can be read."
+        raise UserError([first, *broken[:_REASONS], *_reasons(path, rows)])
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,7 +71,8 @@ def read_rows(path: Path) -> Iterator[Row | Unreadable]:
         raise UserError(f"{path}: is a directory. Name the file in it.")
     kind = path.suffix.lower()
     if kind not in READERS:
-        raise UserError(f"{path}: cannot read '{path.suffix}' files. Use one of {', '.join(READERS)}.")
+        what = f"'{path.suffix}' files" if kind else "a file whose name has no ending"
+        raise UserError(f"{path}: cannot read {what}. Use one of {', '.join(READERS)}.")
     with _told(path):
         yield from _some(READERS[kind](path), path)
 
@@ -110,7 +112,7 @@ def _object(line: bytes, number: int, *, skipped: int) -> dict[str, Any] | str:
     except json.JSONDecodeError as error:
         return f"not JSON: {_break(error, number)}. Each line must be one whole object."
     except (RecursionError, ValueError) as error:
-        return f"not usable JSON: {error}."
+        return f"not usable JSON: {_unusable(error)}."
     return row if isinstance(row, dict) else f"is {kind_of(row)}, expected an object with named fields."
 
 
@@ -124,7 +126,7 @@ def _json(path: Path) -> Iterator[Row | Unreadable]:
         hint = " For one object a line, name the file .jsonl." if error.msg == "Extra data" else ""
         raise UserError(f"{path}: not JSON: {_break(error, error.lineno)}.{hint}") from None
     except (RecursionError, ValueError) as error:
-        raise UserError(f"{path}: not usable JSON: {error}.") from None
+        raise UserError(f"{path}: not usable JSON: {_unusable(error)}.") from None
     if not isinstance(rows, list):
         raise UserError(
             f"{path}: holds {kind_of(rows)}, expected a list of objects. For one object a line, name it .jsonl."
@@ -135,6 +137,15 @@ def _json(path: Path) -> Iterator[Row | Unreadable]:
 
 def _parse(text: str) -> Any:
     return json.loads(text, object_pairs_hook=_once)
+
+
+def _unusable(error: RecursionError | ValueError) -> str:
+    """Python's words are about Python's settings."""
+    if isinstance(error, RecursionError):
+        return "lists or objects stand one in another too deeply to be read"
+    if "integer string conversion" in str(error):
+        return f"a number has more than {sys.get_int_max_str_digits():,} digits"
+    return str(error)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -159,6 +170,8 @@ def _csv(path: Path) -> Iterator[Row | Unreadable]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             header = list(reader.fieldnames or [])
+            if len(header) == 1 and (mark := next((m for m in ";\t|" if m in header[0]), None)):
+                raise UserError(f"{path}: its columns are separated by {mark!r}. Save it with commas between them.")
             if twice := next((name for name in header if header.count(name) > 1), None):
                 raise UserError(f"{path}: two columns are named {twice!r:.60}. Rename one.")
             for number, row in enumerate(reader, start=1):
@@ -186,7 +199,7 @@ def _parquet(path: Path) -> Iterator[Row | Unreadable]:
                 yield number, row
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         # Arrow explains itself over several lines.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(f"{path}: not a readable Parquet file: {reason:.200}.") from None
 
 

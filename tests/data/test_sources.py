@@ -6,6 +6,7 @@ import os
 import pytest
 
 from data.errors import UserError
+from data.inspect import guess
 from data.loading import load
 from data.sources import read_rows
 
@@ -117,6 +118,10 @@ def test_a_directory_and_a_file_without_permission_are_told_apart(tmp_path, monk
             "not JSON: Extra data at line 2 column 1. For one object a line, name the file .jsonl",
         ),
         ("x.csv", b"a,b,a\n1,2,3\n", "two columns are named 'a'"),
+        ("x.csv", b"prompt;completion\nq;a\n", "its columns are separated by ';'. Save it with commas between them."),
+        ("x.csv", b"prompt\tcompletion\nq\ta\n", "its columns are separated by '\\t'. Save it with commas"),
+        ("noending", b'{"a": 1}\n', "cannot read a file whose name has no ending. Use one of .jsonl"),
+        ("x.parquet", b"none of it", "parquet file."),
     ],
 )
 def test_a_file_of_the_wrong_shape_says_which(tmp_path, name, content, said):
@@ -129,8 +134,8 @@ def test_a_file_of_the_wrong_shape_says_which(tmp_path, name, content, said):
         (b'{"a": 1, "a": 2}', "field 'a' stands twice in one object"),
         (b'{"a": "cut', "Unterminated string starting at line 2 column 7"),
         (b"[1]", "is a list, expected an object"),
-        (b"[" * 100_000, "not usable JSON"),
-        (b'{"a": ' + b"9" * 5000 + b"}", "not usable JSON"),
+        (b"[" * 100_000, "not usable JSON: lists or objects stand one in another too deeply to be read."),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not usable JSON: a number has more than 4,300 digits."),
     ],
 )
 def test_a_line_that_is_no_object_says_why_and_the_next_is_read(tmp_path, line, said):
@@ -158,3 +163,16 @@ def test_a_parquet_text_that_is_not_utf8_names_its_row(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"a": column}), tmp_path / "x.parquet")
     (first, (number, problem)) = read_rows(tmp_path / "x.parquet")
     assert first == (1, {"a": "ok"}) and number == 2 and "not UTF-8 at its byte 3" in problem
+
+
+def test_a_guess_at_a_file_of_which_no_row_can_be_read_gives_no_advice_on_fields(tmp_path):
+    with pytest.raises(UserError) as caught:
+        guess(written(tmp_path, "x.jsonl", '{"prompt": "a"}\n'.encode("utf-16")))
+    first, *rows = caught.value.problems
+    assert first == f"{tmp_path}/x.jsonl: none of its first 2 rows can be read." and "row 1: not UTF-8 at byte 1" in rows[0]
+
+
+def test_what_a_prompt_may_be_is_told_in_full(tmp_path):
+    path = written(tmp_path, "x.jsonl", b'{"prompt": null}\n')
+    with pytest.raises(UserError, match="row 1: prompt is null, expected text or a list of turns. Mend or drop the row."):
+        load(path, "prompts")
