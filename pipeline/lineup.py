@@ -11,7 +11,7 @@ from pipeline.adapters import BASE, POLICY, REFERENCE
 from pipeline.errors import UserError
 from pipeline.manifest import MANIFEST
 from pipeline.roles import ADAPTER
-from pipeline.run import CONFIG, Run, at_hand
+from pipeline.run import CONFIG, Run, as_argument, at_hand
 
 # Which adapter role speaks for a stage: in PPO the reference is the SFT policy, and so it is here.
 _ROLES = {"sft": REFERENCE, "ppo": POLICY}
@@ -44,7 +44,7 @@ def of_run(run: Path) -> list[Checkpoint]:
     """
     trained = [_trained(run, stage, stage, role) for stage, role in _ROLES.items() if _is_done(run, stage)]
     if not trained:
-        raise UserError(f"{run}: no trained model yet{at_hand(run)}. `python run_pipeline.py run` makes one.")
+        raise UserError(f"{run}: no trained model yet{at_hand(run)}. `python run_pipeline.py run --run {as_argument(run)}` makes one.")
     return [Checkpoint("base", run.name, "base", BASE, ""), *trained]
 
 

@@ -79,14 +79,14 @@ def run_round(base: Run, say: Say, accept: dict[str, str] | None = None) -> Conc
                 f"put in service; `rollback --to {number}` does that afterwards."
             )
         try:
-            inherited = accepted.of(base.path) | accepted.of(base.path.parent / taken.against.run)
+            inherited = accepted.of(base.path) | accepted.of(service.path_of(base.path, taken.against))
             conduct(new, [stage.name for stage in registry()[0]], say, accept=accept, inherited=inherited)
         except GateFailure as missed:
             why = f"a gate of the run was missed: {' '.join(missed.problems)} {_way_past(base, missed.gates)}"
             return _conclude(base, taken, before, None, False, why, missed.gates)
         from pipeline.evaluation.rivals import gain
 
-        rival = base.path.parent / taken.against.run
+        rival = service.path_of(base.path, taken.against)
         found = gain(new.path, LAST, rival, taken.against.stage, new.config, progress.track)
         if found is None:
             why = (
@@ -153,8 +153,9 @@ def roll_back(base: Run, to: int | None = None) -> service.InService:
                     f"{base.path}: {now.run} is in service since the beginning; there is nothing to go back to."
                 )
             to = max(before, key=lambda was: was.round).round
-        name = base.path.name if to == 0 else f"{base.path.name}-round-{to:03d}"
-        path = base.path.parent / name
+        known = next((end.run for end in concluded(base.path) if end.number == to), service.round_path(base.path, to).name)
+        path = service.path_of(base.path, service.InService(known, LAST, to))
+        name = path.name
         done = [stage for stage in ("sft", LAST) if (path / "stages" / stage / MANIFEST).is_file()]
         if not done or (to and done[-1] != LAST):
             raise UserError(f"{path}: no finished assistant there. `rounds` lists the rounds.")
@@ -252,7 +253,7 @@ def _measure_before(base: Run, taken: Snapshot, say: Say) -> dict:
     if not file.is_file():
         from pipeline.evaluation.rivals import accuracy_on
 
-        path = base.path.parent / taken.against.run
+        path = service.path_of(base.path, taken.against)
         entry, too_long = accuracy_on(taken.new_rankings, path, Run.load(path).config, progress.track)
         write_json(file, {**_finite(asdict(entry)), "too_long": too_long, "run": taken.against.run})
     found = json.loads(file.read_text(encoding="utf-8"))
@@ -268,7 +269,7 @@ def _finite(numbers: dict) -> dict:
 
 
 def _path_of(base: Run, folder: Path) -> Path:
-    return base.path.parent / f"{base.path.name}-round-{folder.name}"
+    return service.round_path(base.path, int(folder.name))
 
 
 def _run_of(base: Run, taken: Snapshot) -> Run:
@@ -277,7 +278,7 @@ def _run_of(base: Run, taken: Snapshot) -> Run:
         update={"runs_dir": str(path.parent), "run_name": path.name, "data": taken.data(base.config.data)}
     )
     if base.config.rounds.continue_policy and taken.against.stage == LAST:
-        service_ = path.parent / taken.against.run / "stages" / LAST / ADAPTER
+        service_ = service.path_of(base.path, taken.against) / "stages" / LAST / ADAPTER
         # It says that a policy starts as its reference, which this one does not.
         bounds = {name: gate for name, gate in config.gates.items() if name != "ppo.kl_at_start"}
         ppo = config.ppo.model_copy(update={"start_from": str(service_)})
@@ -290,7 +291,7 @@ def _conclude(
     base: Run, taken: Snapshot, before: dict, found: dict | None, promoted: bool, why: str, missed: Sequence[str] = ()
 ) -> Concluded:
     number, run = int(taken.folder.name), _path_of(base, taken.folder).name
-    old = base.path.parent / taken.against.run
+    old = service.path_of(base.path, taken.against)
     doubted = [*doubts.on_new_votes(before), *doubts.on_old_rankings(_path_of(base, taken.folder), old)]
     end = Concluded(number, run, promoted, why, _finite(found) if found else None, before, taken.counts, doubted, list(missed))
     if promoted and service.present(base.path).round != number:

@@ -61,6 +61,20 @@ def present(base: Path) -> InService:
     return history(base)[-1]
 
 
+def path_of(base: Path, one: InService) -> Path:
+    """The run of an assistant. Runs are renamed: round 0 is `base` whatever it was called then, and a round's run may have been renamed
+    with it."""
+    if one.round == 0:
+        return base
+    renamed = round_path(base, one.round)
+    return renamed if renamed.is_dir() else base.parent / one.run
+
+
+def round_path(base: Path, number: int) -> Path:
+    """The run that a round of `base` makes."""
+    return base.parent / f"{base.name}-round-{number:03d}"
+
+
 def put(base: Path, run: str, stage: str, number: int, why: str = "") -> None:
     """Puts an assistant in service. Who reads the file meanwhile finds the old one or the new one, also after a loss of power."""
     rows = [*history(base), InService(run, stage, number, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}", why)]
@@ -71,8 +85,7 @@ def follow(base: Run, overrides: Sequence[str] | None = None) -> Run:
     """The run whose assistant is in service for `base`: itself before any round was promoted."""
     if not (base.path / SERVICE).is_file():
         return base
-    now = present(base.path)
-    path = base.path.parent / now.run
+    path = path_of(base.path, present(base.path))
     if path == base.path:
         return base
     if not (path / CONFIG).is_file():

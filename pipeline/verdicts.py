@@ -10,7 +10,7 @@ from data.errors import UserError
 from data.feedback import FeedbackStore
 from pipeline.disk import sha256
 from pipeline.run import Run
-from pipeline.service import InService
+from pipeline.service import InService, path_of
 
 Verdict = Callable[[InService, InService], str]
 
@@ -41,7 +41,7 @@ def verdicts(base: Run) -> Verdict:
         from pipeline.evaluation.standings import between
         from pipeline.evaluation.standings_words import preferred
 
-        sides = [_player(base.path.parent, family, assistant) for assistant in (one, other)]
+        sides = [_player(base.path, family, assistant) for assistant in (one, other)]
         if None in sides or sides[0] == sides[1]:
             return ""
         found = between(choices, *sides, called=(f"{one.run} ({one.stage})", f"{other.run} ({other.stage})"))
@@ -50,9 +50,9 @@ def verdicts(base: Run) -> Verdict:
     return said
 
 
-def _player(runs: Path, family: str, assistant: InService) -> Player | None:
+def _player(base: Path, family: str, assistant: InService) -> Player | None:
     """The assistant as the store knows it, by its weights as they are now; None where they are gone."""
-    file = runs / assistant.run / "stages" / assistant.stage / "adapter" / "adapter_model.safetensors"
+    file = path_of(base, assistant) / "stages" / assistant.stage / "adapter" / "adapter_model.safetensors"
     if not file.is_file():
         return None
     return Player(family, sha256(file))

@@ -229,3 +229,15 @@ def test_thumbs_of_one_kind_are_told_to_kto_before_anything_is_trained(make_conf
     other = next(i for i, q in enumerate(QUESTIONS) if not is_test([Message("user", q)], 0.1))
     write(tmp_path / "t.jsonl", [t | {"label": not up} if i == other else t for i, t in enumerate(thumbs)])
     check(make_config(f"data.thumbs={tmp_path}/t.jsonl", "learner=kto"), tokenizer)
+
+
+def test_a_single_thumb_that_nothing_uses_stops_nothing(make_config, tokenizer, tmp_path):
+    """As in a round, which holds every vote: whether that one thumb falls on the test side, or is too long, is chance."""
+    aside = next(q for q in QUESTIONS if is_test([Message("user", q)], 0.1))
+    for question, answer, wrong in ((aside, "Yes.", "nothing is left to use"), (QUESTIONS[0], "Yes " * 500, "every thumb is longer")):
+        write(tmp_path / "t.jsonl", [{"prompt": question, "completion": answer, "label": True}])
+        checked = check(make_config(f"data.thumbs={tmp_path}/t.jsonl"), tokenizer)
+        (said,) = (note for note in checked.notes if note.startswith("data.thumbs"))
+        assert said == "data.thumbs: 1 thumbs are used by nothing: reward.thumbs_weight is 0, and learner is ppo."
+        found = problems(make_config(f"data.thumbs={tmp_path}/t.jsonl", "reward.thumbs_weight=1.0"), tokenizer)
+        assert any(wrong in line for line in found)

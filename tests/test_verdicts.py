@@ -89,6 +89,22 @@ def test_a_round_is_put_in_service_by_hand_with_what_people_said_of_it(base, tmp
     assert "in 50% (too few for an interval) of 2 blind votes (1 won, 1 lost" in rounds.roll_back(base(), 1).why
 
 
+def test_a_run_that_was_renamed_still_finds_its_rounds_and_itself(base, tmp_path):
+    """Alone, or together with its rounds."""
+    service.put(tmp_path / "r", "r-round-001", "ppo", 1)
+    service.put(tmp_path / "r", "r", "ppo", 0)
+    new = tmp_path / "new"
+    (tmp_path / "r").rename(new)
+    renamed = Run(new, base().config)
+    answers = lambda: service.path_of(new, service.present(new))  # noqa: E731
+    assert answers() == new
+    assert rounds.roll_back(renamed, 1).run == "r-round-001" and answers() == tmp_path / "r-round-001"
+    assert rounds.roll_back(renamed, 0).run == "new" and answers() == new
+    (tmp_path / "r-round-002").rename(tmp_path / "new-round-002")
+    assert rounds.roll_back(renamed, 2).run == "new-round-002"
+    assert service.path_of(new, ASSISTANTS[2]) == tmp_path / "new-round-002"
+
+
 def test_votes_that_cannot_be_read_keep_nobody_from_going_back(base, tmp_path):
     (tmp_path / "votes.sqlite").write_bytes(b"no database at all" * 100)
     now = rounds.roll_back(base(), 2)
