@@ -8,9 +8,11 @@ runs/<run>-round-001/              the round's own run: SFT as before, the rewar
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from data.feedback import FeedbackStore
 from data.said import read_said
@@ -24,6 +26,9 @@ from pipeline.manifest import MANIFEST
 from pipeline.run import Run
 from pipeline.snapshot import Snapshot
 from pipeline.verdicts import verdicts
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.rivals import Gain
 
 ROUND, BEFORE, LAST, ADAPTER = "round.json", "before.json", "ppo", "adapter"
 Say = Callable[[str], None]
@@ -62,7 +67,7 @@ def run_round(base: Run, say: Say, accept: dict[str, str] | None = None) -> Conc
     Raises:
         UserError: the run is not finished, a gate does not exist, or its feedback cannot be read.
     """
-    settings, accept = base.config.rounds, accept or {}
+    accept = accept or {}
     with base.lock():
         _refuse_unfinished(base)
         _refuse_unknown(base, accept)
@@ -94,19 +99,30 @@ def run_round(base: Run, say: Say, accept: dict[str, str] | None = None) -> Conc
                 f"`rollback --to {number}` puts it in service all the same."
             )
             return _conclude(base, taken, before, None, False, why)
-        better = found.low > settings.min_gain
-        why = (
-            f"{found.value:+.3f} {found.unit} [{found.low:+.3f}, {found.high:+.3f}] by {found.by} over {taken.against.run} "
-            f"({taken.against.stage}) on {found.prompts} prompts; the lower end is {'' if better else 'not '}above "
-            f"{settings.min_gain:g} (rounds.min_gain)"
-        )
-        if found.low <= settings.min_gain < found.high:
-            # Not better and not worse: what a person would otherwise take for "no use".
-            why += (
-                f". Undecided: a gain of less than about {(found.high - found.low) / 2:.2f} does not show on so few answers; more of "
-                "data.heldout_prompts or evaluation.samples_per_prompt show smaller ones"
-            )
+        better, why = _decide(found, taken.against, base.config.rounds.min_gain)
         return _conclude(base, taken, before, asdict(found), better, why)
+
+
+def _decide(found: Gain, against: service.InService, least: float) -> tuple[bool, str]:
+    """Whether the round's assistant goes into service, and the line that says why."""
+    beside = f"by {found.by} over {against.run} ({against.stage}) on {found.prompts} prompts"
+    if math.isnan(found.low):
+        return False, (
+            f"{found.value:+.3f} {found.unit} {beside}, too few of them for an interval, without which nothing shows a gain; more of "
+            "data.heldout_prompts or a higher evaluation.limit give one"
+        )
+    better = found.low > least
+    why = (
+        f"{found.value:+.3f} {found.unit} [{found.low:+.3f}, {found.high:+.3f}] {beside}; the lower end is {'' if better else 'not '}above "
+        f"{least:g} (rounds.min_gain)"
+    )
+    if found.low <= least < found.high:
+        # Not better and not worse: what a person would otherwise take for "no use".
+        why += (
+            f". Undecided: a gain of less than about {(found.high - found.low) / 2:.2f} does not show on so few answers; more of "
+            "data.heldout_prompts or evaluation.samples_per_prompt show smaller ones"
+        )
+    return better, why
 
 
 def concluded(base: Path) -> list[Concluded]:
