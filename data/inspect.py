@@ -10,7 +10,7 @@ from statistics import quantiles
 from data.errors import UserError
 from data.fields import looks_like
 from data.formats import FORMATS
-from data.records import Demonstration, Prompt, Ranking, Record, ScoredAnswer, Several
+from data.records import Demonstration, Prompt, Ranking, Record, ScoredAnswer, Several, Thumb
 from data.sources import files_of, read_rows
 
 LOOKED_AT = 100
@@ -89,13 +89,17 @@ def _fields_asked(name: str) -> int:
 
 
 def config_keys(records: list[Record]) -> list[str]:
-    """The keys under `data:` that take records of this kind; none for thumbs, which are not trained on as they are."""
+    """The keys under `data:` that take records of this kind; none where they are of several kinds."""
     kinds = {type(record) for record in records}
     if len(kinds) != 1:
         return []
-    return {Demonstration: ["demonstrations"], Ranking: ["rankings"], Prompt: ["prompts", "heldout_prompts"]}.get(
-        kinds.pop(), []
-    )
+    keys = {
+        Demonstration: ["demonstrations"],
+        Ranking: ["rankings"],
+        Prompt: ["prompts", "heldout_prompts"],
+        Thumb: ["thumbs"],
+    }
+    return keys.get(kinds.pop(), [])
 
 
 def texts_of(record: Record | ScoredAnswer) -> tuple[str, tuple[str, ...]]:

@@ -135,9 +135,7 @@ def _show_config(source: str, format_name: str, records: list) -> None:
 
     keys = config_keys(records)
     if not keys:
-        print(
-            "\nNo setting takes these as they are: thumbs become rankings with format thumbs_ranked; mixed rows need two files."
-        )
+        print("\nNo setting takes these as they are: rows of several kinds need a file for each.")
         return
     if is_hub(source):
         pinned = pinned_name(source)
@@ -148,3 +146,8 @@ def _show_config(source: str, format_name: str, records: list) -> None:
     for key in keys:
         lines = yaml.safe_dump({key: source, f"{key}_format": format_name}, sort_keys=False)
         print("".join(f"  {line}\n" for line in lines.splitlines()), end="")
+    if keys == ["thumbs"]:
+        print(
+            "\nThumbs are learned from by KTO (learner: kto) and by the reward model where reward.thumbs_weight is above 0. As rankings, "
+            "where a prompt has answers of both kinds, format thumbs_ranked reads them."
+        )

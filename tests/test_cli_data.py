@@ -8,7 +8,7 @@ import yaml
 
 from data.errors import UserError
 from pipeline.cli_data import check, inspect
-from pipeline.config import DataConfig
+from pipeline.config import DataConfig, check_files, load_config
 
 SEEDS = {"demonstrations": "messages", "rankings": "ranked", "heldout_prompts": "prompts"}
 
@@ -58,10 +58,15 @@ def test_a_file_that_no_format_reads_names_its_fields(tmp_path):
         inspect(str(write(tmp_path / "r.jsonl", {"context": "a", "response": "b"})), None, None, 100)
 
 
-def test_thumbs_have_no_config_line_and_say_what_to_do(tmp_path, capsys):
-    inspect(str(write(tmp_path / "r.jsonl", {"prompt": "q", "completion": "a", "label": True})), None, None, 100)
+def test_thumbs_have_a_config_line_that_a_config_takes_and_say_what_learns_from_them(tmp_path, capsys):
+    file = write(tmp_path / "r.jsonl", {"prompt": "q", "completion": "a", "label": True})
+    inspect(str(file), None, None, 100)
     said = capsys.readouterr().out
-    assert "data:" not in said and "thumbs_ranked" in said and "up: a" in said
+    assert "thumbs_ranked" in said and "learner: kto" in said and "reward.thumbs_weight" in said and "up: a" in said
+    lines = yaml.safe_load(said[said.index("data:") : said.index("\nThumbs")])["data"]
+    assert lines == {"thumbs": str(file), "thumbs_format": "thumbs"}
+    loaded = load_config(Path("configs/smoke.yaml"), [f"data.{key}={value}" for key, value in lines.items()])
+    assert check_files(loaded) == [] and loaded.data.thumbs == str(file)
 
 
 def test_check_prints_counts_and_shared_questions(capsys):
