@@ -19,7 +19,7 @@ COMMANDS: dict[str, str] = {
     "/new": "start a new conversation",
     "/history": "past conversations; /history WORDS finds those that say them",
     "/open": "go back into one of them: /open NUMBER",
-    "/model": "who answers: /model sft|ppo|base",
+    "/model": "who answers: /model NAME; /model alone lists them",
     "/system": "a system prompt for the next conversation: /system TEXT",
     "/set": "sampling: /set temperature=0.5; also top_p and max_new_tokens",
     "/stats": "how many votes there are",
