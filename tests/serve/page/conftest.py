@@ -1,8 +1,10 @@
 """The page in a real browser, over a scripted assistant. Needs Playwright and a Chromium; skipped, with a word, where they are not."""
 
+import importlib.util
 import os
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 import uvicorn
@@ -12,18 +14,25 @@ from pipeline.serve.app import create_app
 from pipeline.serve.settings import ServeSettings
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+CHROMIUM = os.environ.get("THUMBLOOP_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def pytest_collection_modifyitems(items):
+    # Marked, and not skipped one by one: the summary then has a line for each file.
+    missing = None if CHROMIUM else "no Chromium (name one in THUMBLOOP_CHROMIUM)"
+    if importlib.util.find_spec("playwright") is None:
+        missing = "no Playwright (pip install '.[browser]')"
+    for item in items:
+        if missing and item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.skip(reason=f"THE PAGE IS NOT TESTED: {missing}"))
 
 
 @pytest.fixture(scope="session")
 def chromium():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="THE PAGE IS NOT TESTED: no Playwright (pip install '.[browser]')"
-    )
-    found = os.environ.get("THUMBLOOP_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("THE PAGE IS NOT TESTED: no Chromium (name one in THUMBLOOP_CHROMIUM)")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=found, args=QUIET)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield browser
         browser.close()
 
