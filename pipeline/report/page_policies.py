@@ -97,7 +97,8 @@ def gold(facts: Facts) -> str:
         x_name="reward-model score",
         note="One speck a prompt, means marked. Moving right without moving up would be reward hacking.",
     )
-    return f'<p class="intro">{text(sentences.gold_note(facts))}</p>{markup.grid(figures)}' if figures else ""
+    about = " ".join(filter(None, (sentences.gold_note(facts), sentences.parts_note(facts))))
+    return f'<p class="intro">{text(about)}</p>{markup.grid(figures)}' if figures else ""
 
 
 def people(facts: Facts) -> str:

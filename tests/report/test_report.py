@@ -303,7 +303,7 @@ def test_a_stage_still_being_written_is_left_out(run):
 def test_gates_are_shown_with_value_interval_bound_and_what_to_do(run):
     markdown, html = read(run)
     plain = markdown.replace("\\_", "_")
-    assert "| ppo.kl_to_reference | 6.00 nats/sequence | 5.50 to 6.50 | 1 to 5 nats/sequence | missed |" in plain
+    assert "| ppo.kl_to_reference | distance from SFT at the end | 6.00 nats/sequence | 5.50 to 6.50 | 1 to 5 nats/sequence | missed |" in plain
     assert "| reward.clean_accuracy | 75.0 % | 72.0 % to 78.0 % | at least 65 % | passed |" in plain
     assert "The policy drifted; raise ppo.kl_coef." in plain
     assert "The policy drifted; raise ppo.kl_coef." in Document(html).text
@@ -311,7 +311,7 @@ def test_gates_are_shown_with_value_interval_bound_and_what_to_do(run):
 
 def test_a_gate_that_was_not_reached_shows_its_bound_and_no_number(tmp_path):
     markdown, html = read(fabricate_run(tmp_path / "r", "sft"))
-    assert "| ppo.kl_to_reference | – | – | 1 to 5 | not reached |" in markdown.replace("\\_", "_")
+    assert "| ppo.kl_to_reference | distance from SFT at the end | – | – | 1 to 5 | not reached |" in markdown.replace("\\_", "_")
     assert "1 to 5 · not reached" in Document(html).text
 
 
@@ -703,7 +703,7 @@ def test_what_training_did_beside_its_task_stands_in_both_reports(run):
     )
     assert "SFT predicts ordinary text worse" not in markdown
     assert "only 10.0 % of the reward that PPO gained is left" in markdown
-    assert "holds up on 60.0 % of answers only under the probe “shuffled words”" in markdown
+    assert "Under the probe “shuffled words” the reward model holds up on only 60.0 % of answers" in markdown
     said = Document(html).text
     for title in ("Perplexity", "Preferring a wrong answer", "Probes", "By length"):
         assert html.count(f"<figcaption><b>{title}</b>") == 1
@@ -728,7 +728,7 @@ def test_what_needs_no_language_model_stands_beside_the_reward_model(run):
     assert "| rule: bag of words | 76.0 % (72.0 % to 80.0 %) |" in section and "33.3 %" not in section
     assert "| first turn | 70.0 % (60.0 % to 80.0 %) |" in section and "| turn 4 and later | 50.0 %" in section
     assert "turns 2 and 3" not in section
-    said = "On the pairs without noise, the reward model is −1.0 pp (−5.0 pp to 3.0 pp) above “bag of words”"
+    said = "minus the best rule without a language model, “bag of words”, is −1.0 pp (−5.0 pp to 3.0 pp). The rules: shorter"
     assert said in section and said in Document(html).text
     assert "not measurably better than the best rule without a language model, “bag of words”" in markdown
     assert html.count("<figcaption><b>By turn</b>") == 1 and "rule: bag of words" in html
@@ -748,7 +748,7 @@ def test_how_alike_answers_are_stands_in_both_reports(run):
 def test_a_gate_on_benchmarks_that_nobody_asked_says_so(run):
     gate = "benchmarks.ppo_gsm8k_exact_match.ci_low"
     markdown, html = read(run, make_config(gates={gate: {"min": 0.1}, "sft.eos_rate": {"min": 0.3}}))
-    assert f"| {gate} | – | – | at least 0.1 | not measured yet |" in markdown.replace("\\_", "_")
+    assert f"| {gate} | – | – | – | at least 0.1 | not measured yet |" in markdown.replace("\\_", "_")
     assert "the one gate passed, 1 not measured yet." in markdown and 'class="state not-measured-yet"' in html
 
 
