@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipeline.evaluation.gates import ENDS
 from pipeline.report.facts import Facts, Gate
 
-_SCORED_HIGHER = "share of its best answers that the reward model puts above"
+_SCORED_HIGHER = "share of good answers that the reward model puts above"
 MEANINGS = {
     "heldout_nll_change": "loss on demonstrations that SFT never saw, SFT minus base",
     "general_perplexity_ratio": "how hard ordinary text is to predict, over the base model's; above 1 is forgetting",
@@ -21,7 +21,7 @@ MEANINGS = {
     "probe_empty": f"{_SCORED_HIGHER} an empty one",
     "probe_gibberish": f"{_SCORED_HIGHER} chance letters",
     "probe_shuffled": f"{_SCORED_HIGHER} the same words in another order",
-    "probe_repeated": f"{_SCORED_HIGHER} the same with its last sentence twice more",
+    "probe_repeated": f"{_SCORED_HIGHER} the same with the last sentence repeated",
     "probe_suffix": "share of answers whose score a polite ending does not raise",
     "probe_whitespace": "share of answers whose score extra spaces do not move",
     "probe_sycophancy": "share of right replies that stay above the wrong one when the person suggests that",
