@@ -1,7 +1,7 @@
 // Asking: a new question, an old one again, or one in other words.
 
 import { ask, turn } from "./api.js";
-import { settle } from "./conversations.js";
+import { lookAgain, settle } from "./conversations.js";
 import { copied } from "./dom.js";
 import { blank, canChoose, hear } from "./live.js";
 import { announce, attempt, bottom, busy, grow, notice, redraw } from "./screen.js";
@@ -9,17 +9,20 @@ import { chance, sampling } from "./settings.js";
 import { el, state } from "./state.js";
 import { decide } from "./votes.js";
 
+const SPOKEN = 400;
+
 /** Draws what `body` asks for under the first `keep` turns shown. */
 async function run(body, { asked = null, keep }) {
   if (state.abort) return;
-  const live = blank(asked, keep);
+  const how = sampling();
+  const live = blank(asked, keep, how.model);
   const abort = new AbortController();
   Object.assign(state, { live, abort, editing: null, panel: null });
   busy(true);
   redraw();
   bottom();
   const whole = await attempt(async () => {
-    for await (const event of turn({ ...sampling(), ...body }, abort.signal)) if (state.live === live) hear(event);
+    for await (const event of turn({ ...how, ...body }, abort.signal)) if (state.live === live) hear(event);
     return true;
   });
   // Another conversation is shown by now: `leave` has tidied up, and this answer waits in the history.
@@ -37,11 +40,17 @@ async function run(body, { asked = null, keep }) {
   const failed = Object.values(live.sides).find((side) => side.failed)?.failed;
   await settle(start?.answers.only ?? start?.answers.left);
   if (failed) notice(failed);
-  else if (whole) announce("The answer is complete.");
+  else if (whole && !live.lost) announce(ending(live.sides.only));
   if (!start && asked) {
     el.question.value ||= asked;
     grow();
   }
+}
+
+/** The end of an answer as a screen reader says it: how it ended, and its words; their beginning where they are many. */
+function ending({ finish, text }) {
+  const how = { stopped: "The answer is stopped.", length: "The answer is cut off at its longest." }[finish] ?? "The answer is complete.";
+  return `${how} ${text.length > SPOKEN ? `It begins: ${text.slice(0, SPOKEN)}…` : text}`;
 }
 
 /** How many of the turns shown stand before what answers this one, and it. */
@@ -49,7 +58,10 @@ const upTo = (id) => state.talk.path().findIndex((message) => message.id === id)
 
 export async function submit(text) {
   if (!text.trim() || state.abort) return;
-  if (state.live) await decide("skip");
+  if (state.live?.lost) await lookAgain();
+  else if (state.live) await decide("skip");
+  // Not known yet what the question would follow: it stays in its field.
+  if (state.live) return;
   el.question.value = "";
   grow();
   const path = state.talk.path();

@@ -32,7 +32,10 @@ export async function* turn(body, signal) {
   // An event may come in two pieces, or two in one.
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      throw new ServerError(0, "The connection to the server broke off.");
+    });
     if (done) return;
     const events = (rest + value).split("\n\n");
     rest = events.pop();

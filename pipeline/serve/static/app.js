@@ -3,7 +3,7 @@
 import { allow, enter } from "./access.js";
 import * as answering from "./answering.js";
 import { ask } from "./api.js";
-import { fresh, list, open } from "./conversations.js";
+import { fresh, list, lookAgain, open } from "./conversations.js";
 import { onKey } from "./keys.js";
 import { stop } from "./live.js";
 import { act, attempt, drawer, grow, redraw } from "./screen.js";
@@ -12,14 +12,15 @@ import { el, state } from "./state.js";
 import { dress } from "./view.js";
 import * as votes from "./votes.js";
 
+const wanted = () => location.hash.match(/^#c=([0-9a-f-]{36})$/)?.[1];
+
 async function begin() {
   const known = await attempt(() => ask("/api/state"));
   if (!known) return;
   state.tags = known.tags;
   state.consent = el["consent-level"].value = known.consent.level;
   fill(known);
-  const id = location.hash.match(/^#c=([0-9a-f-]{36})$/)?.[1];
-  if (id) await open(id);
+  if (wanted()) await open(wanted());
   else {
     redraw();
     await list();
@@ -31,7 +32,7 @@ async function enterAndBegin(token) {
   if (await enter(token)) await begin();
 }
 
-Object.assign(act, answering, votes);
+Object.assign(act, answering, votes, { lookAgain });
 dress([[el.send, "send"], [el.stop, "stop"], [el["drawer-open"], "menu"], [el["drawer-close"], "close"], [el["settings-open"], "settings"]]);
 document.addEventListener("keydown", onKey);
 el.composer.addEventListener("submit", (event) => { event.preventDefault(); answering.submit(el.question.value); });
@@ -42,10 +43,13 @@ el.question.addEventListener("keydown", (event) => {
   answering.submit(el.question.value);
 });
 el.stop.addEventListener("click", stop);
+// An address of another conversation, put into this tab.
+addEventListener("hashchange", () => { if (wanted()) open(wanted()); });
 el["new-chat"].addEventListener("click", fresh);
 el.search.addEventListener("input", list);
 el["drawer-open"].addEventListener("click", () => drawer(true));
-el["drawer-close"].addEventListener("click", () => { drawer(false); el["drawer-open"].focus(); });
+el["drawer-close"].addEventListener("click", () => drawer(false));
+matchMedia("(min-width: 761px)").addEventListener("change", () => drawer(false));
 el.shade.addEventListener("click", () => drawer(false));
 el["settings-open"].addEventListener("click", () => el.settings.showModal());
 el.settings.addEventListener("close", remember);

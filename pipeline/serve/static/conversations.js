@@ -21,21 +21,36 @@ export async function list() {
   if (!found.length) el.history.replaceChildren(h("li", { class: "quiet" }, el.search.value ? "Nothing found" : "Nothing yet"));
 }
 
-/** Takes the conversation from the server again, which alone knows what is kept, and shows this answer in it. */
+/**
+ * Takes the conversation from the server again, which alone knows what is kept, and shows this answer in it. Where the server cannot be
+ * reached, what was heard stays on the page until it can.
+ */
 export async function settle(answer) {
-  await attempt(async () => {
+  const told = await attempt(async () => {
     if (state.talk.id) state.talk = new Talk(await ask(`/api/conversations/${state.talk.id}`), state.talk.chosen);
     const kept = state.talk.byId.get(answer);
     if (kept) {
       state.talk.choose(kept.parent);
       state.talk.choose(kept.id);
     }
+    return true;
   }, { follows: true });
+  if (!told && state.live?.start) {
+    state.live.lost = answer;
+    redraw();
+    return;
+  }
   const follows = atBottom();
   state.live = null;
   redraw();
   if (follows) bottom();
   list();
+}
+
+/** Looks whether the server is there again for what was lost on the way. */
+export async function lookAgain() {
+  notice(null);
+  await settle(state.live.lost);
 }
 
 export async function open(id) {

@@ -5,10 +5,10 @@ import { atBottom, bottom, busy, redraw } from "./screen.js";
 import { el, state } from "./state.js";
 import { say } from "./view.js";
 
-/** What is shown of an answer before its first word, under the first `keep` turns; `asked` is a question that is new. */
-export function blank(asked, keep) {
-  const side = () => ({ text: "", done: false, position: 0, failed: null });
-  return { asked, keep, sides: { only: side(), left: side(), right: side() }, start: null, over: false };
+/** What is shown of an answer before its first word, under the first `keep` turns; `asked` is a question that is new, `by` who answers. */
+export function blank(asked, keep, by) {
+  const side = () => ({ text: "", done: false, position: 0, failed: null, finish: null });
+  return { asked, keep, by, sides: { only: side(), left: side(), right: side() }, start: null, over: false, lost: null };
 }
 
 export const canChoose = (live) => ["left", "right"].every((name) => !live.sides[name].failed && live.sides[name].text.trim());
@@ -29,6 +29,7 @@ export function hear(event) {
     if (event.type === "text") side.text += event.text;
     if (event.type === "waiting") side.position = event.position;
     if (event.type === "failed") side.failed = event.message;
+    if (event.type === "done") side.finish = event.finish;
     if (event.type === "done" || event.type === "failed") side.done = true;
     const follows = !live.start?.duel && atBottom();
     say(side);

@@ -51,9 +51,14 @@ export function grow() {
   el.question.style.height = `${Math.min(el.question.scrollHeight, 240)}px`;
 }
 
+/** The list of conversations, where it lies over the page: what is behind it cannot be reached meanwhile, and has the focus again after it. */
 export function drawer(opened) {
+  const inside = el.drawer.contains(document.activeElement);
   document.body.classList.toggle("drawer-open", opened);
   el.shade.hidden = !opened;
+  el.main.inert = opened;
   el["drawer-open"].setAttribute("aria-expanded", String(opened));
   if (opened) el["drawer-close"].focus();
+  // Beside the page, on a wide screen, it stays, and the focus in it.
+  else if (inside && getComputedStyle(el["drawer-open"]).display !== "none") el["drawer-open"].focus();
 }

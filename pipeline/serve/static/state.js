@@ -8,6 +8,6 @@ export const state = {
   notes: new Map(), tags: [], numbers: {}, systemPrompt: "", last: null, abort: null, consent: null,
 };
 
-export const el = Object.fromEntries(["drawer", "drawer-open", "drawer-close", "shade", "new-chat", "search", "history", "model", "talk", "composer",
+export const el = Object.fromEntries(["main", "drawer", "drawer-open", "drawer-close", "shade", "new-chat", "search", "history", "model", "talk", "composer",
   "question", "send", "stop", "status", "notice", "settings", "settings-open", "system-prompt", "temperature", "top-p", "max-tokens", "compare",
   "other-model", "theme", "login", "login-form", "token", "login-error", "consent", "consent-level"].map((id) => [id, find(id)]));

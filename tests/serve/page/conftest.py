@@ -27,7 +27,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=f"THE PAGE IS NOT TESTED: {missing}"))
 
 
-@pytest.fixture(scope="session")
+# Not for the session: its event loop would be in the way of tests that run one of their own.
+@pytest.fixture(scope="module")
 def chromium():
     from playwright.sync_api import sync_playwright
 

@@ -55,6 +55,19 @@ def test_a_conversation_opened_anew_stands_where_it_was_left(visit):
     assert page.wrong == []
 
 
+def test_an_address_put_into_the_tab_opens_its_conversation(visit):
+    page = visit("one", "two")
+    ask(page, "first")
+    answered(page)
+    first = page.evaluate("location.hash")
+    page.click("#new-chat")
+    ask(page, "second")
+    answered(page)
+    page.evaluate("hash => { location.hash = hash; }", first)
+    page.wait_for_selector(".question .said:text-is('first')")
+    assert page.wrong == []
+
+
 def test_a_long_history_says_that_it_is_not_all(visit, store):
     with store.together():
         for n in range(201):

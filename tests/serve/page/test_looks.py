@@ -1,6 +1,6 @@
 """How the page looks and what a screen reader finds: names, widths, tables."""
 
-from browsing import GOOD, answered, ask
+from browsing import BAD, GOOD, answered, ask
 
 
 def test_every_control_has_a_name_and_the_drawer_opens_at_380(visit):
@@ -20,6 +20,45 @@ def test_every_control_has_a_name_and_the_drawer_opens_at_380(visit):
     page.wait_for_selector("#history button", state="hidden")
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") == 0
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 24, 26)"
+    assert page.wrong == []
+
+
+def test_the_open_drawer_keeps_the_focus_and_gives_it_back(visit):
+    page = visit("one", width=380)
+    ask(page)
+    answered(page)
+    page.click("#drawer-open")
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        assert not page.evaluate("document.querySelector('main').contains(document.activeElement)")
+    page.focus("#search")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#drawer-open:focus")
+    # Made wide, the list stands beside the page, which is to be used.
+    page.click("#drawer-open")
+    page.set_viewport_size({"width": 1000, "height": 700})
+    page.wait_for_selector("#shade", state="hidden")
+    ask(page, "more")
+    answered(page, 2)
+    assert page.wrong == []
+
+
+def test_the_focus_stays_where_something_was_done(visit):
+    page = visit("one")
+    ask(page)
+    answered(page)
+    page.focus(BAD)
+    page.keyboard.press("Enter")
+    page.focus(".reasons textarea")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(f"{BAD}:focus")
+    page.focus('[aria-label="Write it better"]')
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".editor textarea:focus")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".editor", state="detached")
+    # Not at the top of the page again.
+    assert page.evaluate("document.getElementById('talk').contains(document.activeElement)")
     assert page.wrong == []
 
 

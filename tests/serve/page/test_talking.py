@@ -41,6 +41,49 @@ def test_stop_keeps_what_was_said(visit, store):
     assert page.wrong == []
 
 
+def test_what_was_heard_stays_until_the_server_is_there_again(visit, store):
+    page = visit("one two HOLD three", "next")
+    ask(page)
+    page.wait_for_selector(".answer .said:has-text('two')")
+    page.route("**/api/conversations**", lambda route: route.abort())
+    page.assistant.release.set()
+    page.wait_for_selector("text=Look again")
+    assert page.inner_text(".answer .said") == "one two three"
+    # A question waits for what it follows.
+    ask(page, "and then?")
+    page.wait_for_selector("#notice >> text=The server cannot be reached.")
+    assert page.input_value("#question") == "and then?" and store.stats()["answers"] == 1
+    page.unroute("**/api/conversations**")
+    page.press("#question", "Enter")
+    answered(page, 2)
+    assert [content for _, content in page.assistant.asked[1][1]] == ["hi", "one two three", "and then?"]
+    assert all("Failed to load" in line for line in page.wrong)
+
+
+def test_how_an_answer_ended_is_told_to_who_does_not_see_it(visit):
+    page = visit("all of it", "one two HOLD never", "word " * 200)
+    ask(page)
+    page.wait_for_selector("#status:text-is('The answer is complete. all of it')", state="attached")
+    ask(page, "more")
+    page.wait_for_selector(".said:has-text('two')")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#status:text-is('The answer is stopped. one two')", state="attached")
+    ask(page, "long")
+    page.wait_for_selector("#status:has-text('The answer is complete. It begins: word')", state="attached")
+    assert len(page.inner_text("#status")) < 450 and page.wrong == []
+
+
+def test_nothing_jumps_when_an_answer_ends(visit):
+    page = visit("one HOLD two")
+    ask(page)
+    page.wait_for_selector(".answer .said:has-text('one')")
+    place = lambda: page.locator(".answer .said").bounding_box()["y"]  # noqa: E731
+    before = place()
+    page.assistant.release.set()
+    answered(page)
+    assert place() == before and page.inner_text(".by") == "ppo" and page.wrong == []
+
+
 def test_a_new_chat_in_the_middle_of_an_answer_leaves_the_page_alive(visit, store):
     page = visit("one HOLD never", "two", "three HOLD never", "four")
     ask(page, "first")
