@@ -273,7 +273,7 @@ class FeedbackStore(Database):
         return [StoredMessage(*row) for row in rows]
 
     def stats(self) -> dict[str, int]:
-        """Counts of conversations, answers, ratings that stand, and comparisons."""
+        """Counts of conversations, answers, ratings that stand, comparisons, and people's own wordings of an answer."""
         one = lambda sql: self._db.execute(sql).fetchone()[0]  # noqa: E731
         standing = "SELECT value FROM rating WHERE id IN (SELECT max(id) FROM rating GROUP BY message, rater)"
         return {
@@ -282,6 +282,7 @@ class FeedbackStore(Database):
             "up": one(f"SELECT count(*) FROM ({standing}) WHERE value = 1"),
             "down": one(f"SELECT count(*) FROM ({standing}) WHERE value = -1"),
             "comparisons": one("SELECT count(*) FROM comparison WHERE withdrawn_ms IS NULL"),
+            "wordings": one("SELECT count(*) FROM edit"),
         }
 
     def _know(self, rater: str) -> None:

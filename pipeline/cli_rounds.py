@@ -33,7 +33,10 @@ def rounds(overrides: Overrides = None, config: ConfigOption = None, run_name: R
     if now.why:
         print(f"       {now.why}")
     people = verdicts(opened)
-    for end in concluded(opened.path):
+    ended, half = concluded(opened.path), unfinished(opened.path)
+    if not ended and half is None:
+        print("       no round yet: `round` learns from the votes, `feedback preview` shows from which")
+    for end in ended:
         right = end.before and end.before["value"]
         known = f"; old reward model {right:.0%} right on them" if right is not None else ""
         print(
@@ -46,7 +49,7 @@ def rounds(overrides: Overrides = None, config: ConfigOption = None, run_name: R
         for rival in {(was.run, was.stage): was for was in (against(opened.path, end.number), now)}.values():
             if said := people(made, rival):
                 print(f"       {said}")
-    if half := unfinished(opened.path):
+    if half is not None:
         print(f"  {half.name}  not finished; `round` goes on with it")
 
 

@@ -35,7 +35,8 @@ def _vote(session: Session, value: int, words: str) -> str:
         return "that is your own wording: it takes no vote"
     session.votes.thumb(shown.id, value, words)
     which = " ".join(filter(None, ("good" if value > 0 else "bad", mark(*place(session)))))
-    return f"kept: {which}" + ("" if value > 0 else ". /compare sets another answer beside it")
+    offered = value < 0 and not session.comparable("")
+    return f"kept: {which}" + (". /compare sets another answer beside it" if offered else "")
 
 
 def _undo(session: Session) -> str:
