@@ -214,6 +214,35 @@ def test_stop_before_the_turn_ends_the_stream_with_nothing_kept(serve, store):
     assert got[-2]["finish"] == "stopped" and got[-2]["tokens"] == 0 and store.stats()["answers"] == 1
 
 
+def test_a_conversation_is_deleted_with_all_that_was_said_of_it_and_no_other(serve, store):
+    client = serve("a secret", "another secret", "kept", comparison_share=0.0)
+    start = turn(client, text="a secret question")[0]
+    doomed, answer = start["conversation"], start["answers"]["only"]
+    again = turn(client, question=start["question"], against=answer)[0]
+    client.post(f"/api/duels/{again['duel']['id']}", json={"winner": "left"})
+    client.post("/v1/feedback", json={"id": answer, "value": -1, "comment": "a secret comment"})
+    client.post("/api/edit", json={"original": answer, "text": "a secret wording"})
+    other = turn(client, text="q")[0]
+    client.post("/v1/feedback", json={"id": other["answers"]["only"], "value": 1})
+    store.log_export("out.jsonl", "abc", ["ann"])
+    assert client.delete(f"/api/conversations/{doomed}").json() == {"deleted": doomed, "exports": 1}
+    assert client.delete(f"/api/conversations/{doomed}").status_code == 404
+    assert [c["id"] for c in client.get("/api/conversations").json()] == [other["conversation"]]
+    counted = {"conversations": 1, "answers": 1, "up": 1, "down": 0, "comparisons": 0, "wordings": 0}
+    assert store.stats() == counted and store.rows("PRAGMA foreign_key_check") == []
+    for file in store.path.parent.iterdir():
+        assert b"secret" not in file.read_bytes(), file
+
+
+def test_nobody_deletes_another_persons_conversation(serve, store):
+    theirs = store.start_conversation(rater="bob")
+    store.add_message(theirs, parent=None, author="human", content="q")
+    client = serve("a")
+    assert client.delete(f"/api/conversations/{theirs}").status_code == 404
+    assert client.delete(f"/api/conversations/{theirs}", headers={"origin": "https://evil.example"}).status_code == 403
+    assert store.stats()["conversations"] == 1
+
+
 def test_consent_is_asked_of_each_of_several_and_not_at_home(serve, store):
     home = serve("a")
     assert home.get("/api/state").json()["consent"] == {"level": "publish", "ask": False}

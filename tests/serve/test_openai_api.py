@@ -65,6 +65,15 @@ def test_a_talk_that_is_sent_whole_each_time_is_one_conversation(serve, store):
     assert store.rows("SELECT model FROM message WHERE content = 'never said'") == [(None,)]
 
 
+def test_a_talk_that_was_deleted_meanwhile_begins_anew(serve, store):
+    client = serve("one", "two")
+    complete(client)
+    store.forget("ann")
+    turns = [ASK["messages"][0], {"role": "assistant", "content": "one"}, {"role": "user", "content": "q2"}]
+    assert complete(client, messages=turns).status_code == 200
+    assert store.stats()["conversations"] == 1 and client.assistant.asked[1][1][-1] == ("user", "q2")
+
+
 def test_a_person_behind_an_application_has_votes_of_their_own(serve, store):
     client = serve("a")
     said = complete(client, user="bob").json()

@@ -3,7 +3,7 @@
 import { allow, enter } from "./access.js";
 import * as answering from "./answering.js";
 import { ask } from "./api.js";
-import { fresh, list, lookAgain, open } from "./conversations.js";
+import { discard, fresh, list, lookAgain, open } from "./conversations.js";
 import { onKey } from "./keys.js";
 import { stop } from "./live.js";
 import { act, attempt, drawer, grow, redraw } from "./screen.js";
@@ -33,7 +33,8 @@ async function enterAndBegin(token) {
 }
 
 Object.assign(act, answering, votes, { lookAgain });
-dress([[el.send, "send"], [el.stop, "stop"], [el["drawer-open"], "menu"], [el["drawer-close"], "close"], [el["settings-open"], "settings"]]);
+dress([[el.send, "send"], [el.stop, "stop"], [el["drawer-open"], "menu"], [el["drawer-close"], "close"], [el["settings-open"], "settings"],
+  [el["delete-open"], "bin"]]);
 document.addEventListener("keydown", onKey);
 el.composer.addEventListener("submit", (event) => { event.preventDefault(); answering.submit(el.question.value); });
 el.question.addEventListener("input", grow);
@@ -53,6 +54,8 @@ matchMedia("(min-width: 761px)").addEventListener("change", () => drawer(false))
 el.shade.addEventListener("click", () => drawer(false));
 el["settings-open"].addEventListener("click", () => el.settings.showModal());
 el.settings.addEventListener("close", remember);
+el["delete-open"].addEventListener("click", () => { el.delete.returnValue = ""; el.delete.showModal(); });
+el.delete.addEventListener("close", () => { if (el.delete.returnValue === "delete") discard(); });
 el["consent-level"].addEventListener("change", () => allow(el["consent-level"].value));
 // Closed without a choice, it is asked again the next time.
 el.consent.addEventListener("close", () => { if (el.consent.returnValue) allow(el.consent.returnValue); });

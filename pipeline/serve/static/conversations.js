@@ -1,10 +1,10 @@
 // The conversation shown, as the server keeps it, and the list of those that can be opened.
 
-import { ask } from "./api.js";
+import { ask, remove } from "./api.js";
 import { h } from "./dom.js";
 import { leave } from "./live.js";
 import { notesOf } from "./notes.js";
-import { atBottom, attempt, bottom, drawer, notice, redraw } from "./screen.js";
+import { announce, atBottom, attempt, bottom, drawer, notice, redraw } from "./screen.js";
 import { el, state } from "./state.js";
 import { Talk } from "./talk.js";
 
@@ -63,6 +63,15 @@ export async function open(id) {
   redraw();
   bottom();
   list();
+}
+
+/** Removes the conversation shown, for good. */
+export async function discard() {
+  const id = state.talk.id;
+  if (!id || !(await attempt(() => remove(`/api/conversations/${id}`)))) return;
+  if (state.talk.id === id) fresh();
+  else list();
+  announce("The conversation is deleted.");
 }
 
 export function fresh() {

@@ -7,7 +7,11 @@ import { draw } from "./view.js";
 /** What a person can do with what is drawn; `app.js` puts all of it in. */
 export const act = {};
 
-export const redraw = () => draw(el.talk, state, act);
+export function redraw() {
+  draw(el.talk, state, act);
+  el["delete-open"].hidden = !state.talk.id;
+}
+
 export const announce = (text) => { el.status.textContent = text; };
 
 export function notice(text) {

@@ -9,5 +9,5 @@ export const state = {
 };
 
 export const el = Object.fromEntries(["main", "drawer", "drawer-open", "drawer-close", "shade", "new-chat", "search", "history", "model", "talk", "composer",
-  "question", "send", "stop", "status", "notice", "settings", "settings-open", "system-prompt", "temperature", "top-p", "max-tokens", "compare",
+  "question", "send", "stop", "status", "notice", "settings", "settings-open", "delete", "delete-open", "system-prompt", "temperature", "top-p", "max-tokens", "compare",
   "other-model", "theme", "login", "login-form", "token", "login-error", "consent", "consent-level"].map((id) => [id, find(id)]));

@@ -68,6 +68,26 @@ def test_an_address_put_into_the_tab_opens_its_conversation(visit):
     assert page.wrong == []
 
 
+def test_a_conversation_is_deleted_after_it_was_asked(visit, store):
+    page = visit("one", "two")
+    assert page.locator("#delete-open").is_hidden()
+    for text in ("first", "second"):
+        page.click("#new-chat")
+        ask(page, text)
+        answered(page)
+    page.click("#delete-open")
+    page.click("#delete >> text=Keep it")
+    page.click("#delete-open")
+    page.keyboard.press("Escape")
+    assert store.stats()["conversations"] == 2
+    page.click("#delete-open")
+    page.click("#delete >> button:text-is('Delete')")
+    page.wait_for_selector(".welcome")
+    page.wait_for_selector("#history li:nth-child(2)", state="detached")
+    assert store.rows("SELECT content FROM message WHERE author = 'human'") == [("first",)]
+    assert page.locator("#delete-open").is_hidden() and page.wrong == []
+
+
 def test_a_long_history_says_that_it_is_not_all(visit, store):
     with store.together():
         for n in range(201):
