@@ -12,9 +12,13 @@ const LISTED = 200;
 // Two talks that begin alike are told apart by it.
 const when = (ms) => new Date(ms).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
 
+let asked = 0;
+
 export async function list() {
+  const mine = (asked += 1);
   const found = await attempt(() => ask(`/api/conversations?limit=${LISTED}&search=${encodeURIComponent(el.search.value)}`), { follows: true });
-  if (!found) return;
+  // What was typed since has an answer of its own, which may have come before.
+  if (!found || mine !== asked) return;
   el.history.replaceChildren(...found.map((c) => h("li", {}, h("button", { type: "button", title: c.title,
     "aria-current": c.id === state.talk.id ? "true" : null, onclick: () => open(c.id) }, c.title, h("span", { class: "when" }, when(c.created_ms))))));
   if (found.length === LISTED) el.history.append(h("li", { class: "quiet" }, `The newest ${LISTED}; the search finds older ones.`));

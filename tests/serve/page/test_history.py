@@ -88,6 +88,23 @@ def test_a_conversation_is_deleted_after_it_was_asked(visit, store):
     assert page.locator("#delete-open").is_hidden() and page.wrong == []
 
 
+def test_the_list_shows_what_was_searched_for_last(visit, store):
+    """The answer to the first letters comes after that to the whole word."""
+    for text in ("apple", "apricot"):
+        store.add_message(store.start_conversation(rater="ann"), parent=None, author="human", content=text)
+    page = visit()
+    page.wait_for_selector("#history li:nth-child(2)")
+    held = []
+    page.route("**/api/conversations?*search=ap", lambda route: held.append(route))
+    page.fill("#search", "ap")
+    page.fill("#search", "apple")
+    page.wait_for_selector("#history li:nth-child(2)", state="detached")
+    with page.expect_response("**/api/conversations?*search=ap"):
+        held[0].continue_()
+    page.wait_for_timeout(100)
+    assert page.locator("#history button").count() == 1 and page.wrong == []
+
+
 def test_a_long_history_says_that_it_is_not_all(visit, store):
     with store.together():
         for n in range(201):
