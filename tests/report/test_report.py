@@ -818,3 +818,15 @@ def test_who_has_no_place_is_named_and_a_checkpoint_s_name_is_only_text(run):
     markdown, html = read(run)
     assert "No places: between" in markdown and "Places by Bradley-Terry" not in markdown
     assert "<script>alert" not in html and "<img" not in html and "<img" not in markdown
+
+
+def test_the_data_of_a_run_are_told_with_what_was_too_long_of_them(run):
+    file = run / "stages" / "prepare" / "manifest.json"
+    manifest = json.loads(file.read_text())
+    counts = {"demonstrations": 190, "demonstrations_test": 15, "demonstrations_too_long": 0, "rankings": 1704}
+    manifest["metrics"] = {**counts, "rankings_too_long": 3, "prompts": 704, "heldout_prompts": 150}
+    _write(file, manifest)
+    markdown, _ = read(run)
+    row = next(line for line in markdown.splitlines() if line.startswith("| Prepare |"))
+    assert "demonstrations 190; rankings 1,704; rankings too long 3; prompts 704; held-out prompts 150" in row
+    assert "test 15" not in row and "demonstrations too long" not in row
