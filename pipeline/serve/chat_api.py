@@ -85,7 +85,10 @@ def chat_router(context: ServeContext) -> APIRouter:
     @router.get("/conversations/{conversation}")
     async def whole(conversation: Id, request: Request) -> dict:
         """Every version of every turn, with the person's own votes."""
-        return await context.store.call(whole_conversation, context, conversation, identity(request).rater)
+        rater = identity(request).rater
+        found = await context.store.call(whole_conversation, context, conversation, rater)
+        duels.named(rater, {message["id"] for message in found["messages"]})
+        return found
 
     @router.delete("/conversations/{conversation}")
     async def delete(conversation: Id, request: Request) -> dict:

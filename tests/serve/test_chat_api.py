@@ -83,6 +83,15 @@ def test_a_duel_names_the_models_only_after_the_vote(serve, store):
     assert client.post(f"/api/comparisons/{said['comparison']}/withdraw").status_code == 404
 
 
+def test_who_reads_the_names_elsewhere_before_the_vote_does_not_choose_blind(serve, store):
+    client = serve("one", "two", "three", "four", comparison_share=1.0)
+    named, blind = (turn(client, text="q", compare="auto", other_model="sft")[0] for _ in range(2))
+    assert {m["model"] for m in whole(client, named["conversation"])["messages"]} == {None, "ppo", "sft"}
+    for start in (named, blind):
+        assert client.post(f"/api/duels/{start['duel']['id']}", json={"winner": "left"}).status_code == 200
+    assert store.rows("SELECT blind FROM comparison ORDER BY id") == [(0,), (1,)]
+
+
 def test_the_candidate_stands_beside_the_assistant_in_service_and_beside_no_other(serve, store):
     def sides(*, model="ppo", candidate="sft", **body):
         client = serve("one", comparison_share=1.0, candidate=candidate)
