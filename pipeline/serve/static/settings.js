@@ -5,7 +5,7 @@ import { notice, redraw } from "./screen.js";
 import { el, state } from "./state.js";
 
 const NUMBERS = ["temperature", "top-p", "max-tokens"];
-const REMEMBERED = [...NUMBERS, "compare", "other-model", "theme", "model"];
+const REMEMBERED = [...NUMBERS, "compare", "other-model", "theme", "model", "system-prompt"];
 
 /** Whether a number cannot be used. Between the steps of its arrows it can: 0.65 is a temperature. */
 const wrong = ({ validity }) => validity.badInput || validity.rangeUnderflow || validity.rangeOverflow;
@@ -26,8 +26,21 @@ export function remember() {
   noteNumbers();
   state.systemPrompt = el["system-prompt"].value;
   document.documentElement.dataset.theme = el.theme.value;
-  localStorage.setItem("settings", JSON.stringify(Object.fromEntries(REMEMBERED.map((id) => [id, el[id].value]))));
+  try {
+    localStorage.setItem("settings", JSON.stringify(Object.fromEntries(REMEMBERED.map((id) => [id, el[id].value]))));
+  } catch {
+    // A browser that keeps nothing: they hold until the page is left.
+  }
   if (!state.live) redraw();
+}
+
+/** What was set here before; nothing where the browser keeps nothing, or something else stands there. */
+function remembered() {
+  try {
+    return JSON.parse(localStorage.getItem("settings")) ?? {};
+  } catch {
+    return {};
+  }
 }
 
 const noteNumbers = () => { state.numbers = Object.fromEntries(NUMBERS.map((id) => [id, el[id].value])); };
@@ -38,13 +51,15 @@ export function fill(known) {
   el.model.replaceChildren(...known.models.map((model) => option(model)));
   el["other-model"].replaceChildren(option("", "the same model"), ...known.models.map((model) => option(model)));
   el["max-tokens"].max = known.max_answer_tokens;
-  const kept = JSON.parse(localStorage.getItem("settings") ?? "{}");
-  const defaults = { temperature: known.temperature, "top-p": 1, "max-tokens": known.max_new_tokens, compare: "auto", "other-model": "", theme: "", model: known.model };
+  const kept = remembered();
+  const defaults = { temperature: known.temperature, "top-p": 1, "max-tokens": known.max_new_tokens, compare: "auto", "other-model": "", theme: "", model: known.model,
+    "system-prompt": "" };
   for (const id of REMEMBERED) {
     el[id].value = kept[id] ?? defaults[id];
     // A model that this run does not have, or a menu that has changed.
     if ((el[id].value === "" && defaults[id] !== "") || (NUMBERS.includes(id) && wrong(el[id]))) el[id].value = defaults[id];
   }
   noteNumbers();
+  state.systemPrompt = el["system-prompt"].value;
   document.documentElement.dataset.theme = el.theme.value;
 }

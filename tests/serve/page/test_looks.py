@@ -70,5 +70,11 @@ def test_the_system_prompt_of_a_talk_is_shown_and_columns_stand_as_they_should(v
     ask(page)
     answered(page)
     assert page.inner_text(".system") == "System prompt: Be <b>brief</b>."
+    # It holds for the next chat too, also of a page that was loaded anew, and says so beforehand.
+    page.reload()
+    page.click("#new-chat")
+    assert page.inner_text(".welcome >> text=System prompt") == "System prompt: Be <b>brief</b>."
+    page.click("#history button")
+    answered(page)
     sides = page.eval_on_selector_all("td", "cells => cells.map((c) => getComputedStyle(c).textAlign)")
     assert [side for side in sides if side != "start"][-2:] == ["center", "right"] and page.wrong == []

@@ -1,5 +1,6 @@
 """A talk on the page: its stream, its end, what fails, and what the next answer is drawn with."""
 
+import pytest
 from browsing import answered, ask, off
 
 
@@ -150,6 +151,16 @@ def test_a_full_queue_is_told_and_the_question_stays(visit, chromium):
     page.assistant.release.set()
     for one in others:
         one.close()
+
+
+@pytest.mark.parametrize("kept", ["no JSON", "null", "[]", '{"model": "gone", "temperature": "9", "theme": 3}'])
+def test_whatever_the_browser_has_kept_the_page_opens(visit, kept):
+    page = visit("one")
+    page.evaluate("kept => localStorage.setItem('settings', kept)", kept)
+    page.reload()
+    ask(page)
+    answered(page)
+    assert page.input_value("#model") == "ppo" and page.input_value("#temperature") == "0.7" and page.wrong == []
 
 
 def test_numbers_between_the_steps_are_taken_and_wrong_ones_are_told(visit):
