@@ -43,6 +43,8 @@ def serve(run: Run, first: Path, settings: ServeSettings) -> None:
             listening.listen(socket.SOMAXCONN)
             # The fragment never leaves the browser; the page trades it for a cookie.
             print(f"Chat:   {settings.url}" + (f"#token={settings.token}" if settings.token else ""))
+            if settings.elsewhere:
+                print(f"        {settings.elsewhere}")
             print(f"OpenAI: {settings.url}v1   models {', '.join(assistant.checkpoints)}", flush=True)
             _Server(_quiet(app)).run(sockets=[listening])
         finally:
