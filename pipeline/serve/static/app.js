@@ -12,6 +12,7 @@ import { el, state } from "./state.js";
 import { dress } from "./view.js";
 import * as votes from "./votes.js";
 
+const touched = matchMedia("(hover: none) and (pointer: coarse)");
 const wanted = () => location.hash.match(/^#c=([0-9a-f-]{36})$/)?.[1];
 
 async function begin() {
@@ -39,7 +40,8 @@ document.addEventListener("keydown", onKey);
 el.composer.addEventListener("submit", (event) => { event.preventDefault(); answering.submit(el.question.value); });
 el.question.addEventListener("input", grow);
 el.question.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  // A phone's keyboard has no other key for a new line; its button sends.
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing || touched.matches) return;
   event.preventDefault();
   answering.submit(el.question.value);
 });

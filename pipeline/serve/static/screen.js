@@ -10,6 +10,8 @@ export const act = {};
 export function redraw() {
   draw(el.talk, state, act);
   el["delete-open"].hidden = !state.talk.id;
+  const begins = state.talk.path()[0]?.content.trim().split("\n")[0].slice(0, 60);
+  document.title = begins ? `${begins} · Thumbloop` : "Thumbloop";
 }
 
 export const announce = (text) => { el.status.textContent = text; };

@@ -23,6 +23,39 @@ def test_every_control_has_a_name_and_the_drawer_opens_at_380(visit):
     assert page.wrong == []
 
 
+def test_words_run_as_their_writing_does(visit):
+    """Hebrew from the right, in a page that else runs from the left, a paragraph at a time; the tab bears the question."""
+    page = visit("שלום לך.\n\nHello to you.")
+    ask(page, "שלום")
+    answered(page)
+    assert page.title() == "שלום · Thumbloop"
+    starts = page.evaluate(
+        """() => [...document.querySelectorAll('.answer p')].map((p) => {
+             const range = document.createRange(); range.selectNodeContents(p);
+             const [words, block] = [range.getBoundingClientRect(), p.getBoundingClientRect()];
+             return block.right - words.right < 1 ? 'right' : words.left - block.left < 1 ? 'left' : 'neither'; })"""
+    )
+    assert starts == ["right", "left"]
+    page.click("#new-chat")
+    assert page.title() == "Thumbloop" and page.wrong == []
+
+
+def test_enter_begins_a_line_where_there_is_only_a_touch_screen(visit, chromium):
+    home = visit("one").url
+    context = chromium.new_context(viewport={"width": 380, "height": 700}, has_touch=True, is_mobile=True)
+    page = context.new_page()
+    page.goto(home)
+    page.wait_for_selector(".welcome")
+    page.fill("#question", "first")
+    page.press("#question", "Enter")
+    page.type("#question", "second")
+    assert page.input_value("#question") == "first\nsecond"
+    page.tap("#send")
+    answered(page)
+    assert page.inner_text(".question .said") == "first\nsecond"
+    context.close()
+
+
 def test_the_open_drawer_keeps_the_focus_and_gives_it_back(visit):
     page = visit("one", width=380)
     ask(page)
