@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { settle } from "./conversations.js";
 import { noteOf, verdict } from "./notes.js";
-import { announce, attempt, redraw } from "./screen.js";
+import { announce, attempt, notice, redraw } from "./screen.js";
 import { el, state } from "./state.js";
 
 export async function vote(id, value, tags = [], comment = null) {
@@ -64,13 +64,23 @@ export function closePanel() {
 export async function decide(winner) {
   const { start, over } = state.live ?? {};
   if (!over || !start?.duel) return;
-  const said = await attempt(() => ask(`/api/duels/${start.duel.id}`, { winner }));
-  if (said && winner !== "skip") {
+  const said = await attempt(() => ask(`/api/duels/${start.duel.id}`, { winner }).catch(closed));
+  // Not reached: the two stay where they are, to choose from when the server is there again.
+  if (!said) return;
+  const chosen = !said.closed && winner !== "skip";
+  if (chosen) {
     state.notes.set(start.question, noteOf(said));
     state.last = { question: start.question };
   }
   await settle(start.answers[winner === "right" ? "right" : "left"]);
-  if (said && winner !== "skip") announce(verdict(said));
+  if (said.closed) notice(said.closed);
+  if (chosen) announce(verdict(said));
+}
+
+/** Of a choice that the server does not know any more, as after it was started anew, what it says. */
+function closed(error) {
+  if (error.status !== 404 && error.status !== 409) throw error;
+  return { closed: error.message };
 }
 
 export async function takeBack(question) {

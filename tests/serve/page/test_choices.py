@@ -23,6 +23,35 @@ def test_a_blind_choice_by_key_and_taking_it_back(visit, store):
     assert store.stats()["comparisons"] == 0 and page.wrong == []
 
 
+def test_a_choice_that_did_not_reach_the_server_can_be_made_again(visit, store):
+    page = visit("one", "two", "three", comparison_share=1.0)
+    ask(page)
+    page.wait_for_selector(".choices button:not([disabled])")
+    page.route("**/api/duels/**", lambda route: route.abort())
+    page.click(".choices >> text=B is better")
+    page.wait_for_selector("#notice >> text=The server cannot be reached.")
+    # Nor is it skipped by the next question, which waits.
+    ask(page, "next")
+    page.wait_for_selector("#notice >> text=The server cannot be reached.")
+    assert page.locator(".pair .answer").count() == 2 and page.input_value("#question") == "next"
+    page.unroute("**/api/duels/**")
+    page.click(".choices >> text=B is better")
+    page.wait_for_selector(".note")
+    assert store.rows("SELECT winner, blind FROM comparison") == [("right", 1)]
+    assert all("Failed to load" in line for line in page.wrong)
+
+
+def test_a_choice_that_the_server_has_forgotten_is_told(visit, store):
+    page = visit("one", "two", comparison_share=1.0)
+    ask(page)
+    page.wait_for_selector(".choices button:not([disabled])")
+    page.route("**/api/duels/**", lambda route: route.fulfill(status=404, json={"error": {"message": "Not open any more."}}))
+    page.click(".choices >> text=A is better")
+    page.wait_for_selector("#notice >> text=Not open any more.")
+    # Both answers are there all the same.
+    assert page.inner_text(".versions") in ("1/2", "2/2") and store.stats()["comparisons"] == 0
+
+
 def test_a_bad_answer_offers_another_beside_it(visit, store):
     page = visit("one", "two")
     ask(page)
