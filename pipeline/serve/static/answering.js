@@ -40,7 +40,7 @@ async function run(body, { asked = null, keep }) {
   const failed = Object.values(live.sides).find((side) => side.failed)?.failed;
   await settle(start?.answers.only ?? start?.answers.left);
   if (failed) notice(failed);
-  else if (whole && !live.lost) announce(ending(live.sides.only));
+  else if (whole && !live.lost) announce(ending(start?.duel ? live.sides.left : live.sides.only));
   if (!start && asked) {
     el.question.value ||= asked;
     grow();

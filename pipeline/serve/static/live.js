@@ -11,7 +11,8 @@ export function blank(asked, keep, by) {
   return { asked, keep, by, sides: { only: side(), left: side(), right: side() }, start: null, over: false, lost: null };
 }
 
-export const canChoose = (live) => ["left", "right"].every((name) => !live.sides[name].failed && live.sides[name].text.trim());
+/** Whether two whole answers are there: nothing is learned from one that was stopped. */
+export const canChoose = (live) => [live.sides.left, live.sides.right].every((side) => !side.failed && side.finish !== "stopped" && side.text.trim());
 
 export function hear(event) {
   const live = state.live;

@@ -140,7 +140,7 @@ function reasons(message, state, act) {
   return h("div", { class: "reasons", role: "group", "aria-label": "Why" },
     down && h("div", { class: "tags" }, tags), comment,
     h("div", { class: "buttons" }, button(`${message.id}:save`, "Save", () => act.saveReasons(), { class: "main" }),
-      down && button(`${message.id}:second`, "Compare with a second answer", () => act.second(message)),
+      down && message.finish !== "stopped" && button(`${message.id}:second`, "Compare with a second answer", () => act.second(message)),
       button(`${message.id}:close`, "Close", () => act.closePanel())));
 }
 

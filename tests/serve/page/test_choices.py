@@ -52,6 +52,22 @@ def test_a_choice_that_the_server_has_forgotten_is_told(visit, store):
     assert page.inner_text(".versions") in ("1/2", "2/2") and store.stats()["comparisons"] == 0
 
 
+def test_two_answers_that_were_stopped_are_not_to_choose_from(visit, store):
+    """Nothing would be learned from the choice."""
+    page = visit("one HOLD never", "two HOLD never", comparison_share=1.0)
+    ask(page)
+    for word in ("one", "two"):
+        page.wait_for_selector(f".pair .said:has-text('{word}')")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".versions")
+    assert page.locator(".duel").count() == 0 and "stopped" in page.inner_text(".by")
+    assert page.inner_text("#status").startswith("The answer is stopped.")
+    page.click(BAD)
+    page.wait_for_selector(".reasons")
+    assert page.locator("text=Compare with a second answer").count() == 0
+    assert store.rows("SELECT finish FROM message WHERE author = 'model'") == [("stopped",)] * 2 and page.wrong == []
+
+
 def test_a_bad_answer_offers_another_beside_it(visit, store):
     page = visit("one", "two")
     ask(page)
