@@ -62,6 +62,19 @@ def _edit(session: Session, text: str) -> str:
     return f"kept: {which}; the conversation goes on from it"
 
 
+def _delete(session: Session, text: str) -> str:
+    if session.conversation is None:
+        return "nothing to delete: this conversation has not begun"
+    if text.lower() != "yes":
+        return "this conversation would go for good, with all that was voted on it: /delete yes does it"
+    gone = session.store.forget_conversation(session.conversation)
+    session.start_anew()
+    # After it: where traces stay in the file, that is told, and the conversation is gone all the same.
+    session.store.wipe()
+    typed = session.store.path.with_suffix(".history")
+    return f"deleted: {gone['messages']} messages and what was voted on them. The lines as they were typed stay in {typed}"
+
+
 def _new(session: Session) -> str:
     session.start_anew()
     return "new conversation"
@@ -125,6 +138,7 @@ _ACTIONS: dict[str, Callable[[Session, str], str]] = {
     "/undo": lambda session, text: _undo(session),
     "/edit": _edit,
     "/history": listing,
+    "/delete": _delete,
     "/new": lambda session, text: _new(session),
     "/model": _model,
     "/system": _system,

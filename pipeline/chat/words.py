@@ -19,6 +19,7 @@ COMMANDS: dict[str, str] = {
     "/new": "start a new conversation",
     "/history": "past conversations; /history WORDS finds those that say them",
     "/open": "go back into one of them: /open NUMBER",
+    "/delete": "this conversation, with its votes, for good: /delete yes",
     "/model": "who answers: /model NAME; /model alone lists them",
     "/system": "a system prompt for the next conversation: /system TEXT",
     "/set": "sampling: /set temperature=0.5; also top_p and max_new_tokens",
