@@ -22,6 +22,7 @@ from pipeline.conductor import conduct, registry
 from pipeline.disk import write_json
 from pipeline.errors import GateFailure, UserError
 from pipeline.evaluation import accepted
+from pipeline.learner import called
 from pipeline.manifest import MANIFEST
 from pipeline.run import Run
 from pipeline.snapshot import Snapshot
@@ -99,13 +100,13 @@ def run_round(base: Run, say: Say, accept: dict[str, str] | None = None) -> Conc
                 f"`rollback --to {number}` puts it in service all the same."
             )
             return _conclude(base, taken, before, None, False, why)
-        better, why = _decide(found, taken.against, base.config.rounds.min_gain)
+        better, why = _decide(found, _told(base, taken.against), base.config.rounds.min_gain)
         return _conclude(base, taken, before, asdict(found), better, why)
 
 
-def _decide(found: Gain, against: service.InService, least: float) -> tuple[bool, str]:
-    """Whether the round's assistant goes into service, and the line that says why."""
-    beside = f"by {found.by} over {against.run} ({against.stage}) on {found.prompts} prompts"
+def _decide(found: Gain, over: str, least: float) -> tuple[bool, str]:
+    """Whether the round's assistant goes into service in place of the one called `over`, and the line that says why."""
+    beside = f"by {found.by} over {over} on {found.prompts} prompts"
     if math.isnan(found.low):
         return False, (
             f"{found.value:+.3f} {found.unit} {beside}, too few of them for an interval, without which nothing shows a gain; more of "
@@ -178,9 +179,13 @@ def roll_back(base: Run, to: int | None = None) -> service.InService:
         chosen = service.InService(name, done[-1], to)
         why = "put there by hand"
         if (chosen.run, chosen.stage) != (now.run, now.stage):
-            why += "; " + (verdicts(base)(chosen, now) or f"nobody has compared it with {now.run} ({now.stage}), blind")
+            why += "; " + (verdicts(base)(chosen, now) or f"nobody has compared it with {_told(base, now)}, blind")
         service.put(base.path, name, done[-1], to, why)
         return service.present(base.path)
+
+
+def _told(base: Run, assistant: service.InService) -> str:
+    return f"{assistant.run} ({called(service.path_of(base.path, assistant), assistant.stage)})"
 
 
 def _folders(base: Path) -> list[Path]:
