@@ -304,9 +304,9 @@ def test_the_gain_is_the_mean_over_prompts_of_the_difference(base, tmp_path):
     assert gain(new, "ppo", old, "ppo", blind, progress.track) is None
 
 
-def test_so_few_prompts_that_there_is_no_interval_promote_nobody_and_say_so(tmp_path):
+def test_so_few_prompts_that_there_is_no_interval_promote_nobody_and_say_so():
     nan = float("nan")
-    better, why = rounds._decide(rivals.Gain(0.5, nan, nan, "points", "the rubric", 4), service.InService("r", "ppo", 0), -1000.0)
+    better, why = rounds._decide(rivals.Gain(0.5, nan, nan, "points", "the rubric", 4), "r (ppo)", -1000.0)
     assert not better and "nan" not in why and "min_gain" not in why
     assert why.startswith("+0.500 points by the rubric over r (ppo) on 4 prompts, too few of them for an interval")
 
