@@ -44,7 +44,8 @@ def run(ctx) -> dict[str, float]:
     base.add(VALUE, trainable=True, like=REWARD)
     prompts = _prompts(ctx, base)
     _check_context(base, prompts, settings)
-    engine = open_engine(settings.rollout, longest=max(len(p.ids) for p in prompts) + settings.max_new_tokens)
+    longest = max(len(p.ids) for p in prompts) + settings.max_new_tokens
+    engine = open_engine(settings.rollout, longest=longest, temperature=settings.temperature)
     try:
         return _run(ctx, base, reward_model, prompts, engine)
     finally:
