@@ -35,9 +35,12 @@ def open_watch(
         start, name, reference: as in `Watch`.
     """
     config = ctx.config
+    if not config.detectors.enabled:
+        # Nobody looks, so nothing is opened to look with: a test model is an adapter more in memory.
+        return Watch(config.detectors, seed=config.seed, start=start, name=name, reference=reference)
     judge = _judge(ctx, base) if config.detectors.judge_every else None
     prompts = judge_prompts(ctx, base) if judge or reference else []
-    if config.detectors.enabled and (judge or reference) and len(prompts) < FEW_PROMPTS:
+    if (judge or reference) and len(prompts) < FEW_PROMPTS:
         seen = (
             f"for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} it mostly misses a fall by one spread of its "
             "scores, with fewer than two any"

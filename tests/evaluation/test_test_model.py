@@ -25,7 +25,7 @@ from pipeline.evaluation.cards import read_card
 from pipeline.evaluation.rivals import gain
 from pipeline.evaluation.rouge import rouge_l
 from pipeline.ppo.rollout import draw
-from pipeline.roles import ADAPTER, open_base, open_test_model
+from pipeline.roles import ADAPTER, TEST_REWARD, open_base, open_test_model
 from pipeline.run import Run
 from pipeline.snapshot import usable
 from pipeline.stages.watching import judge_prompts, open_watch
@@ -172,6 +172,16 @@ def test_a_judge_of_few_questions_is_told_of(finished, capfd):
     open_watch(ctx, base)
     few = len(judge_prompts(ctx, base))
     assert few < 8 and f"for the judge to see answers to: {few}." in capfd.readouterr().err
+
+
+def test_detectors_that_are_off_open_no_test_model_and_read_no_file(finished):
+    for settings, roles in (([], (TEST_REWARD,)), (["detectors.judge_every=0"], ()), (["detectors.enabled=false"], ())):
+        config = Run.load(finished, settings).config
+        base = open_base(config)
+        inputs = {n: finished / "stages" / n for n in ("prepare", "reward")}
+        watch = open_watch(SimpleNamespace(config=config, inputs=inputs if config.detectors.enabled else {}), base)
+        assert base.roles == roles and (watch.judge is not None) == bool(roles)
+        assert config.detectors.enabled or watch.before(SimpleNamespace(done=0, settings=config.ppo)) is None
 
 
 def test_the_report_says_who_judged(finished):
