@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from data.quality import leaks
 from data.records import Demonstration, Message, Prompt, Ranking, Record, Thumb
 from data.splits import is_test
 from data.yardsticks import load_facts, load_paragraphs
+from pipeline.context import no_room_to_draw, no_room_to_read
 from pipeline.template import PromptTooLong, prompt_ids, prompt_lengths, text_lengths
 
 _KINDS: dict[str, type] = {
@@ -72,8 +74,11 @@ class Checked:
         }
 
 
-def check(config, tokenizer) -> Checked:
+def check(config, tokenizer, context: int | None = None) -> Checked:
     """Reads, splits and measures the data of a config.
+
+    Args:
+        context: tokens that the model reads at most; None where that is not known.
 
     Raises:
         UserError: every mistake: of each row of each file, or, once all rows can be used, of splits, leaks and lengths.
@@ -104,6 +109,7 @@ def check(config, tokenizer) -> Checked:
         side["rankings"], long = lengths.rankings(side["rankings"])
         too_long["rankings"] += long
     lengths.held(given)
+    lengths.within(context)
     if problems or lengths.problems:
         raise UserError([*problems, *lengths.problems])
     notes = [*lengths.notes, *_overlap_notes(overlaps, config.data.max_overlap)]
@@ -258,6 +264,8 @@ class _Lengths:
         self.problems: list[str] = []
         self.notes: list[str] = []
         self._known: dict[tuple[Message, ...], int] = {}
+        # The longest that is kept of each kind, in tokens.
+        self._longest: dict[str, int] = defaultdict(int)
 
     def demonstrations(self, records: list[Demonstration]) -> tuple[list, list[str]]:
         """A demonstration is never cut: without its end the model would learn not to stop."""
@@ -301,6 +309,8 @@ class _Lengths:
             ("heldout_rankings", given["heldout_rankings"]),
         ):
             lengths = self._prompts([prompt_of(r) for r in records])
+            if name == "heldout_prompts":
+                self._keep("held-out prompt", lengths, self._most)
             long = [
                 r.id
                 for r, n in zip(records, lengths, strict=True)
@@ -314,6 +324,23 @@ class _Lengths:
                 self.problems.append(
                     f"{path}: {len(long) - 20} more prompts are longer than that. Raise it or drop them."
                 )
+
+    def within(self, context: int | None) -> None:
+        """Whether all that is kept, and what is drawn after it, fit into the model's context: told before anything is trained."""
+        config, longest = self.config, self._longest
+        texts = [
+            ("sft.max_tokens", "demonstration", longest["demonstration"]),
+            ("reward.max_tokens", "prompt with its answer", max(longest["ranking that is no tie"], longest["thumb"])),
+        ]
+        drawn = [("evaluation", config.evaluation.max_new_tokens, longest["held-out prompt"])]
+        if config.learner == "ppo":
+            drawn.append(("ppo", config.ppo.max_new_tokens, longest["prompt"]))
+        elif config.detectors.enabled:
+            drawn.append(("kto", config.kto.max_new_tokens, longest["prompt"]))
+        for key, noun, tokens in texts:
+            self.problems += no_room_to_read(context, key, noun, tokens)
+        for section, tokens, prompt in drawn:
+            self.problems += no_room_to_draw(context, section, tokens, prompt)
 
     @property
     def _most(self) -> int:
@@ -343,11 +370,16 @@ class _Lengths:
                 needs.append(prompt_tokens[ranking.id] + max(ends))
         limit = self.config.reward.max_tokens
         self._tell(needs, limit, "reward.max_tokens", "ranking that is no tie")
+        self._keep("ranking that is no tie", needs, limit)
 
     def _sides(self, records: list, lengths: list[int], limit: int, key: str, noun: str) -> tuple[list, list[str]]:
         self._tell(lengths, limit, key, noun)
+        self._keep(noun, lengths, limit)
         kept = [r for r, n in zip(records, lengths, strict=True) if n <= limit]
         return kept, [r.id for r, n in zip(records, lengths, strict=True) if n > limit]
+
+    def _keep(self, noun: str, lengths: list[int], limit: int) -> None:
+        self._longest[noun] = max([self._longest[noun], *(n for n in lengths if n <= limit)])
 
     def _tell(self, lengths: list[int], limit: int, key: str, noun: str) -> None:
         long = sum(n > limit for n in lengths)

@@ -23,7 +23,7 @@ from pipeline.ppo.trainer import PPO
 from pipeline.ppo.watch import Watch
 from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base
 from pipeline.rollouts.engine import RolloutEngine, open_engine
-from pipeline.stages.watching import encoded, open_watch, write_report
+from pipeline.stages.watching import check_room, encoded, open_watch, write_report
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead
@@ -43,7 +43,7 @@ def run(ctx) -> dict[str, float]:
     reward_model = RewardEnsemble.open(base, ctx.inputs["reward"], settings)
     base.add(VALUE, trainable=True, like=REWARD)
     prompts = _prompts(ctx, base)
-    _check_context(base, prompts, settings)
+    check_room(base, "ppo", settings.max_new_tokens, prompts)
     longest = max(len(p.ids) for p in prompts) + settings.max_new_tokens
     engine = open_engine(settings.rollout, longest=longest, temperature=settings.temperature)
     try:
@@ -168,17 +168,6 @@ class _Scorer:
 
 def _prompts(ctx, base) -> list[PromptIds]:
     return [encoded(ctx, base, p) for p in load_records(ctx.inputs["prepare"] / "prompts.jsonl", "prompts")]
-
-
-def _check_context(base, prompts: list[PromptIds], settings) -> None:
-    """Before the first update: an answer that runs past the context would be made of positions that the model never saw."""
-    context = base.causal_lm.config.max_position_embeddings
-    longest = max(len(p.ids) for p in prompts)
-    if longest + settings.max_new_tokens > context:
-        raise UserError(
-            f"ppo.max_new_tokens: {settings.max_new_tokens} tokens after a prompt of {longest} exceed the model's context of {context}. "
-            "Lower it, or data.max_prompt_tokens."
-        )
 
 
 def _demonstrations(ctx, base) -> list[tuple[tuple[int, ...], int]]:

@@ -13,7 +13,7 @@ from pipeline.config import PpoConfig
 from pipeline.memory import MicroBatch
 from pipeline.ppo.rollout import PromptIds, collect
 from pipeline.ppo.trainer import PPO
-from pipeline.stages.ppo import _check_context
+from pipeline.stages.watching import check_room
 from reward.model import ScalarHead, score
 
 PROMPTS = [
@@ -152,11 +152,12 @@ def test_out_of_memory_in_the_middle_of_a_minibatch_counts_no_gradient_twice(mak
 
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_named_before_the_first_update(make_ppo):
-    ppo = make_ppo(max_new_tokens=1020)
+    ppo = make_ppo()
+    check_room(ppo.base, "ppo", 1014, PROMPTS)
     with pytest.raises(
         UserError, match="ppo.max_new_tokens: 1020 tokens after a prompt of 10 exceed the model's context of 1024"
     ):
-        _check_context(ppo.base, PROMPTS, ppo.settings)
+        check_room(ppo.base, "ppo", 1020, PROMPTS)
 
 
 def test_learning_moves_policy_and_value_and_nothing_else(make_ppo):
