@@ -163,6 +163,7 @@ def _member(
                 settings,
                 seed=seed,
                 thumbs=thumbs,
+                most=context_of(base.causal_lm.config),
                 resume=(found[0], len(lines)) if found else None,
                 on_step=on_step,
                 in_parts=micro.attempt,
