@@ -69,7 +69,10 @@ def load(settings):
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         if tokenizer.pad_token_id >= rows and len(tokenizer) == rows + 1:
-            model.resize_token_embeddings(len(tokenizer))
+            # Its row is drawn, and like every weight it is part of the model's identity and does not follow the run's seed.
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(0)
+                model.resize_token_embeddings(len(tokenizer))
         else:
             raise UserError(
                 f"model {settings.name}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows. "

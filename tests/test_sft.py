@@ -103,7 +103,7 @@ def test_the_step_is_that_of_the_mean_over_all_answers_tokens_in_however_many_pa
 
 def test_a_last_batch_that_is_not_full_counts_its_own_tokens_alone(run_of):
     """Five texts a step: the second step has three, read in passes of one."""
-    lines, gradients, base, _ = run_of("sft.batch_size=5", "sft.micro_batch_size=1", "sft.learning_rate=1e-9")
+    lines, _, base, _ = run_of("sft.batch_size=5", "sft.micro_batch_size=1", "sft.learning_rate=1e-9")
     assert len(lines) == 2
     generator = torch.Generator().manual_seed(2)
     base.load_state(POLICY, {n: 0.2 * torch.randn(t.shape, generator=generator) for n, t in base.state(POLICY).items()})
