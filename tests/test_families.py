@@ -10,6 +10,7 @@ import transformers
 from data.errors import UserError
 from pipeline.adapters import POLICY, SharedBase
 from pipeline.config import LoraConfig
+from pipeline.generation import Sampling, sample
 from pipeline.reading import check_reading
 from pipeline.roles import open_base
 
@@ -61,6 +62,21 @@ def test_in_two_parts_and_side_by_side_a_model_reads_as_it_does_alone(family, la
         for text, found in zip(together, listed, strict=True):
             assert torch.allclose(found @ base.head_weight.T, alone(base, text)[-1], atol=1e-3)
     check_reading(base)
+
+
+def test_learned_positions_count_real_tokens_alone():
+    """With rotary positions a row may begin anywhere: only the distance of two tokens counts. Here a shifted row is another text."""
+    base = base_of("OPT", ffn_dim=64, word_embed_proj_dim=32)
+    base.add(POLICY, trainable=True)
+    together = sample(base.causal_lm, TEXTS, Sampling(6, 0.0), eos_id=-1, pad_id=0)
+    for text, found in zip(TEXTS, together, strict=True):
+        ids = list(text)
+        for _ in range(6):
+            ids.append(int(alone(base, ids)[-1].argmax()))
+        assert list(found.ids) == ids[len(text) :]
+    with torch.no_grad():
+        for text, states in zip(TEXTS, base.encode(TEXTS, POLICY)[0], strict=True):
+            assert torch.allclose(states[: len(text)] @ base.head_weight.T, alone(base, text), atol=1e-3)
 
 
 def test_the_windows_are_short_enough_to_matter():
