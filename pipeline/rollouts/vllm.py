@@ -170,8 +170,9 @@ class VllmServer:
         shutil.rmtree(target, ignore_errors=True)
         # Whole or not at all: the server reads it whenever it likes.
         partial.rename(target)
-        self._load(name, target)
+        # Before it is taken: whatever happens now, `close` removes its files.
         self._loaded.append(name)
+        self._load(name, target)
         # The one before stays loaded for one rollout more: requests that were cut off may still name it.
         for old in self._loaded[:-2]:
             try:

@@ -148,7 +148,7 @@ def test_a_server_that_is_down_is_said_in_one_line(server, settings, make_ppo):
     engine.close()
 
 
-def test_adapters_that_cannot_be_loaded_are_said_with_the_cure(server, settings, make_ppo):
+def test_adapters_that_cannot_be_loaded_are_said_with_the_cure(server, settings, make_ppo, tmp_path):
     server.lora_routes = False
     with pytest.raises(UserError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
         make_ppo(settings(), opened(settings())).update()
@@ -160,9 +160,12 @@ def test_adapters_that_cannot_be_loaded_are_said_with_the_cure(server, settings,
         make_ppo(settings(), opened(settings())).update()
     # What it says is shown, and nothing is claimed that it did not say.
     server.faults["/v1/load_lora_adapter"] = [(500, "EngineDeadError: see the trace above")]
+    engine = opened(settings(adapter_dir=str(tmp_path / "shared")))
     with pytest.raises(UserError, match=r"EngineDeadError: see the trace above.*can be the cause.*which its log says"):
-        make_ppo(settings(), opened(settings())).update()
-    assert not server.loads
+        make_ppo(settings(), engine).update()
+    assert not server.loads and list((tmp_path / "shared").iterdir())
+    engine.close()
+    assert not list((tmp_path / "shared").iterdir())
 
 
 def test_a_server_that_was_started_again_gets_the_adapter_again(server, settings, make_ppo):
