@@ -161,6 +161,10 @@ def test_the_gradient_of_an_update_is_that_of_the_slow_one(make_ppo, options):  
         assert torch.allclose(found, expected, rtol=1e-3, atol=2e-5 * float(expected.abs().max()) + 1e-6)
     assert figures["kl"] == pytest.approx(kl, abs=1e-4)
     lengths = rollout.mask.sum(1).tolist()
+    if not options.keys() & {"score_scaling", "score_clip"} and options.get("kl_estimator") != "k3":
+        # Score less the missing end's price, less β nats: in reward units, however the rewards are whitened afterwards.
+        scores = [s - ppo.settings.missing_eos_penalty * (not end) for s, end in zip(rollout.scores.tolist(), rollout.finished.tolist(), strict=True)]
+        assert figures["reward_total"] == pytest.approx(statistics.fmean(scores) - ppo.settings.kl_coef * kl, abs=1e-4)
     assert sorted(set(lengths)) == [1, 2, 4, 7, 9, 10] and figures["response_tokens"] == pytest.approx(statistics.fmean(lengths))
 
 
