@@ -1,6 +1,7 @@
 """All that is wrong with the data of a config, at once, before a model is loaded."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -99,10 +100,36 @@ def test_what_outgrows_the_models_context_is_told_before_anything_is_trained(mak
     assert alone.startswith("evaluation.")
     short = make_config("ppo.max_new_tokens=1", "evaluation.max_new_tokens=1")
     check(short, tokenizer, demonstration)
-    (line,) = problems_of(short, tokenizer, demonstration - 1)
+    line = problems_of(short, tokenizer, demonstration - 1)[0]
     assert line.startswith(f"sft.max_tokens: a demonstration of {demonstration} tokens exceeds the model's context of {demonstration - 1}.")
     lines = problems_of(short, tokenizer, ranked - 1)
     assert lines[1].startswith(f"reward.max_tokens: a prompt with its answer of {ranked} tokens exceeds")
+
+
+def test_what_only_measures_is_left_out_or_refused_where_no_model_reads_it_whole(make_config, tokenizer):
+    """No setting of training bounds a test row: beyond the context its likelihood would be that of nonsense."""
+    tested = [i for i, q in enumerate(QUESTIONS) if is_test([Message("user", q)], 0.1)]
+    shown = [{"id": f"d{i}", "messages": turns(q, "Answer.")} for i, q in enumerate(QUESTIONS)]
+    ranked = [{"id": f"r{i}", "prompt": q, "responses": ["Good.", "Bad."], "ranks": [0, 1]} for i, q in enumerate(QUESTIONS)]
+    shown[tested[0]]["messages"] = turns(QUESTIONS[tested[0]], "y" * 400)
+    ranked[tested[1]]["responses"] = ["Good.", "n" * 400]
+    config = make_config("ppo.max_new_tokens=1", "evaluation.max_new_tokens=1", d=shown, r=ranked)
+    whole, checked = check(config, tokenizer, None), check(config, tokenizer, 300)
+    for name, first, row in (("demonstrations", f"d{tested[0]}", shown[tested[0]]), ("rankings", f"r{tested[1]}", ranked[tested[1]])):
+        assert {r.id for r in whole.test[name]} - {r.id for r in checked.test[name]} == {first}
+        prompt = len(prompt_ids(tokenizer, (Message("user", row.get("prompt") or row["messages"][0]["content"]),)))
+        assert (
+            f"{name} test: 1 of {len(tested)} exceed the model's context of 300 tokens (first: {first}, longest {prompt + 401}) and are left out."
+            in checked.notes
+        )
+        assert check(config, tokenizer, prompt + 401).test[name] == whole.test[name]
+    held = [{"id": "h", "prompt": "Held out?", "responses": ["a" * 400, "b"], "ranks": [0, 1]}]
+    config = make_config("ppo.max_new_tokens=1", "evaluation.max_new_tokens=1")
+    file = Path(config.data.rankings).with_name("k.jsonl")
+    write(file, held)
+    named = make_config("ppo.max_new_tokens=1", "evaluation.max_new_tokens=1", f"data.heldout_rankings={file}")
+    (line,) = problems_of(named, tokenizer, 300)
+    assert "k.jsonl: 1 of 1 exceed the model's context of 300 tokens (first: h" in line and line.endswith("Drop or shorten them.")
 
 
 COPIED = "It was on a grey morning in the north that the first of the boats came back"

@@ -248,6 +248,20 @@ def test_every_prompt_is_asked_once_before_any_is_asked_again(make_ppo):
     assert asked[:6] != asked[6:12]
 
 
+def test_every_update_and_every_seed_draws_by_chance_of_its_own(make_ppo):
+    """One question, and a policy that does not move: whatever differs is chance, within an update too."""
+    drawn = []
+    for seed in (0, 1):
+        ppo = make_ppo(seed=seed, learning_rate=1e-12)
+        ppo.prompts = PROMPTS[:1]
+        drawn += [[a.ids for a in ppo.update()[1].answers] for _ in range(2)]
+    again = make_ppo(seed=1, learning_rate=1e-12)
+    again.prompts = PROMPTS[:1]
+    assert [a.ids for a in again.update()[1].answers] == drawn[2]
+    firsts = [answers[0] for answers in drawn]
+    assert len(set(firsts)) == 4 and len({ids for answers in drawn for ids in answers}) > 20
+
+
 def test_a_score_that_is_not_finite_stops_before_anything_moves(make_ppo):
     ppo = make_ppo()
     before = ppo.base.state(POLICY)

@@ -195,6 +195,9 @@ def test_every_answer_is_learnt_from_once_an_epoch_in_another_order(make_ppo):  
     assert ppo.update()[0]["minibatches"] == 6
     epochs = [seen[i] + seen[i + 1] for i in (0, 2, 4)]
     assert all(sorted(epoch) == list(range(6)) for epoch in epochs) and len({tuple(e) for e in epochs}) > 1
+    # And in another one in the next update.
+    ppo.update()
+    assert seen[:6] != seen[6:] and sorted(map(sorted, seen[6:8])) != sorted(map(sorted, seen[:2]))
 
 
 @pytest.mark.parametrize(("limit", "minibatches"), [(1e-9, 2), (1e9, 6)])
