@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data.errors import UserError
+from pipeline.adapter_file import other_scale
 
 # What families of models call the norm after their last layer.
 _FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")
@@ -219,6 +220,8 @@ class SharedBase:
                 f"{file}: cannot be read ({str(error).splitlines()[0]}). It is missing or damaged; "
                 "`status --verify` names every such file, `run --redo` with the stage makes it anew."
             ) from None
+        if why := other_scale(directory, self._lora):
+            raise UserError(f"{directory}: {why}. Take the settings that it was made with.")
         if role not in self.roles:
             self.add(role, trainable=trainable)
         try:

@@ -17,6 +17,8 @@ from reward.optimizer import load_tensors, make_optimizer, tensors_of
 from reward.thumbs import EncodedThumbs, thumb_loss
 
 T = TypeVar("T")
+# Answers to one prompt that share a reading of it. More than rankings have.
+SIDE_BY_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def _backward(
     total, right, pairs = 0.0, 0, 0
     for first in range(0, len(batch), size):
         part = batch[first : first + size]
-        scores = head(encode([(ranking.prompt, ranking.answers) for ranking in part]))
+        scores = head(encode(_rows(part)))
         loss, centre = scores.new_zeros(()), scores.new_zeros(())
         for ranking, own in zip(part, scores.split([len(r.answers) for r in part]), strict=True):
             if isinstance(ranking, EncodedThumbs):
@@ -205,6 +207,14 @@ def _backward(
         (loss + settings.center_coef * centre).backward()
         total += loss.item()
     return total, right, pairs
+
+
+def _rows(part: Sequence[EncodedRanking | EncodedThumbs]) -> list[tuple[Sequence[int], Sequence[Sequence[int]]]]:
+    """Prompts with their answers as they are read, at most `SIDE_BY_SIDE` in a row: who may look at whom grows with the square of a row, and
+    a question that many people ask has any number of thumbs. The answers of one prompt are never spread over steps."""
+    return [
+        (one.prompt, one.answers[k : k + SIDE_BY_SIDE]) for one in part for k in range(0, len(one.answers), SIDE_BY_SIDE)
+    ]
 
 
 def _state(adapter: Sequence[nn.Parameter], head: ScalarHead, optimizer) -> dict[str, Tensor]:
