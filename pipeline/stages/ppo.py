@@ -44,15 +44,19 @@ def run(ctx) -> dict[str, float]:
     base.add(VALUE, trainable=True, like=REWARD)
     prompts = _prompts(ctx, base)
     check_room(base, "ppo", settings.max_new_tokens, prompts)
-    longest = max(len(p.ids) for p in prompts) + settings.max_new_tokens
+    watch = open_watch(ctx, base, start=OTHER_START if settings.start_from else SFT)
+    # The judge's questions are drawn for by the same engine, and may be longer than all that PPO asks.
+    longest = max(len(p.ids) for p in [*prompts, *watch.prompts]) + settings.max_new_tokens
     engine = open_engine(settings.rollout, longest=longest, temperature=settings.temperature)
     try:
-        return _run(ctx, base, reward_model, prompts, engine)
+        return _run(ctx, base, reward_model, prompts, engine, watch)
     finally:
         engine.close()
 
 
-def _run(ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engine: RolloutEngine) -> dict[str, float]:
+def _run(
+    ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engine: RolloutEngine, watch: Watch
+) -> dict[str, float]:
     config, settings = ctx.config, ctx.config.ppo
     ppo = PPO(
         base,
@@ -66,7 +70,6 @@ def _run(ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engi
         engine=engine,
     )
     samples = ctx.out / "samples.jsonl"
-    watch = open_watch(ctx, base, start=OTHER_START if settings.start_from else SFT)
     _resume(ctx, ppo, watch, samples)
     with ctx.progress(settings.updates, "PPO", unit="updates") as bar, steps_finish():
         bar.advance(ppo.done)

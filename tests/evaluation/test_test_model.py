@@ -24,7 +24,7 @@ from pipeline.evaluation.answers import answer_prompts, read_answers
 from pipeline.evaluation.cards import read_card
 from pipeline.evaluation.rivals import gain
 from pipeline.evaluation.rouge import rouge_l
-from pipeline.ppo.rollout import draw
+from pipeline.ppo.rollout import PromptIds, draw
 from pipeline.roles import ADAPTER, TEST_REWARD, open_base, open_test_model
 from pipeline.run import Run
 from pipeline.snapshot import usable
@@ -182,6 +182,28 @@ def test_detectors_that_are_off_open_no_test_model_and_read_no_file(finished):
         watch = open_watch(SimpleNamespace(config=config, inputs=inputs if config.detectors.enabled else {}), base)
         assert base.roles == roles and (watch.judge is not None) == bool(roles)
         assert config.detectors.enabled or watch.before(SimpleNamespace(done=0, settings=config.ppo)) is None
+
+
+def test_the_engine_has_room_for_the_judges_questions_too(finished, tmp_path, monkeypatch):
+    """They come from the test side, and may be longer than all that PPO asks."""
+    from pipeline.stages import ppo, watching
+
+    config = Run.load(finished).config
+    inputs = {n: finished / "stages" / n for n in ("prepare", "sft", "reward")}
+    asked = ppo._prompts(SimpleNamespace(config=config, inputs=inputs), open_base(config))
+    long = PromptIds(asked[0].prompt, tuple(range(20, 20 + max(len(p.ids) for p in asked) + 7)))
+    monkeypatch.setattr(watching, "judge_prompts", lambda ctx, base: [long])
+
+    class Asked(Exception):
+        pass
+
+    def open_engine(settings, *, longest, temperature):
+        raise Asked(longest)
+
+    monkeypatch.setattr(ppo, "open_engine", open_engine)
+    with pytest.raises(Asked) as caught:
+        ppo.run(SimpleNamespace(config=config, inputs=inputs, out=tmp_path))
+    assert caught.value.args == (len(long.ids) + config.ppo.max_new_tokens,)
 
 
 def test_the_report_says_who_judged(finished):
