@@ -432,8 +432,9 @@ def _slice(decoder: nn.Module, first: int, end: int) -> nn.Module:
     part._modules = dict(decoder._modules)
     part.config = copy.copy(decoder.config)
     part.config.num_hidden_layers = end - first
-    # The forward pass looks up each layer's kind of attention by its place among those that it runs.
-    if getattr(decoder.config, "layer_types", None):
+    # The forward pass looks up each layer's kind of attention by its place among those that it runs. Where the kinds are no field of the
+    # config but follow from others, `pipeline/reading.py` finds out whether they still fit.
+    if vars(decoder.config).get("layer_types"):
         part.config.layer_types = decoder.config.layer_types[first:end]
     part.layers = nn.ModuleList(decoder.layers[first:end])
     if end < len(decoder.layers):

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from data.errors import UserError
-from pipeline.adapters import POLICY, SharedBase
+from pipeline.adapters import BASE, POLICY, SharedBase
 from pipeline.config import LoraConfig
 from pipeline.generation import Sampling, sample
 from pipeline.reading import check_reading
@@ -129,3 +129,9 @@ def test_answers_are_not_put_side_by_side_where_layers_carry_a_state():
     base.add(POLICY, trainable=True)
     with pytest.raises(UserError, match="of the kind conv, which carry a state from one answer to the next"):
         base.encode_lists([(TEXTS[0], TEXTS[1:])], POLICY)
+    # Kinds that follow from the architecture alone.
+    recurrent = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4))
+    base = SharedBase(recurrent.eval(), base.tokenizer, LoraConfig(rank=2))
+    check_reading(base)
+    with pytest.raises(UserError, match="of the kind mamba, which carry"):
+        base.encode_lists([(TEXTS[0], TEXTS[1:])], BASE)
