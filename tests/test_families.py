@@ -133,5 +133,5 @@ def test_answers_are_not_put_side_by_side_where_layers_carry_a_state():
     recurrent = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4))
     base = SharedBase(recurrent.eval(), base.tokenizer, LoraConfig(rank=2))
     check_reading(base)
-    with pytest.raises(UserError, match="of the kind mamba, which carry"):
+    with pytest.raises(UserError, match="of the kind linear_attention, which carry"):
         base.encode_lists([(TEXTS[0], TEXTS[1:])], BASE)
