@@ -24,8 +24,9 @@ from pipeline.evaluation.answers import answer_prompts, read_answers
 from pipeline.evaluation.cards import read_card
 from pipeline.evaluation.rivals import gain
 from pipeline.evaluation.rouge import rouge_l
+from pipeline.evaluation.scoring import conversation
 from pipeline.ppo.rollout import PromptIds, draw
-from pipeline.roles import ADAPTER, TEST_REWARD, open_base, open_test_model
+from pipeline.roles import ADAPTER, TEST_REWARD, RewardModel, open_base, open_test_model
 from pipeline.run import Run
 from pipeline.snapshot import usable
 from pipeline.stages.watching import judge_prompts, open_watch
@@ -152,6 +153,36 @@ def test_two_assistants_are_judged_by_one_test_model(finished, judge):
     card = read_card(finished / "evaluation" / "ppo" / "card.json")
     assert found.value == pytest.approx(card.get("gold_minus_sft").value, abs=1e-5)
     assert (found.unit, found.by, found.prompts) == ("reward", "the test model", 4)
+
+
+def test_a_reward_models_unit_is_the_spread_of_its_training_answers_behind_their_questions(finished):
+    config = Run.load(finished).config
+    base = open_base(config)
+    rankings = load(finished / "stages" / "prepare" / "rankings.train.jsonl", "ranked")
+    for role, folder, tested in (("one", ".", False), ("two", "member-1", False), ("three", "test-model", True)):
+        model = RewardModel.open(base, finished / "stages" / "reward" / folder, role)
+        own = [r for r in rankings if is_for_test_model(r.prompt, 0.4) == tested and list(r.pairs())]
+        read = [[conversation(base, r.prompt, a, e, config) for a, e in zip(r.responses, r.finished, strict=True)] for r in own]
+        fitting = [row for row in read if max(map(len, row)) <= config.reward.max_tokens]
+        scores = np.array(model.score_all([ids for row in fitting[: config.reward.scale_lists] for ids in row]))
+        assert len(scores) == len(model.seen) > 10
+        np.testing.assert_allclose(scores, model.seen, atol=1e-3)
+        assert abs(scores.mean()) < 1e-3 and abs(scores.std(ddof=1) - 1) < 1e-3
+
+
+def test_members_are_reward_models_of_their_own(finished):
+    """Two that learnt the same from the same chance would agree on every answer, and disagreement would warn of nothing."""
+    base = open_base(Run.load(finished).config)
+    opened = [
+        RewardModel.open(base, finished / "stages" / "reward" / folder, role)
+        for role, folder in (("one", "."), ("two", "member-1"), ("three", "test-model"))
+    ]
+    weights = [m.head.weight.flatten() / m.head.weight.norm() for m in opened]
+    texts = [list(range(20 + i, 40 + 3 * i)) for i in range(12)]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        # Heads are drawn by chance: in 64 dimensions two are nearly at right angles.
+        assert abs(float(weights[i] @ weights[j])) < 0.7
+        assert not np.allclose(opened[i].score_all(texts), opened[j].score_all(texts), atol=1e-2)
 
 
 def test_the_detectors_ask_the_test_model(finished):
