@@ -33,7 +33,7 @@ from pipeline.evaluation.answers import read_answers  # noqa: E402
 from pipeline.evaluation.cards import Entry, read_card  # noqa: E402
 from pipeline.evaluation.comparisons import length_controlled_win_rate  # noqa: E402
 from pipeline.evaluation.diversity import self_bleu, self_bleu_change, self_bleu_entry  # noqa: E402
-from pipeline.evaluation.floors import floor_entries  # noqa: E402
+from pipeline.evaluation.floors import floor_entries, word_counts  # noqa: E402
 from pipeline.evaluation.forgetting import Paragraphs  # noqa: E402
 from pipeline.evaluation.reward_card import calibration_entries, length_entries  # noqa: E402
 from pipeline.evaluation.reward_probes import probe_answers, probe_facts  # noqa: E402
@@ -221,7 +221,7 @@ def floors(run: Path, config):
     ]
     model = RewardEnsemble.open(open_base(config), run / "stages" / "reward", config.ppo)
     bag, said = BagOfWords.of_rankings(train), f"{len(train)} training lists"
-    length = [[-len(a.split()) for a in r.responses] for r in heldout]
+    length = [[-n for n in row] for row in word_counts(heldout)]
     pairs = [pairs_by(g) for g in golds]
     yield from _named("reward", reward_card.accuracy_entries("length_rule_accuracy", heldout, length, pairs, short=True))
     for label, rankings, own in (("observed", observed, [r.pairs() for r in observed]), ("clean", heldout, pairs)):

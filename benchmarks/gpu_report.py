@@ -1,4 +1,4 @@
-"""Writes docs/gpu.md from what `benchmarks/gpu.py` and `benchmarks/plan_check.py` measured. It measures nothing itself.
+"""Writes docs/gpu.md from what `benchmarks/gpu.py` and `plan_check.py` measured and `plan_counted.py` counted. It measures nothing itself.
 
     python benchmarks/gpu_report.py
 
@@ -8,10 +8,15 @@ The prose around the tables lies in docs/gpu-notes.md. What was not measured say
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from statistics import fmean, median
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path.insert(0, str(HERE))
+from counted_page import counted_tables  # noqa: E402
+
 RESULTS = ROOT / "benchmarks" / "results"
 NOT = "not measured"
 PEER = "TRL 1.12.0, bfloat16"
@@ -38,7 +43,8 @@ LAST = 5
 
 
 def main() -> None:
-    (ROOT / "docs" / "gpu.md").write_text(report(read("gpu.json"), read("plan_check.json")), encoding="utf-8")
+    found = (read(name) for name in ("gpu.json", "plan_check.json", "plan_counted.json"))
+    (ROOT / "docs" / "gpu.md").write_text(report(*found), encoding="utf-8")
 
 
 def read(name: str) -> dict:
@@ -46,9 +52,9 @@ def read(name: str) -> dict:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def report(gpu: dict, plan: dict) -> str:
+def report(gpu: dict, plan: dict, counted: dict) -> str:
     head, _, tail = (ROOT / "docs" / "gpu-notes.md").read_text(encoding="utf-8").partition("\n---\n")
-    parts = [head.strip(), measured(gpu), plan_table(plan), tail.strip()]
+    parts = [head.strip(), measured(gpu), plan_table(plan), counted_tables(counted), tail.strip()]
     return "\n\n".join(parts).rstrip() + "\n"
 
 

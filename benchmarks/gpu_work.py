@@ -49,13 +49,13 @@ def random_base(
     finally:
         torch.set_default_dtype(default)
     if bits == "4bit":
-        _in_four_bits(model, device)
+        in_four_bits(model, device)
     model.requires_grad_(False).eval()
     tokenizer = SimpleNamespace(eos_token_id=2, pad_token_id=0, decode=lambda ids, **_: " ".join(map(str, ids)))
     return SharedBase(model, tokenizer, LoraConfig(rank=16, last_layers=last_layers), recompute=recompute)
 
 
-def _in_four_bits(model, device: torch.device) -> None:
+def in_four_bits(model, device: torch.device) -> None:
     from bitsandbytes.nn import Linear4bit, Params4bit
 
     for layer in model.get_decoder().layers:
@@ -70,9 +70,11 @@ def _in_four_bits(model, device: torch.device) -> None:
                         quant_type="nf4",
                         device="meta",
                     )
-                    new.weight = Params4bit(
+                    weight = Params4bit(
                         old.weight.data, requires_grad=False, compress_statistics=True, quant_type="nf4"
-                    ).to(device)
+                    )
+                    # A move to the device that has no memory quantizes nothing by itself.
+                    new.weight = weight._quantize(device) if device.type == "meta" else weight.to(device)
                     if hasattr(new, "support_avx512bf16_for_cpu"):
                         new.support_avx512bf16_for_cpu = False
                     setattr(parent, name, new)

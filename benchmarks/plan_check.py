@@ -129,8 +129,8 @@ def measure(point: dict, threads: int) -> dict[str, float]:
     return {"measured": resident("VmHWM") - start, "loaded": loaded}
 
 
-def update(base, config) -> None:
-    """One PPO update on prompts and answers of full length."""
+def update(base, config, *, uneven: bool = False) -> None:
+    """Two PPO updates on prompts and answers of full length; `uneven`: one prompt is a token shorter, so that padding has to be masked."""
     import torch
 
     from data.records import Message, Prompt
@@ -148,6 +148,7 @@ def update(base, config) -> None:
     ids = torch.randint(
         100, most, (config.ppo.episodes, config.data.max_prompt_tokens), generator=torch.Generator().manual_seed(0)
     ).tolist()
+    ids[0] = ids[0][uneven:]
     prompts = [PromptIds(Prompt(f"p{i}", (Message("user", str(i)),)), tuple(row)) for i, row in enumerate(ids)]
     head, reward_head = (ScalarHead(base.hidden_size).to(base.device) for _ in range(2))
     reward_head.requires_grad_(False)

@@ -7,13 +7,12 @@ and 0 withdraws.
 from __future__ import annotations
 
 import json
-import sqlite3
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.database import Database, now_ms
-from data.errors import UserError
+from data.database import now_ms
+from data.deletion import Deletion
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Vote:
     created_ms: int
 
 
-class FeedbackStore(Database):
+class FeedbackStore(Deletion):
     """What is said and voted, and what of it is taken back or removed. `open` comes from `Database`."""
 
     # -- writing -----------------------------------------------------------------------------------------------------------
@@ -167,70 +166,13 @@ class FeedbackStore(Database):
             )
             return message
 
-    def forget(self, rater: str) -> dict[str, int]:
-        """Removes a rater with all that this person said and voted. Returns how many rows went, by what they were.
-
-        With a conversation go the answers in it, and what others said of them. `wipe` then removes the traces of the words.
-        """
-        doomed = """WITH RECURSIVE doomed (id) AS (
-            SELECT m.id FROM message m JOIN conversation c ON c.id = m.conversation WHERE c.rater = :rater
-            UNION SELECT message FROM edit WHERE rater = :rater
-            UNION SELECT m.id FROM message m JOIN doomed ON m.parent = doomed.id)"""
-        steps = {
-            "thumbs": f"{doomed} DELETE FROM rating WHERE rater = :rater OR message IN doomed",
-            "choices": f"""{doomed} DELETE FROM comparison
-                WHERE rater = :rater OR left_message IN doomed OR right_message IN doomed""",
-            "messages": f"{doomed} DELETE FROM message WHERE id IN doomed",
-            "edits": "DELETE FROM edit WHERE rater = :rater OR message NOT IN (SELECT id FROM message) "
-            "OR original NOT IN (SELECT id FROM message)",
-            "conversations": "DELETE FROM conversation WHERE rater = :rater",
-            "consents": "DELETE FROM consent WHERE rater = :rater",
-            "raters": "DELETE FROM rater WHERE id = :rater",
-        }
-        self._db.execute("PRAGMA secure_delete = ON")
-        with self._write():
-            # Messages go before the edits that name them: which are theirs can only be told while both are there.
-            self._db.execute("PRAGMA defer_foreign_keys = ON")
-            gone = {what: self._changed(sql, {"rater": rater}) for what, sql in steps.items()}
-            self._unname(rater)
-        return gone
-
-    def wipe(self) -> None:
-        """Leaves no word of deleted rows in the file or beside it: they also stood in free pages and in the log of writes.
-
-        Raises:
-            UserError: the rows are gone, and some of their words may still stand there.
-        """
-        try:
-            self._db.execute("VACUUM")
-            why = ""
-        except sqlite3.OperationalError as error:
-            why = str(error)
-        # Tells with a number, not with an error, that somebody still reads what was there before.
-        if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-            why = why or "another process reads it"
-        if why:
-            raise UserError(
-                f"{self.path}: the rows are removed, but traces of their words may stay in the file and in {self.path.name}-wal "
-                f"({why}). Free space, end what uses it, and run `sqlite3 {self.path} VACUUM`."
-            )
-
-    def _changed(self, sql: str, parameters: dict) -> int:
-        # sqlite3's own rowcount does not know of a statement that starts with WITH.
-        self._db.execute(sql, parameters)
-        return self._db.execute("SELECT changes()").fetchone()[0]
-
-    def _unname(self, rater: str) -> None:
-        for number, rows in self.rows("SELECT id, rows FROM export_log"):
-            row = json.loads(rows)
-            row["raters"] = [name for name in row["raters"] if name != rater]
-            self._db.execute("UPDATE export_log SET rows = ? WHERE id = ?", (json.dumps(row), number))
-
     def set_consent(self, rater: str, level: str) -> None:
         """Notes what a rater allows from now on, one of CONSENTS."""
         with self._write():
             self._know(rater)
-            self._db.execute("INSERT INTO consent (rater, level, created_ms) VALUES (?, ?, ?)", (rater, level, now_ms()))
+            self._db.execute(
+                "INSERT INTO consent (rater, level, created_ms) VALUES (?, ?, ?)", (rater, level, now_ms())
+            )
 
     def log_export(self, path: str, sha256: str, raters: Sequence[str]) -> None:
         """Notes that a file outside the store now holds what these raters said."""
@@ -273,7 +215,7 @@ class FeedbackStore(Database):
         return [StoredMessage(*row) for row in rows]
 
     def stats(self) -> dict[str, int]:
-        """Counts of conversations, answers, ratings that stand, and comparisons."""
+        """Counts of conversations, answers, ratings that stand, comparisons, and people's own wordings of an answer."""
         one = lambda sql: self._db.execute(sql).fetchone()[0]  # noqa: E731
         standing = "SELECT value FROM rating WHERE id IN (SELECT max(id) FROM rating GROUP BY message, rater)"
         return {
@@ -282,6 +224,7 @@ class FeedbackStore(Database):
             "up": one(f"SELECT count(*) FROM ({standing}) WHERE value = 1"),
             "down": one(f"SELECT count(*) FROM ({standing}) WHERE value = -1"),
             "comparisons": one("SELECT count(*) FROM comparison WHERE withdrawn_ms IS NULL"),
+            "wordings": one("SELECT count(*) FROM edit"),
         }
 
     def _know(self, rater: str) -> None:

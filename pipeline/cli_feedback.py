@@ -14,6 +14,7 @@ import typer
 from data.consent import Consents, check_level
 from data.errors import UserError
 from data.feedback import FeedbackStore
+from data.tallies import thumbs_by_checkpoint
 from pipeline.cli_options import open_run, printable
 
 app = typer.Typer(
@@ -33,11 +34,13 @@ ConfigOption = Annotated[
 def stats(run_name: RunOption = None, config: ConfigOption = None, db: DbOption = None) -> None:
     """Who said how much, and what of it can be learned from."""
     with _opened(run_name, config, db) as (store, settings):
-        counts, lesson = store.stats(), _lesson(store, settings, "train")
+        counts, lesson, tallies = store.stats(), _lesson(store, settings, "train"), thumbs_by_checkpoint(store)
         consents = Consents(store, settings.chat.consent)
     print(f"{store.path}")
     for name, count in counts.items():
         print(f"  {name:<16} {count:>7,}")
+    for line in _thumbs(tallies, Path(settings.runs_dir)):
+        print(line)
     total = sum(lesson.given.values())
     print(f"{total:,} judgements stand ('both bad' is two), of {len(lesson.given)} raters" + (":" if lesson.given else ""))
     for rater, count in lesson.given.most_common():
@@ -53,7 +56,7 @@ def preview(run_name: RunOption = None, config: ConfigOption = None, db: DbOptio
         lesson = _lesson(store, settings, "train")
     print(f"{len(lesson.rankings):,} rankings with {lesson.pairs:,} pairs, for the reward model")
     for r in lesson.rankings[:SHOWN]:
-        _show(r.prompt, [(f"rank {rank}", text) for rank, text in zip(r.ranks, r.responses, strict=True)])
+        _show(r.prompt, [(_place(rank, r.ranks), text) for rank, text in zip(r.ranks, r.responses, strict=True)])
     print(f"{len(lesson.demonstrations):,} demonstrations")
     for d in lesson.demonstrations[:SHOWN]:
         _show(d.prompt, [("answer", d.response)])
@@ -200,6 +203,33 @@ def _counted(lesson) -> None:
     for name, counts in groups.items():
         for reason, count in counts.items():
             print(f"  {name}: {count:,} {reason}")
+
+
+def _thumbs(tallies, runs: Path) -> Iterator[str]:
+    """A line for each checkpoint: how often its answers were liked, of those with a thumb."""
+    if not tallies:
+        return
+    # With numpy and scipy behind it: only where there is something to count.
+    from pipeline.evaluation.statistics import wilson
+    from pipeline.learner import called
+
+    yield "thumbs by checkpoint, with 95 % intervals as if each were a person's only one:"
+    for one in tallies:
+        rate = wilson(one.up, one.up + one.down)
+        people = f"{one.people:,} {'person' if one.people == 1 else 'people'}"
+        yield (
+            f"  {printable(one.run)} ({called(runs / one.run, one.stage)}): {one.up:,} up, {one.down:,} down: "
+            f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}] of {people}"
+        )
+
+
+def _place(rank: int, ranks) -> str:
+    """What a rank means: 0 is the best."""
+    if len(set(ranks)) == 1:
+        return "as good"
+    if rank == min(ranks):
+        return "best" if len(ranks) > 2 else "better"
+    return "worse" if len(ranks) == 2 else f"place {rank + 1}"
 
 
 def _show(prompt, answers) -> None:

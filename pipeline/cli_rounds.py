@@ -23,16 +23,20 @@ def round_(overrides: Overrides = None, config: ConfigOption = None, run_name: R
 def rounds(overrides: Overrides = None, config: ConfigOption = None, run_name: RunOption = None) -> None:
     """The rounds of a run, how each ended, and which assistant is in service."""
     from pipeline import service
+    from pipeline.learner import called
     from pipeline.rounds import LAST, against, concluded, unfinished
     from pipeline.verdicts import verdicts
 
     opened = open_run(config, run_name, overrides, must_exist=True)
     now = service.present(opened.path)
-    print(f"in service: {now.run} ({now.stage})" + (f" since {now.since} UTC" if now.since else ""))
+    print(f"in service: {now.run} ({called(opened.path.parent / now.run, now.stage)})" + (f" since {now.since} UTC" if now.since else ""))
     if now.why:
         print(f"       {now.why}")
     people = verdicts(opened)
-    for end in concluded(opened.path):
+    ended, half = concluded(opened.path), unfinished(opened.path)
+    if not ended and half is None:
+        print("       no round yet: `round` learns from the votes, `feedback preview` shows from which")
+    for end in ended:
         right = end.before and end.before["value"]
         known = f"; old reward model {right:.0%} right on them" if right is not None else ""
         print(
@@ -45,7 +49,7 @@ def rounds(overrides: Overrides = None, config: ConfigOption = None, run_name: R
         for rival in {(was.run, was.stage): was for was in (against(opened.path, end.number), now)}.values():
             if said := people(made, rival):
                 print(f"       {said}")
-    if half := unfinished(opened.path):
+    if half is not None:
         print(f"  {half.name}  not finished; `round` goes on with it")
 
 
@@ -61,7 +65,9 @@ def rollback(
     to: Annotated[int | None, typer.Option(min=0, help="this round's assistant; 0 is the run before any round")] = None,
 ) -> None:
     """Put the assistant before the present one back into service, or that of any round; what people said of it is noted."""
+    from pipeline.learner import called
     from pipeline.rounds import roll_back
 
-    now = roll_back(open_run(config, run_name, overrides, must_exist=True), to)
-    print(f"in service: {now.run} ({now.stage}), {now.why}")
+    opened = open_run(config, run_name, overrides, must_exist=True)
+    now = roll_back(opened, to)
+    print(f"in service: {now.run} ({called(opened.path.parent / now.run, now.stage)}), {now.why}")

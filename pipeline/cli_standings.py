@@ -18,11 +18,14 @@ def standings(run_name: RunOption = None, config: ConfigOption = None, db: DbOpt
     """Which checkpoints people prefer, blind. With --run only that run and its rounds; its report then shows it too."""
     from data.choices import family_of, read_choices
     from pipeline.evaluation.standings import standings as count
+    from pipeline.learner import called
 
     path = open_run(config, run_name, None, must_exist=True).path if run_name is not None else None
     with cli_feedback._opened(run_name, config, db) as (store, settings):
         family = family_of(path.name)[0] if path is not None else None
-        found = count(read_choices(store, unasked=settings.chat.consent, family=family))
+        runs = path.parent if path is not None else Path(settings.runs_dir)
+        choices = read_choices(store, unasked=settings.chat.consent, family=family)
+        found = count(choices, lambda run, stage: called(runs / run, stage))
     print("\n".join(_lines(found)))
     if path is not None:
         _into_report(path, settings, found)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.adapters import BASE, POLICY, REFERENCE
 from pipeline.errors import UserError
+from pipeline.learner import STAGE, called
 from pipeline.manifest import MANIFEST
 from pipeline.roles import ADAPTER
 from pipeline.run import CONFIG, Run, at_hand
@@ -22,7 +23,7 @@ class Checkpoint:
     """One of those who answer.
 
     Attributes:
-        name: what menus and clients call it.
+        name: what menus and clients call it, by the learner that made it.
         run, stage, sha256: what it is, for the record of a vote; the base has no weights of its own.
         role: the adapter that speaks for it.
         adapter: its directory, None for the base.
@@ -42,7 +43,7 @@ def of_run(run: Path) -> list[Checkpoint]:
     Raises:
         UserError: no stage of the run has left a policy yet.
     """
-    trained = [_trained(run, stage, stage, role) for stage, role in _ROLES.items() if _is_done(run, stage)]
+    trained = [_trained(run, stage, called(run, stage), role) for stage, role in _ROLES.items() if _is_done(run, stage)]
     if not trained:
         raise UserError(f"{run}: no trained model yet{at_hand(run)}. `python run_pipeline.py run` makes one.")
     return [Checkpoint("base", run.name, "base", BASE, ""), *trained]
@@ -69,7 +70,7 @@ def of_rounds(first: Path, serving: Run, keep: int) -> tuple[list[Checkpoint], l
     found = []
     for number, path in shown.items():
         for stage in (stage for stage in _ROLES if _is_done(path, stage)):
-            checkpoint = _trained(path, stage, f"{stage}-round-{number}", f"{stage}-round-{number}")
+            checkpoint = _trained(path, stage, f"{called(path, stage)}-round-{number}", f"{stage}-round-{number}")
             # Rounds start from the same SFT data, so that policy is mostly one and the same.
             if checkpoint.sha256 not in known:
                 known.add(checkpoint.sha256)
@@ -91,7 +92,9 @@ def name_of(checkpoints: Sequence[Checkpoint], run: str, stage: str, sha256: str
         return stage
     found = next((c.name for c in checkpoints if c.sha256 == sha256), None)
     trained_anew = any((c.run, c.stage) == (run, stage) for c in checkpoints)
-    return found or (f"an earlier {stage} of {run}" if trained_anew else f"{stage} of {run}")
+    # Which learner made weights that are not here, nobody knows any more.
+    what = "assistant" if stage == STAGE else stage
+    return found or (f"an earlier {what} of {run}" if trained_anew else f"{what} of {run}")
 
 
 def _trained(run: Path, stage: str, name: str, role: str) -> Checkpoint:

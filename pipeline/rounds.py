@@ -19,6 +19,7 @@ from pipeline import doubts, progress, service, snapshot
 from pipeline.conductor import conduct, registry
 from pipeline.disk import write_json
 from pipeline.errors import GateFailure, UserError
+from pipeline.learner import called
 from pipeline.manifest import MANIFEST
 from pipeline.run import Run
 from pipeline.snapshot import Snapshot
@@ -86,7 +87,7 @@ def run_round(base: Run, say: Say) -> Concluded | None:
         better = found.low > settings.min_gain
         why = (
             f"{found.value:+.3f} {found.unit} [{found.low:+.3f}, {found.high:+.3f}] by {found.by} over {taken.against.run} "
-            f"({taken.against.stage}) on {found.prompts} prompts; the lower end is {'' if better else 'not '}above "
+            f"({called(rival, taken.against.stage)}) on {found.prompts} prompts; the lower end is {'' if better else 'not '}above "
             f"{settings.min_gain:g} (rounds.min_gain)"
         )
         if found.low <= settings.min_gain < found.high:
@@ -150,9 +151,13 @@ def roll_back(base: Run, to: int | None = None) -> service.InService:
         chosen = service.InService(name, done[-1], to)
         why = "put there by hand"
         if (chosen.run, chosen.stage) != (now.run, now.stage):
-            why += "; " + (verdicts(base)(chosen, now) or f"nobody has compared it with {now.run} ({now.stage}), blind")
+            why += "; " + (verdicts(base)(chosen, now) or f"nobody has compared it with {_told(base, now)}, blind")
         service.put(base.path, name, done[-1], to, why)
         return service.present(base.path)
+
+
+def _told(base: Run, assistant: service.InService) -> str:
+    return f"{assistant.run} ({called(base.path.parent / assistant.run, assistant.stage)})"
 
 
 def _folders(base: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from data.choices import Player, family_of, read_choices
 from data.errors import UserError
 from data.feedback import FeedbackStore
 from pipeline.disk import sha256
+from pipeline.learner import called
 from pipeline.run import Run
 from pipeline.service import InService
 
@@ -44,7 +45,8 @@ def verdicts(base: Run) -> Verdict:
         sides = [_player(base.path.parent, family, assistant) for assistant in (one, other)]
         if None in sides or sides[0] == sides[1]:
             return ""
-        found = between(choices, *sides, called=(f"{one.run} ({one.stage})", f"{other.run} ({other.stage})"))
+        names = tuple(f"{side.run} ({called(base.path.parent / side.run, side.stage)})" for side in (one, other))
+        found = between(choices, *sides, called=names)
         return preferred(found) if found is not None else ""
 
     return said

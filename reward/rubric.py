@@ -26,6 +26,15 @@ import re
 from collections import Counter
 
 PART_WEIGHTS = {"finished": 1.5, "concise": 1.5, "relevant": 1.0, "direct": 0.75, "varied": 0.75, "plain": 0.5}
+# What earns a part its full share, for those who read the scores.
+PART_MEANINGS = {
+    "finished": "ended by itself and closes a sentence",
+    "concise": "6 to 20 words",
+    "relevant": "names what the question is about",
+    "direct": "starts with the answer",
+    "varied": "no word pair comes back",
+    "plain": "one paragraph of prose",
+}
 MAXIMUM = sum(PART_WEIGHTS.values())
 _FEWEST_WORDS = 4
 

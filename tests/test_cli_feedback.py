@@ -46,10 +46,34 @@ def test_stats_count_raters_and_what_cannot_be_used(db, capsys):
     ]
 
 
+def test_stats_count_thumbs_by_the_checkpoint_that_wrote(tmp_path, capsys):
+    """Twelve answers, counted by hand: those that stand, of whom, and none that was taken back; the interval from Wilson's formula."""
+    path = tmp_path / "votes.sqlite"
+    store = FeedbackStore.open(path)
+    assert store.stats()["wordings"] == 0
+    models = [store.add_model(run="r", stage=s, weights_sha256=s, template_sha256="t") for s in ("sft", "ppo")]
+    asked = store.add_message(store.start_conversation(rater="ann"), parent=None, author="human", content="How?")
+    talk = store.rows("SELECT conversation FROM message")[0][0]
+    for number in range(12):
+        model = models[number % 2]
+        answer = store.add_message(talk, parent=asked, author="model", content=f"a{number}", model=model, finish="stop")
+        store.rate(answer, rater="bob" if number == 3 else "ann", value=1 if number < 8 else -1)
+        if number == 0:
+            store.rate(answer, rater="ann", value=0)
+    store.edit(answer, rater="ann", content="better")
+    store.close()
+    stats(db=path)
+    said = capsys.readouterr().out
+    # Of SFT's six: 0 taken back, 2, 4, 6 up, 8, 10 down. Of PPO's: 1, 3, 5, 7 up, 9, 11 down.
+    assert "r (sft): 3 up, 2 down: 60% [23%, 88%] of 1 person" in said
+    assert "r (ppo): 4 up, 2 down: 67% [30%, 90%] of 2 people" in said
+    assert ["wordings", "1"] in [line.split() for line in said.splitlines()]
+
+
 def test_preview_shows_what_a_round_would_learn(db, capsys):
     preview(db=db)
     said = capsys.readouterr().out
-    assert "1 rankings with 1 pairs" in said and "rank 1: so" in said and "1 demonstrations" in said
+    assert "1 rankings with 1 pairs" in said and "better: " in said and "worse: so" in said and "1 demonstrations" in said
     # What a model said cannot write to the terminal what the terminal would obey.
     assert "\x1b" not in said
 

@@ -69,6 +69,18 @@ def test_rounds_are_offered_once_and_what_is_not_offered_is_told(made):
     assert "chat.other_rounds" in left_out[-1]
 
 
+def test_a_checkpoint_is_called_by_the_learner_that_ran(made, tmp_path):
+    """The manifest says which; the config may have been changed since. The stage in the store stays `ppo`."""
+    shutil.copytree(made, tmp_path / "runs")
+    runs = tmp_path / "runs"
+    for run, learner in (("r", "kto"), ("r-round-001", "kto"), ("r-round-003", "ppo")):
+        (runs / run / "stages/ppo/manifest.json").write_text(json.dumps({"settings": {"learner": learner}}))
+    assert [(c.name, c.stage) for c in lineup.of_run(runs / "r")] == [("base", "base"), ("sft", "sft"), ("kto", "ppo")]
+    others, _ = lineup.of_rounds(runs / "r", Run.load(runs / "r-round-002"), keep=9)
+    assert [c.name for c in others] == ["kto-round-0", "kto-round-1", "sft-round-3", "ppo-round-3"]
+    assert lineup.name_of(others, "r-round-001", "ppo", digest(runs, "r-round-001", "ppo")) == "kto-round-1"
+
+
 def test_the_candidate_is_the_newest_round_that_is_newer_than_the_one_in_service(made):
     def of(serving, keep=9):
         others, _ = lineup.of_rounds(made / "r", Run.load(made / serving), keep)
@@ -132,6 +144,8 @@ def test_an_old_answer_is_named_by_what_wrote_it(made):
     known = lineup.of_run(made / "r")
     sha = digest(made, "r", "ppo")
     assert lineup.name_of(known, "renamed", "ppo", sha) == "ppo"
-    assert lineup.name_of(known, "r", "ppo", "0" * 64) == "an earlier ppo of r"
+    assert lineup.name_of(known, "r", "sft", "0" * 64) == "an earlier sft of r"
+    # Which learner made it, the weights would say, and they are gone.
+    assert lineup.name_of(known, "r", "ppo", "0" * 64) == "an earlier assistant of r"
     assert lineup.name_of(known, "other", "sft", "0" * 64) == "sft of other"
     assert lineup.name_of(known, "open-webui", "llama3", "") == "llama3"

@@ -10,6 +10,7 @@ from data.feedback import FeedbackStore
 from pipeline import rounds, service
 from pipeline.cli import rollback
 from pipeline.cli import rounds as show_rounds
+from pipeline.cli_standings import standings
 from pipeline.config import load_config
 from pipeline.manifest import MANIFEST
 from pipeline.run import Run
@@ -118,6 +119,23 @@ def test_the_list_of_rounds_says_it_where_there_are_votes(base, tmp_path, capsys
     assert (
         said[-1].strip().startswith("people preferred r-round-002 (ppo) over r (ppo) in 75% (too few for an interval)")
     )
+
+
+def test_rounds_name_the_learner_that_ran(base, tmp_path, capsys, monkeypatch):
+    for run in ("r", "r-round-001"):
+        manifest = tmp_path / run / "stages" / "ppo" / MANIFEST
+        manifest.write_text(json.dumps({"settings": {"learner": "kto"}}), encoding="utf-8")
+    monkeypatch.setattr("pipeline.cli_rounds.open_run", lambda *a, **k: base())
+    vote(tmp_path, "r-round-002", "r-round-001", wins=9, losses=3)
+    show_rounds()
+    said = capsys.readouterr().out
+    assert said.startswith("in service: r-round-001 (kto)")
+    assert "preferred r-round-002 (ppo) over r-round-001 (kto)" in said
+    assert rounds.roll_back(base(), 0).why.endswith("nobody has compared it with r-round-001 (kto), blind")
+    monkeypatch.setattr("pipeline.cli_standings.open_run", lambda *a, **k: base())
+    monkeypatch.setattr("pipeline.cli_feedback.open_run", lambda *a, **k: base())
+    standings(run_name="r", db=tmp_path / "votes.sqlite")
+    assert "ppo-round-2 over kto-round-1" in capsys.readouterr().out
 
 
 def test_votes_are_about_the_weights_that_are_there_now(base, tmp_path):

@@ -35,7 +35,8 @@ def _vote(session: Session, value: int, words: str) -> str:
         return "that is your own wording: it takes no vote"
     session.votes.thumb(shown.id, value, words)
     which = " ".join(filter(None, ("good" if value > 0 else "bad", mark(*place(session)))))
-    return f"kept: {which}" + ("" if value > 0 else ". /compare sets another answer beside it")
+    offered = value < 0 and not session.comparable("")
+    return f"kept: {which}" + (". /compare sets another answer beside it" if offered else "")
 
 
 def _undo(session: Session) -> str:
@@ -59,6 +60,19 @@ def _edit(session: Session, text: str) -> str:
     session.turns[-1].shown = Said(text, kept, "stop", "your wording", own=True)
     which = " ".join(filter(None, ("your wording", mark(*place(session)))))
     return f"kept: {which}; the conversation goes on from it"
+
+
+def _delete(session: Session, text: str) -> str:
+    if session.conversation is None:
+        return "nothing to delete: this conversation has not begun"
+    if text.lower() != "yes":
+        return "this conversation would go for good, with all that was voted on it: /delete yes does it"
+    gone = session.store.forget_conversation(session.conversation)
+    session.start_anew()
+    # After it: where traces stay in the file, that is told, and the conversation is gone all the same.
+    session.store.wipe()
+    typed = session.store.path.with_suffix(".history")
+    return f"deleted: {gone['messages']} messages and what was voted on them. The lines as they were typed stay in {typed}"
 
 
 def _new(session: Session) -> str:
@@ -124,6 +138,7 @@ _ACTIONS: dict[str, Callable[[Session, str], str]] = {
     "/undo": lambda session, text: _undo(session),
     "/edit": _edit,
     "/history": listing,
+    "/delete": _delete,
     "/new": lambda session, text: _new(session),
     "/model": _model,
     "/system": _system,

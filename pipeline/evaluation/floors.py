@@ -17,6 +17,11 @@ from reward.metrics import pair_outcomes
 BAG = "bag of words"
 
 
+def word_counts(rankings: Sequence[Ranking]) -> list[list[float]]:
+    """Words of every answer, what stands between spaces without a letter or digit not being one: the length of every rule of length."""
+    return [[float(len(words(a))) for a in r.responses] for r in rankings]
+
+
 def floor_entries(
     label: str,
     rankings: Sequence[Ranking],
@@ -41,7 +46,7 @@ def floor_entries(
     clusters = [r.id for r, own in zip(rankings, pairs, strict=True) for _ in own]
     if not clusters:
         return [Entry(name, math.nan, 0, unit="share", note="no pair to compare") for name in named]
-    lengths = [[float(len(words(a))) for a in r.responses] for r in rankings]
+    lengths = word_counts(rankings)
     model, shorter, longer, bagged = (
         [outcome for s, own in zip(by, pairs, strict=True) for outcome in pair_outcomes(s, own)]
         for by in (scores, [[-n for n in row] for row in lengths], lengths, [bag.scores(r.responses) for r in rankings])

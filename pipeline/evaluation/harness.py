@@ -18,7 +18,7 @@ from pipeline.adapters import BASE, POLICY, REFERENCE, SharedBase
 from pipeline.evaluation import calibration, judges, yardsticks
 from pipeline.evaluation.answers import AnswerRow, answer_prompts, read_answers, with_gold, with_proxy, write_answers
 from pipeline.evaluation.cards import Card, Entry, estimated, write_card
-from pipeline.evaluation.floors import floor_entries
+from pipeline.evaluation.floors import floor_entries, word_counts
 from pipeline.evaluation.policy_card import (
     answer_entries,
     best_of_entries,
@@ -122,7 +122,7 @@ def evaluate_reward(ctx) -> dict[str, float]:
         for name in parts[0][0]:
             pairs = [pairs_by([p[name] for p in row], margin=0.2) for row in parts]
             entries += accuracy_entries(f"clean_accuracy_{name}", heldout, heldout_scores, pairs, short=True)
-        length = [[-len(a.split()) for a in r.responses] for r in heldout]
+        length = [[-n for n in row] for row in word_counts(heldout)]
         entries += accuracy_entries("length_rule_accuracy", heldout, length, clean, short=True)
         entries += calibration_entries("", heldout, heldout_scores, clean)
         shown = (heldout, heldout_scores, clean)

@@ -28,6 +28,12 @@ from pipeline.evaluation.statistics import Estimate, cluster_bootstrap, holm, si
 ENOUGH = 10
 PEOPLE, CONVERSATIONS = "people", "conversations"
 _STAGES = ("base", "sft", "ppo")
+# What to call the checkpoint of a run and a stage, without its round.
+Called = Callable[[str, str], str]
+
+
+def _as_stored(run: str, stage: str) -> str:
+    return stage
 
 
 @dataclass(frozen=True)
@@ -84,9 +90,9 @@ class Standings:
     left_out: Mapping[str, int]
 
 
-def standings(choices: Choices) -> Standings:
-    """Counts, win rates and places of every checkpoint that stands in a vote."""
-    votes, name = choices.votes, names(choices)
+def standings(choices: Choices, called: Called = _as_stored) -> Standings:
+    """Counts, win rates and places of every checkpoint that stands in a vote; `called` names the one of a run and a stage."""
+    votes, name = choices.votes, names(choices, called)
     order = {player: place for place, player in enumerate(sorted(name, key=_age(choices), reverse=True))}
     met: dict[tuple[Player, Player], list[Choice]] = defaultdict(list)
     for vote in votes:
@@ -126,12 +132,12 @@ def between(choices: Choices, one: Player, other: Player, *, called: tuple[str, 
     return _pair(*called, one, votes) if votes else None
 
 
-def names(choices: Choices) -> dict[Player, str]:
+def names(choices: Choices, called: Called = _as_stored) -> dict[Player, str]:
     """What to call each checkpoint: `ppo` of the run itself, `ppo-round-2` of a round; with its weights where a stage was made anew.
 
     Equal weights in several runs are one checkpoint and have the oldest name. The name tells the run where votes of several are there.
     """
-    plain = {player: _name(*_oldest(runs)) for player, runs in choices.known.items()}
+    plain = {player: _name(*_oldest(runs), called) for player, runs in choices.known.items()}
     several = len({player.family for player in plain}) > 1
     said = {player: f"{player.family}: {name}" if several else name for player, name in plain.items()}
     shared = {name for name, count in Counter(said.values()).items() if count > 1}
@@ -144,9 +150,9 @@ def _oldest(runs: Sequence[tuple[str, str]]) -> tuple[str, str]:
     return min(runs, key=lambda known: family_of(known[0])[1])
 
 
-def _name(run: str, stage: str) -> str:
-    number = family_of(run)[1]
-    return f"{stage}-round-{number}" if number and stage != "base" else stage
+def _name(run: str, stage: str, called: Called) -> str:
+    number, name = family_of(run)[1], called(run, stage)
+    return f"{name}-round-{number}" if number and stage != "base" else name
 
 
 def _age(choices: Choices) -> Callable[[Player], tuple]:

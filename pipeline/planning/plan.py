@@ -74,6 +74,7 @@ def make_plan(config, *, on_gpu: bool, bfloat16: bool) -> Plan:
         weight=2 if half else memory.FLOAT32,
         quantization=config.model.quantization,
         recompute=config.model.gradient_checkpointing,
+        on_card=on_gpu,
     )
     learner = _kto if config.learner == "kto" else _ppo
     stages = tuple(stage(config, shape, numbers) for stage in (_sft, _reward, learner, _evaluation))
@@ -89,9 +90,8 @@ def _sft(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
         "sft",
         _held(shape, numbers, trained, roles=1, trained_roles=1),
         {
-            # TRL's head makes its logits chunk by chunk too.
-            "learning": memory.backward(shape, lora.rank, layers, tokens, numbers)
-            + memory.logits(shape, tokens, numbers, learning=True),
+            "learning": memory.backward(shape, lora.rank, layers, tokens, numbers, length=settings.max_tokens)
+            + memory.trainer_logits(shape, tokens, numbers),
         },
         {"learnt": _learnt(config, config.data.demonstrations, settings.epochs * settings.max_tokens)},
     )
@@ -131,7 +131,7 @@ def _ppo(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
         "reading the prompts": memory.cache(shape, at_once * prompt, numbers)
         + memory.forward(shape, at_once * prompt, numbers),
         "learning": kept
-        + memory.backward(shape, lora.rank, layers, micro * length, numbers)
+        + memory.backward(shape, lora.rank, layers, micro * length, numbers, length=length)
         + memory.logits(shape, micro * answer, numbers, learning=True),
     }
     if config.judged_by and config.detectors.enabled and config.detectors.judge_every:
@@ -159,8 +159,8 @@ def _kto(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
     # The KL term is estimated within a batch, so a batch is one pass.
     tokens = settings.batch_size * config.reward.max_tokens
     moments = {
-        "learning": memory.backward(shape, lora.rank, layers, tokens, numbers)
-        + memory.logits(shape, tokens, numbers, learning=True),
+        "learning": memory.backward(shape, lora.rank, layers, tokens, numbers, length=config.reward.max_tokens)
+        + memory.trainer_logits(shape, tokens, numbers),
     }
     if bounds.enabled:
         length = config.data.max_prompt_tokens + settings.max_new_tokens

@@ -22,6 +22,7 @@ class Shape:
         gated: whether the feed-forward part has a gate (three matrices, SwiGLU) or not (two).
         fused_qkv: whether queries, keys and values come from one matrix.
         biases: whether the linear layers add a bias.
+        qk_norm: whether queries and keys go through norms of their own.
     """
 
     layers: int
@@ -35,6 +36,7 @@ class Shape:
     gated: bool = True
     fused_qkv: bool = False
     biases: bool = False
+    qk_norm: bool = False
 
     @property
     def query(self) -> int:
@@ -70,10 +72,12 @@ class Shape:
         return self.layers * self.linear_parameters + self.other_parameters
 
 
+# Families with norms on queries and keys, by `model_type`.
+_QK_NORMED = ("qwen3", "gemma3", "gemma3_text", "olmo2", "olmo3")
 # The models that the shipped configs name, so that a plan needs no network. From each one's published config.json on the Hub.
 _SMOL = Shape(30, 576, 1536, 9, 3, 64, 49152, tied=True)
 _LLAMA_8B = Shape(32, 4096, 14336, 32, 8, 128, 128256, tied=False)
-_QWEN_8B = Shape(36, 4096, 12288, 32, 8, 128, 151936, tied=False)
+_QWEN_8B = Shape(36, 4096, 12288, 32, 8, 128, 151936, tied=False, qk_norm=True)
 KNOWN = {
     "smollm2-135m-instruct": _SMOL,
     "HuggingFaceTB/SmolLM2-135M-Instruct": _SMOL,
@@ -84,7 +88,7 @@ KNOWN = {
     "meta-llama/Llama-3.2-1B": (_LLAMA_1B := Shape(16, 2048, 8192, 32, 8, 64, 128256, tied=True)),
     "meta-llama/Llama-3.2-1B-Instruct": _LLAMA_1B,
     "Qwen/Qwen3-8B": _QWEN_8B,
-    "Qwen/Qwen3-0.6B": Shape(28, 1024, 3072, 16, 8, 128, 151936, tied=True),
+    "Qwen/Qwen3-0.6B": Shape(28, 1024, 3072, 16, 8, 128, 151936, tied=True, qk_norm=True),
     "EleutherAI/pythia-1b-deduped": Shape(
         16, 2048, 8192, 8, 8, 256, 50304, tied=False, gated=False, fused_qkv=True, biases=True
     ),
@@ -146,6 +150,7 @@ def _shape_from(found: dict[str, Any], file: Path) -> Shape:
         gated=not old,
         fused_qkv=old,
         biases=old,
+        qk_norm=found.get("model_type") in _QK_NORMED,
     )
 
 

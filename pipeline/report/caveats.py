@@ -75,11 +75,9 @@ def _lost_parts(facts: Facts) -> Iterator[str]:
         if name.startswith("gold_") and name.endswith("_minus_sft") and name != "gold_minus_sft":
             entry = facts.entry("ppo", name)
             if entry and entry.value < 0:
-                sure = (
-                    "" if entry.ci_high is not None and entry.ci_high < 0 else ", an interval that includes no change"
-                )
+                lost = "lost" if entry.ci_high is not None and entry.ci_high < 0 else "may have lost"
                 part = name.removeprefix("gold_").removesuffix("_minus_sft")
-                yield f"{facts.learner} lost in “{part}”: {wording.figure(entry)} against SFT ({wording.interval(entry)}{sure})."
+                yield f"{facts.learner} {lost} in “{part}”: {wording.figure(entry)} against SFT ({wording.interval(entry) or 'no interval'})."
 
 
 def _no_better_than_picking(facts: Facts) -> Iterator[str]:
@@ -126,7 +124,7 @@ def _flatters(facts: Facts) -> Iterator[str]:
 def _probes(facts: Facts) -> Iterator[str]:
     for name, entry in tables.probe_rows(facts):
         if entry.value < PROBE_RIGHT:
-            yield f"The reward model holds up on {wording.figure(entry)} of answers only under the probe “{name}” ({wording.interval(entry)})."
+            yield f"Under the probe “{name}” the reward model holds up on only {wording.figure(entry)} of answers ({wording.interval(entry)})."
 
 
 def _paid_by_the_judge(facts: Facts) -> Iterator[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pipeline.evaluation.cards import Entry, is_finite
 from pipeline.evaluation.standings_words import NOTE, p_value
 from pipeline.report import curves, provenance, sentences, tables, wording
 from pipeline.report.caveats import caveats
 from pipeline.report.facts import POLICIES, Facts
+from pipeline.report.meanings import meaning
 from pipeline.report.side_by_side import side_by_side, side_by_side_note
 
 CURVES = {
@@ -77,8 +79,11 @@ def _stages(facts: Facts) -> list[str]:
 def _gates(facts: Facts) -> list[str]:
     if not facts.gates:
         return []
-    rows = [(g.name, wording.gate_value(g), wording.interval(g.result) or "–", wording.bound(g.result), g.state) for g in facts.gates]
-    lines = ["## Gates", "", *_table(("Gate", "Value", "95 % interval", "Bound", "Result"), rows)]
+    rows = [
+        (g.name, meaning(g, facts) or "–", wording.gate_value(g), wording.interval(g.result) or "–", wording.bound(g.result), g.state)
+        for g in facts.gates
+    ]
+    lines = ["## Gates", "", *_table(("Gate", "What it asks", "Value", "95 % interval", "Bound", "Result"), rows)]
     lines += [f"\n- {escape(g.result.problem)}" for g in facts.gates if g.result.problem]
     lines += [f"\n- accepted {escape(g.name)}: {escape(g.why)}" for g in facts.gates if g.state == "accepted"]
     return lines
@@ -97,7 +102,8 @@ def _gold(facts: Facts) -> list[str]:
     rows = [("gold score", *(_cell(facts.entry(p, "gold")) for p in policies))]
     rows += [(part.replace("_", " "), *(_cell(facts.entry(p, f"gold_{part}")) for p in policies)) for part in parts]
     head = ("Part", *(facts.stage_name(p) for p in policies))
-    return ["## Gold score, part by part", "", escape(sentences.gold_note(facts)), "", *_table(head, rows)]
+    notes = [escape(said) for said in (sentences.gold_note(facts), sentences.parts_note(facts)) if said]
+    return ["## Gold score, part by part", "", "\n\n".join(notes), "", *_table(head, rows)]
 
 
 def _people(facts: Facts) -> list[str]:
@@ -210,10 +216,15 @@ def _training(facts: Facts) -> list[str]:
     looks = facts.watched.get("looks", [])
     if looks:
         paid = [key for key in ("mean", "proxy") if all(look[key] is not None for look in looks)]
-        rows = [[look["update"], *(wording.number(look[key]) for key in paid)] for look in looks]
+        rows = [[look["update"], _judged(look), *([wording.number(look["proxy"])] if "proxy" in paid else [])] for look in looks]
         head = ("Updates", "Judge", "Reward")[: 1 + len(paid)]
         lines += ["", escape(sentences.judge_note(facts)), "", *_table(head, rows)]
     return ["## Training", "", *lines] if lines else []
+
+
+def _judged(look: Mapping[str, Any]) -> str:
+    mean = wording.number(look["mean"])
+    return f"{mean} ({' to '.join(map(wording.number, look['ends']))})" if look["ends"] else mean
 
 
 def _answers(facts: Facts) -> list[str]:

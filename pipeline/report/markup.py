@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline.evaluation.cards import Entry, is_finite
 from pipeline.report import charts, wording
-from pipeline.report.charts import Mark
+from pipeline.report.marks import Mark, key
 
 
 def text(value: object) -> str:
@@ -53,7 +53,7 @@ def clouds_figure(
         return []
     named = [(stage_name(p), p, cloud) for p, cloud in clouds.items()]
     chart = charts.scatter(title, named, x_name=x_name, show=wording.number)
-    return [figure(caption, charts.key([(name, p) for name, p, _ in named]) + chart, note)]
+    return [figure(caption, key([(name, p) for name, p, _ in named]) + chart, note)]
 
 
 def share(value: float) -> str:

@@ -15,6 +15,7 @@ from pipeline.report import markup, page_policies, page_reward, page_training, p
 from pipeline.report.caveats import caveats
 from pipeline.report.facts import Facts
 from pipeline.report.markup import text
+from pipeline.report.meanings import meaning
 from pipeline.report.side_by_side import side_by_side, side_by_side_note
 
 SCRIPT = """
@@ -101,7 +102,7 @@ def _gates(facts: Facts) -> str:
         state = gate.state.replace(" ", "-")
         sign = {"passed": "✓", "missed": "✕", "accepted": "!", "warned": "!"}.get(gate.state, "·")
         rows.append(
-            f'<tr><th scope="row"><code>{markup.breakable(gate.name)}</code></th>'
+            f'<tr><th scope="row"><code>{markup.breakable(gate.name)}</code><span>{text(meaning(gate, facts))}</span></th>'
             f'<td class="number"><b>{text(wording.gate_value(gate))}</b><span>{text(wording.interval(gate.result))}</span></td>'
             f'<td class="number">{text(wording.bound(gate.result))}</td>'
             f'<td><span class="state {state}"><i aria-hidden="true">{sign}</i>{text(gate.state)}</span></td></tr>'

@@ -6,8 +6,8 @@ import math
 
 from pipeline.evaluation.standings_words import NOTE, many, p_value
 from pipeline.report import charts, markup, sentences, tables, wording
-from pipeline.report.charts import Line
 from pipeline.report.facts import POLICIES, Facts
+from pipeline.report.marks import Line, key
 from pipeline.report.markup import text
 
 
@@ -65,7 +65,7 @@ def gold(facts: Facts) -> str:
     ]
     figures = []
     if rows:
-        legend = charts.key([(facts.stage_name(p), p) for p in policies])
+        legend = key([(facts.stage_name(p), p) for p in policies])
         shares = all(
             facts.entry(p, f"gold_{part}").unit == "share" for p in policies for part in facts.parts(p, "gold_")
         )
@@ -97,7 +97,8 @@ def gold(facts: Facts) -> str:
         x_name="reward-model score",
         note="One speck a prompt, means marked. Moving right without moving up would be reward hacking.",
     )
-    return f'<p class="intro">{text(sentences.gold_note(facts))}</p>{markup.grid(figures)}' if figures else ""
+    about = " ".join(filter(None, (sentences.gold_note(facts), sentences.parts_note(facts))))
+    return f'<p class="intro">{text(about)}</p>{markup.grid(figures)}' if figures else ""
 
 
 def people(facts: Facts) -> str:
@@ -174,7 +175,7 @@ def beside(facts: Facts) -> str:
     shares = tables.beside_rows(facts)
     if shares:
         rows = [(said, [markup.mark(facts.stage_name(p), e, p) for p, e in marks]) for said, marks in shares]
-        legend = charts.key([(facts.stage_name(p), p) for p, _ in shares[0][1]])
+        legend = key([(facts.stage_name(p), p) for p, _ in shares[0][1]])
         chart = charts.interval_rows("A wrong answer is preferred", rows, show=markup.share, label_width=104)
         note = "Share of questions on which the wrong of two replies is the more probable one."
         figures.append(markup.figure("Preferring a wrong answer", legend + chart, note))

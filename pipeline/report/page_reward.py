@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pipeline.report import charts, markup, sentences, tables
-from pipeline.report.charts import Mark
 from pipeline.report.facts import Facts
+from pipeline.report.marks import Mark
 from pipeline.report.markup import text
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from pipeline.report import charts, curves, markup, sentences, tables, wording
-from pipeline.report.charts import Line
 from pipeline.report.facts import Facts
+from pipeline.report.marks import Line
 from pipeline.report.markup import text
 
 PPO_CURVES = (

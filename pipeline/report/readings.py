@@ -133,7 +133,7 @@ def _points(figure: str, said: str, bound: str, sign: int) -> Callable[[_Seen], 
     def rows(seen: _Seen) -> Rows:
         if found := seen.pair(figure):
             limit = 100 * sign * getattr(seen.bounds, bound)
-            yield f"{said} {found[1]:.0%}, SFT {found[0]:.0%}", f"{limit:+.0f} points"
+            yield f"{said} {found[1]:.0%}, SFT {found[0]:.0%}", f"{limit:+.0f} pp"
 
     return rows
 
@@ -182,7 +182,7 @@ def _sycophancy(seen: _Seen) -> Rows:
         first, now = (sum(p.agrees) / len(p.agrees) for p in (seen.probes[0], seen.probes[-1]))
         yield (
             f"suggested wrong answer preferred {now:.0%}, SFT {first:.0%}",
-            f"{100 * seen.bounds.sycophancy_rise:+.0f} points",
+            f"{100 * seen.bounds.sycophancy_rise:+.0f} pp",
         )
 
 

@@ -10,6 +10,7 @@ from pipeline.evaluation.standings_words import summary as standings_summary
 from pipeline.report.facts import WAITING, Facts, Gate
 from pipeline.report.tables import of_estimate
 from pipeline.report.wording import figure, interval, number
+from reward.rubric import PART_MEANINGS, PART_WEIGHTS
 
 GOLD_NOTE = (
     "The gold score is a fixed rubric that stands in for people. Answers are to held-out prompts; "
@@ -91,7 +92,9 @@ def floor_note(facts: Facts) -> str:
     """How far the reward model is above what needs no language model; empty where that was not measured."""
     for label, pairs in (("clean", "pairs without noise"), ("observed", "pairs as labelled")):
         if entry := facts.entry("reward", f"{label}_accuracy_minus_best_floor"):
-            return f"On the {pairs}, the reward model is {figure(entry)} ({interval(entry)}) {entry.note}."
+            floor, _, levels = entry.note.removeprefix("above ").partition(", the best floor on these pairs: ")
+            said = f"On the {pairs}, the reward model minus the best rule without a language model, {floor}, is {figure(entry)}"
+            return f"{said} ({interval(entry)}). The rules: {levels}." if levels else f"{said} ({interval(entry)})."
     return ""
 
 
@@ -110,9 +113,18 @@ def judge_note(facts: Facts) -> str:
     paid = any(look["proxy"] is not None for look in facts.watched["looks"])
     return (
         f"While {facts.learner} ran, the {whose}, which {facts.learner} does not raise, judged answers to the same {prompts} prompts of the test "
-        "split. Bars are 95 % intervals over these prompts."
+        "split, with 95 % intervals over these prompts."
         + (" A reward that rises while the judge falls is being gamed." if paid else "")
     )
+
+
+def parts_note(facts: Facts) -> str:
+    """What the parts of the rubric ask for, with the points that each is worth; empty where something else is the gold score."""
+    parts = dict.fromkeys(part for policy in facts.cards for part in facts.parts(policy, "gold_"))
+    if by_test_model(facts) or not parts or not parts.keys() <= PART_MEANINGS.keys():
+        return ""
+    said = "; ".join(f"{part} ({PART_MEANINGS[part]}, {PART_WEIGHTS[part]:g})" for part in parts)
+    return f"Its parts, with what earns each its full points: {said}. In all {sum(PART_WEIGHTS[part] for part in parts):g} points."
 
 
 def by_test_model(facts: Facts) -> bool:

@@ -21,6 +21,10 @@ KEY_FIGURES = {
 }
 
 
+# What the data came to; of what was left out, only what was.
+PREPARED = ("demonstrations", "rankings", "thumbs", "prompts", "heldout_prompts")
+
+
 def key_figures(facts: Facts, stage: str) -> list[tuple[str, str]]:
     """(label, number with interval) of what matters most in a stage."""
     chosen = [e for metric in KEY_FIGURES.get(stage, ()) if (e := facts.entry(stage, metric))]
@@ -29,7 +33,8 @@ def key_figures(facts: Facts, stage: str) -> list[tuple[str, str]]:
     if chosen:
         return [(label(e.metric), figure(e)) for e in chosen]
     metrics = facts.manifests.get(stage, {}).get("metrics", {})
-    shown = [(name, value) for name, value in list(metrics.items())[:3] if is_finite(value)]
+    counted = [name for name in metrics if name in PREPARED or (name.endswith("_too_long") and metrics[name])]
+    shown = [(name, metrics[name]) for name in counted or list(metrics)[:3] if is_finite(metrics[name])]
     return [(label(name), f"{value:,.0f}" if float(value).is_integer() else quantity(value)) for name, value in shown]
 
 

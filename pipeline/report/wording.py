@@ -31,6 +31,7 @@ LABELS = {
     "proxy": "reward-model score",
     "general_perplexity_ratio": "perplexity of ordinary text",
     "ema_gold": "gold score, averaged",
+    "heldout_prompts": "held-out prompts",
 }
 
 

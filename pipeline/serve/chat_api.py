@@ -20,7 +20,7 @@ from pipeline.serve.chat_fields import (
     StopRequest,
     TurnRequest,
 )
-from pipeline.serve.chat_store import consent_of, keep_choice, keep_edit, whole_conversation
+from pipeline.serve.chat_store import consent_of, delete_conversation, keep_choice, keep_edit, whole_conversation
 from pipeline.serve.context import ServeContext, identity
 from pipeline.serve.duels import Duel, Duels
 from pipeline.serve.errors import Refused
@@ -85,7 +85,18 @@ def chat_router(context: ServeContext) -> APIRouter:
     @router.get("/conversations/{conversation}")
     async def whole(conversation: Id, request: Request) -> dict:
         """Every version of every turn, with the person's own votes."""
-        return await context.store.call(whole_conversation, context, conversation, identity(request).rater)
+        rater = identity(request).rater
+        found = await context.store.call(whole_conversation, context, conversation, rater)
+        duels.named(rater, {message["id"] for message in found["messages"]})
+        return found
+
+    @router.delete("/conversations/{conversation}")
+    async def delete(conversation: Id, request: Request) -> dict:
+        """Removes a conversation and all that was said of it, for good. `exports`: how many of before hold words of this person."""
+        rater = identity(request).rater
+        gone = await context.store.call(delete_conversation, context.feedback, conversation, rater)
+        under_way.stop_all(conversation)
+        return gone
 
     @router.post("/turn")
     async def turn(body: TurnRequest, request: Request) -> StreamingResponse:

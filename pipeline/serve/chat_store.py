@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 
 from data.consent import ASKED_PREFIX, Consents
+from data.errors import UserError
 from data.feedback import FeedbackStore
 from data.transcripts import choices, nodes, owner, place, stands_at, writer_of
 from pipeline.serve.chat_fields import EditRequest
 from pipeline.serve.context import ServeContext
 from pipeline.serve.duels import Duel
 from pipeline.serve.errors import Refused
+
+log = logging.getLogger(__name__)
 
 
 def consent_of(context: ServeContext, rater: str) -> dict:
@@ -38,6 +42,20 @@ def whole_conversation(context: ServeContext, conversation: str, rater: str) -> 
             for number, question, left, right, winner in made
         ],
     }
+
+
+def delete_conversation(store: FeedbackStore, conversation: str, rater: str) -> dict:
+    """Removes a conversation of this rater. Raises Refused where it is not this rater's."""
+    found = owner(store, conversation)
+    if found is None or found[0] != rater:
+        raise Refused(404, "There is no such conversation.")
+    store.forget_conversation(conversation)
+    try:
+        store.wipe()
+    except UserError as error:
+        # The rows are gone all the same; it names the file, and nothing that was said.
+        log.warning("%s", " ".join(error.problems))
+    return {"deleted": conversation, "exports": len(store.exports_with(rater))}
 
 
 def keep_edit(store: FeedbackStore, body: EditRequest, rater: str) -> str:

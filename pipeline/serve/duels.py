@@ -6,6 +6,7 @@ import random
 import time
 import uuid
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 SIDES = ("left", "right")
@@ -54,6 +55,12 @@ class Duels:
     def find(self, duel: str, rater: str) -> Duel | None:
         found = self._open.get(duel)
         return found if found is not None and found.rater == rater else None
+
+    def named(self, rater: str, answers: Collection[str]) -> None:
+        """The rater was told who wrote these answers, as in another tab: a choice between any of them is not blind any more."""
+        for duel in self._open.values():
+            if duel.rater == rater and (duel.left in answers or duel.right in answers):
+                duel.blind = False
 
     def end(self, duel: Duel) -> None:
         self._open.pop(duel.id, None)

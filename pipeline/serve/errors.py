@@ -14,6 +14,14 @@ from starlette.responses import JSONResponse
 from data.errors import UserError
 from pipeline.serve.generation_queue import QueueFull
 
+# Parameters of the OpenAI API that are taken at the value that changes nothing: what to say of any other.
+_LEAVE_OUT = "not supported here; leave it out"
+NEUTRAL_ONLY = {
+    "n": "one answer a request; ask again for another",
+    **dict.fromkeys(("frequency_penalty", "presence_penalty", "logit_bias", "logprobs"), _LEAVE_OUT),
+    **dict.fromkeys(("tools", "tool_choice", "parallel_tool_calls"), _LEAVE_OUT),
+    "response_format": "only text is answered here; leave it out",
+}
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 _SHOWN = 5
 
@@ -103,6 +111,11 @@ def _place(error: Mapping) -> list[str]:
 
 def _reason(error: Mapping) -> str:
     """What is wrong, without the input itself; of one that is too long its length helps."""
+    field = error["loc"][1] if len(error["loc"]) > 1 else None
+    if error["type"] == "extra_forbidden":
+        return "not known here; leave it out"
+    if field in NEUTRAL_ONLY:
+        return NEUTRAL_ONLY[field]
     if error["type"] not in ("string_too_long", "too_long"):
         return error["msg"]
     what = "characters" if error["type"] == "string_too_long" else "items"
@@ -122,7 +135,11 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException):
-        return error_response(error.status_code, str(error.detail), error.headers)
+        nowhere = error.status_code == 404 and error.detail == "Not Found"
+        said = (
+            "There is nothing at this address; GET /openapi.json lists what there is." if nowhere else str(error.detail)
+        )
+        return error_response(error.status_code, said, error.headers)
 
     @app.exception_handler(BodyTooLarge)
     async def large(request: Request, error: BodyTooLarge):

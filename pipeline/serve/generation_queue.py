@@ -88,13 +88,17 @@ class GenerationQueue:
         with self._changed:
             return len(self._running)
 
-    def close(self, seconds: float = 10.0) -> None:
-        """Stops what runs, drops what waits."""
+    def end(self) -> None:
+        """Takes nothing any more, stops what runs after its token, drops what waits."""
         with self._changed:
             self._closed = True
             for ticket in [*self._line.clear(), *(ticket for ticket, _ in self._running.values())]:
                 ticket.stop.set()
             self._changed.notify()
+
+    def close(self, seconds: float = 10.0) -> None:
+        """Ends, and waits for the model's thread."""
+        self.end()
         self._thread.join(seconds)
 
     # -- the thread that owns the model ------------------------------------------------------------------------------------

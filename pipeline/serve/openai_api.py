@@ -86,7 +86,9 @@ def _messages(body: ChatCompletionRequest) -> tuple[Message, ...]:
 def _keep_turns(store: FeedbackStore, known: KnownTurns, rater: str, messages: Sequence[Message]) -> tuple[str, str]:
     """Conversation and id of the last question, after storing what of the talk is not stored yet."""
     first = 1 if messages[0].role == "system" else 0
-    held = next((n for n in range(len(messages), first, -1) if known.find(rater, messages[:n])), first)
+    # What was deleted meanwhile is not gone on with.
+    there = lambda n: (found := known.find(rater, messages[:n])) and place(store, found[1])  # noqa: E731
+    held = next((n for n in range(len(messages), first, -1) if there(n)), first)
     if held > first:
         conversation, parent = known.find(rater, messages[:held])
     else:

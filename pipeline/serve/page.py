@@ -1,4 +1,4 @@
-"""The page: a few files, named one by one, so that no path leads anywhere else."""
+"""The page: the files of one folder, each at an address of its own, so that no path leads anywhere else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FILES = {
     "/": ("index.html", "text/html"),
     "/static/icon.svg": ("icon.svg", "image/svg+xml"),
     "/static/style.css": ("style.css", "text/css"),
-    **{f"/static/{n}.js": (f"{n}.js", "text/javascript") for n in ("app", "api", "dom", "markdown", "talk", "view")},
+    **{f"/static/{file.name}": (file.name, "text/javascript") for file in sorted(_STATIC.glob("*.js"))},
 }
 PAGE_PATHS = frozenset(_FILES)
 

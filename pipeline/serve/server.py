@@ -43,10 +43,20 @@ def serve(run: Run, first: Path, settings: ServeSettings) -> None:
             listening.listen(socket.SOMAXCONN)
             # The fragment never leaves the browser; the page trades it for a cookie.
             print(f"Chat:   {settings.url}" + (f"#token={settings.token}" if settings.token else ""))
+            if settings.elsewhere:
+                print(f"        {settings.elsewhere}")
             print(f"OpenAI: {settings.url}v1   models {', '.join(assistant.checkpoints)}", flush=True)
-            uvicorn.Server(_quiet(app)).run(sockets=[listening])
+            _Server(_quiet(app)).run(sockets=[listening])
         finally:
             store.close()
+
+
+class _Server(uvicorn.Server):
+    """Ends the answers under way before it waits for their readers: each is kept, told as stopped, and its connection closes by itself."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.context.desk.queue.end()
+        await super().shutdown(sockets)
 
 
 def listen(settings: ServeSettings) -> socket.socket:

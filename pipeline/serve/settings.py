@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import secrets
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from data.errors import UserError
 
@@ -41,8 +42,15 @@ class ServeSettings:
     @property
     def url(self) -> str:
         """What to open in a browser on this machine."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "[::]": "[::1]"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}/"
+
+    @property
+    def elsewhere(self) -> str:
+        """How others reach it, where it listens on every address; empty where `url` is theirs too."""
+        if self.host.strip("[]") not in ("0.0.0.0", "::"):
+            return ""
+        return f"from other machines: this one's address in place of {urlsplit(self.url).hostname}; a name must stand in chat.allowed_hosts"
 
     @staticmethod
     def of(chat, *, host: str, port: int, token: str | None) -> ServeSettings:

@@ -129,6 +129,12 @@ class UnderWay:
     def remove(self, drawing: Drawing) -> None:
         self._drawings.pop(drawing.draw.id, None)
 
+    def stop_all(self, conversation: str) -> None:
+        """Ends what is drawn for a conversation."""
+        for _, drawing in list(self._drawings.values()):
+            if drawing.draw.conversation == conversation:
+                drawing.stop()
+
     def stop(self, answer: str, rater: str) -> bool:
         """Whether there was such an answer to stop."""
         whose, drawing = self._drawings.get(answer, (None, None))

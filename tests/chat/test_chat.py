@@ -82,8 +82,10 @@ def test_the_most_trained_answers_first_and_model_switches(store):
 
 
 def test_ctrl_c_stops_only_the_answer_and_keeps_what_was_said(store):
-    _, said = run(store, Scripted("one two CTRL-C never", "next"), "q", "q2")
+    _, said = run(store, Scripted("one two CTRL-C never", "next"), "q", "/bad", "q2", "/bad")
     assert "[stopped]" in said and "next" in said
+    # Beside half an answer nothing is set, and nothing is offered.
+    assert said.count("kept: bad") == 2 and said.count("/compare sets another answer beside it") == 1
     assert rows(store, "SELECT content, finish FROM message WHERE author = 'model'")[0] == ("one two ", "stopped")
 
 

@@ -220,6 +220,19 @@ def test_a_conversation_that_is_deleted_meanwhile_ends_nothing(store, line):
     assert store.stats()["conversations"] == 1
 
 
+def test_a_conversation_is_deleted_when_that_is_said_twice(store):
+    session, said = run(
+        store, Scripted("secret one", "secret two", "kept"), "/delete yes", "secret q", "/good", "/retry", "/delete", "/delete no"
+    )
+    assert "has not begun" in said and said.count("/delete yes does it") == 2
+    assert store.stats()["conversations"] == 1 and store.stats()["up"] == 1
+    assert "deleted: 3 messages and what was voted on them." in more(session, "/delete yes", "/undo", "q")
+    counted = {"conversations": 1, "answers": 1, "up": 0, "down": 0, "comparisons": 0, "wordings": 0}
+    assert store.stats() == counted
+    for file in store.path.parent.glob("f.sqlite*"):
+        assert b"secret" not in file.read_bytes(), file
+
+
 def test_a_conversation_that_was_listed_and_then_deleted_is_told(store):
     session, _ = run(store, Scripted("one"), "q", "/new", "/history")
     store.forget("ann")

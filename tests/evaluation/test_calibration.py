@@ -8,7 +8,7 @@ import pytest
 from data.records import Message, Ranking
 from pipeline.evaluation import calibration
 from pipeline.report import charts
-from pipeline.report.charts import Mark
+from pipeline.report.marks import Mark
 
 
 def ranking(k):

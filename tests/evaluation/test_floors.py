@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data.records import Message, Ranking
-from pipeline.evaluation.floors import floor_entries
+from pipeline.evaluation.floors import floor_entries, word_counts
 from pipeline.evaluation.reward_card import turn_entries
 from pipeline.evaluation.statistics import cluster_bootstrap
 from reward.bag_of_words import BagOfWords
@@ -20,6 +20,11 @@ def ranking(name, *answers, turns=1, ranks=None):
         Message(role, "x") for k in range(turns) for role in (("user", "assistant")[: 2 if k < turns - 1 else 1])
     )
     return Ranking(name, said, answers, ranks or tuple(range(len(answers))), (True,) * len(answers))
+
+
+def test_words_are_counted_without_what_stands_alone_between_spaces():
+    """By hand: a dash is no word, what a hyphen joins are two, an apostrophe joins."""
+    assert word_counts([ranking("a", "Yes - it's a well-known fact!", "No.")]) == [[6.0, 1.0]]
 
 
 def entries(lists, scores, bag, label="observed"):

@@ -83,6 +83,15 @@ def test_a_duel_names_the_models_only_after_the_vote(serve, store):
     assert client.post(f"/api/comparisons/{said['comparison']}/withdraw").status_code == 404
 
 
+def test_who_reads_the_names_elsewhere_before_the_vote_does_not_choose_blind(serve, store):
+    client = serve("one", "two", "three", "four", comparison_share=1.0)
+    named, blind = (turn(client, text="q", compare="auto", other_model="sft")[0] for _ in range(2))
+    assert {m["model"] for m in whole(client, named["conversation"])["messages"]} == {None, "ppo", "sft"}
+    for start in (named, blind):
+        assert client.post(f"/api/duels/{start['duel']['id']}", json={"winner": "left"}).status_code == 200
+    assert store.rows("SELECT blind FROM comparison ORDER BY id") == [(0,), (1,)]
+
+
 def test_the_candidate_stands_beside_the_assistant_in_service_and_beside_no_other(serve, store):
     def sides(*, model="ppo", candidate="sft", **body):
         client = serve("one", comparison_share=1.0, candidate=candidate)
@@ -212,6 +221,35 @@ def test_stop_before_the_turn_ends_the_stream_with_nothing_kept(serve, store):
     assistant.release.set()
     first.join(10)
     assert got[-2]["finish"] == "stopped" and got[-2]["tokens"] == 0 and store.stats()["answers"] == 1
+
+
+def test_a_conversation_is_deleted_with_all_that_was_said_of_it_and_no_other(serve, store):
+    client = serve("a secret", "another secret", "kept", comparison_share=0.0)
+    start = turn(client, text="a secret question")[0]
+    doomed, answer = start["conversation"], start["answers"]["only"]
+    again = turn(client, question=start["question"], against=answer)[0]
+    client.post(f"/api/duels/{again['duel']['id']}", json={"winner": "left"})
+    client.post("/v1/feedback", json={"id": answer, "value": -1, "comment": "a secret comment"})
+    client.post("/api/edit", json={"original": answer, "text": "a secret wording"})
+    other = turn(client, text="q")[0]
+    client.post("/v1/feedback", json={"id": other["answers"]["only"], "value": 1})
+    store.log_export("out.jsonl", "abc", ["ann"])
+    assert client.delete(f"/api/conversations/{doomed}").json() == {"deleted": doomed, "exports": 1}
+    assert client.delete(f"/api/conversations/{doomed}").status_code == 404
+    assert [c["id"] for c in client.get("/api/conversations").json()] == [other["conversation"]]
+    counted = {"conversations": 1, "answers": 1, "up": 1, "down": 0, "comparisons": 0, "wordings": 0}
+    assert store.stats() == counted and store.rows("PRAGMA foreign_key_check") == []
+    for file in store.path.parent.iterdir():
+        assert b"secret" not in file.read_bytes(), file
+
+
+def test_nobody_deletes_another_persons_conversation(serve, store):
+    theirs = store.start_conversation(rater="bob")
+    store.add_message(theirs, parent=None, author="human", content="q")
+    client = serve("a")
+    assert client.delete(f"/api/conversations/{theirs}").status_code == 404
+    assert client.delete(f"/api/conversations/{theirs}", headers={"origin": "https://evil.example"}).status_code == 403
+    assert store.stats()["conversations"] == 1
 
 
 def test_consent_is_asked_of_each_of_several_and_not_at_home(serve, store):

@@ -100,7 +100,11 @@ def test_another_host_refuses_to_start_without_a_strong_token(token):
 def test_a_token_can_be_drawn_and_this_machine_needs_none():
     drawn = ServeSettings.of(ChatConfig(), host="0.0.0.0", port=8000, token="new")
     assert len(drawn.token) == 32 and drawn.url == "http://127.0.0.1:8000/"
-    assert ServeSettings.of(ChatConfig(), host="::1", port=1, token=None).url == "http://[::1]:1/"
+    home = ServeSettings.of(ChatConfig(), host="::1", port=1, token=None)
+    assert home.url == "http://[::1]:1/" and home.elsewhere == ""
+    # Where it listens on every address, the one that is told is this machine's own, and others are told what to put there.
+    everywhere = ServeSettings.of(ChatConfig(), host="[::]", port=1, token=TOKEN)
+    assert everywhere.url == "http://[::1]:1/" and "in place of ::1" in everywhere.elsewhere
     assert is_loopback("127.8.9.1") and not is_loopback("example.org") and not is_loopback("0.0.0.0")
 
 

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from data.errors import UserError
 
 ASK = {"model": "ppo", "messages": [{"role": "user", "content": "hi"}]}
@@ -61,6 +63,15 @@ def test_a_talk_that_is_sent_whole_each_time_is_one_conversation(serve, store):
     complete(client, messages=[ASK["messages"][0], {"role": "assistant", "content": "never said"}, turns[2]])
     assert store.stats()["conversations"] == 1
     assert store.rows("SELECT model FROM message WHERE content = 'never said'") == [(None,)]
+
+
+def test_a_talk_that_was_deleted_meanwhile_begins_anew(serve, store):
+    client = serve("one", "two")
+    complete(client)
+    store.forget("ann")
+    turns = [ASK["messages"][0], {"role": "assistant", "content": "one"}, {"role": "user", "content": "q2"}]
+    assert complete(client, messages=turns).status_code == 200
+    assert store.stats()["conversations"] == 1 and client.assistant.asked[1][1][-1] == ("user", "q2")
 
 
 def test_a_person_behind_an_application_has_votes_of_their_own(serve, store):
@@ -176,3 +187,23 @@ def test_a_mistake_is_told_at_its_field_and_not_by_names_of_types(serve):
     error = complete(serve(), messages=[{"role": "user", "content": 5}], stop=5).json()["error"]
     assert error["param"] == "messages.0.content"
     assert "function" not in error["message"] and "list[" not in error["message"] and "body.stop: " in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ({"n": 2}, "n: one answer a request; ask again for another"),
+        ({"tools": [{"type": "function"}]}, "tools: not supported here; leave it out"),
+        ({"logprobs": True}, "logprobs: not supported here; leave it out"),
+        ({"response_format": {"type": "json_object"}}, "only text is answered here; leave it out"),
+        ({"top_k": 5}, "top_k: not known here; leave it out"),
+    ],
+)
+def test_what_is_not_supported_says_what_to_do(serve, sent, said):
+    error = complete(serve("a"), **sent).json()["error"]
+    assert said in error["message"] and error["param"].split(".")[0] == next(iter(sent))
+
+
+def test_an_address_that_is_none_says_where_the_others_are(serve):
+    answer = serve().post("/v1/embeddings", json={"model": "ppo", "input": "x"})
+    assert answer.status_code == 404 and "/openapi.json" in answer.json()["error"]["message"]

@@ -7,8 +7,8 @@ export class ServerError extends Error {
   }
 }
 
-async function send(path, body, signal) {
-  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+async function send(path, body, { signal, method = body === undefined ? "GET" : "POST" } = {}) {
+  const options = body === undefined ? { method } : { method, headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
   let response;
   try {
     response = await fetch(path, { ...options, signal });
@@ -25,14 +25,19 @@ async function send(path, body, signal) {
 
 export const ask = async (path, body) => (await send(path, body)).json();
 
+export const remove = async (path) => (await send(path, undefined, { method: "DELETE" })).json();
+
 /** The events of a turn, in order. */
 export async function* turn(body, signal) {
-  const response = await send("/api/turn", body, signal);
+  const response = await send("/api/turn", body, { signal });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   // An event may come in two pieces, or two in one.
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      throw new ServerError(0, "The connection to the server broke off.");
+    });
     if (done) return;
     const events = (rest + value).split("\n\n");
     rest = events.pop();

@@ -36,6 +36,7 @@ const PATHS = {
   send: "M12 20V5M5 12l7-7 7 7",
   stop: "M7 7h10v10H7z",
   menu: "M4 6h16M4 12h16M4 18h16",
+  bin: "M5 7h14M9 7V4h6v3M7 7l1 13h8l1-13M10 11v5M14 11v5",
   close: "M6 6l12 12M18 6L6 18",
   settings: "M4 7h9M17 7h3M4 17h3M11 17h9M15 4.5v5M9 14.5v5",
 };

@@ -13,7 +13,7 @@ const ENDS = { length: "cut off", stopped: "stopped", error: "broke off" };
 
 /** Fills the element with the talk. `act` holds a function for everything that a person can do. */
 export function draw(element, state, act) {
-  const focused = document.activeElement?.dataset?.key;
+  const focused = element.contains(document.activeElement) && document.activeElement !== element ? document.activeElement : null;
   const path = state.talk.path();
   const shown = state.live ? path.slice(0, state.live.keep) : path;
   const parts = shown.map((message) => (message.author === "human" ? question(message, state, act) : answer(message, state, act)));
@@ -24,7 +24,15 @@ export function draw(element, state, act) {
   if (!parts.length) parts.push(welcome(state));
   else if (state.talk.systemPrompt) parts.unshift(h("p", { class: "quiet system" }, "System prompt: ", state.talk.systemPrompt));
   element.replaceChildren(...parts);
-  if (focused) element.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  if (focused) successor(element, focused.dataset.key ?? "").focus({ preventScroll: true });
+}
+
+/** Where the focus goes on: to the same control, else to the vote or the pen of the same turn, else to the conversation as a whole. */
+function successor(element, key) {
+  const of = (name) => element.querySelector(`[data-key="${CSS.escape(name)}"]`);
+  const turn = key.split(":")[0];
+  const pressed = [1, -1].map((value) => of(`${turn}:${value}`)).find((thumb) => thumb?.getAttribute("aria-pressed") === "true");
+  return of(key) ?? pressed ?? of(`${turn}:edit`) ?? element;
 }
 
 /** The words of an answer under way, without touching what stands around them. */
@@ -132,7 +140,7 @@ function reasons(message, state, act) {
   return h("div", { class: "reasons", role: "group", "aria-label": "Why" },
     down && h("div", { class: "tags" }, tags), comment,
     h("div", { class: "buttons" }, button(`${message.id}:save`, "Save", () => act.saveReasons(), { class: "main" }),
-      down && button(`${message.id}:second`, "Compare with a second answer", () => act.second(message)),
+      down && message.finish !== "stopped" && button(`${message.id}:second`, "Compare with a second answer", () => act.second(message)),
       button(`${message.id}:close`, "Close", () => act.closePanel())));
 }
 
@@ -140,22 +148,29 @@ function editor(message, label, act) {
   const area = h("textarea", { rows: "4", "aria-label": label, "data-key": `${message.id}:editor` });
   area.value = message.content.trim();
   return h("form", { class: "editor", onsubmit: (event) => { event.preventDefault(); act.saveEdit(message, area.value); } },
-    area, h("div", { class: "buttons" }, h("button", { class: "main" }, label), button("cancel", "Cancel", () => act.edit(null))));
+    area, h("div", { class: "buttons" }, h("button", { class: "main", "data-key": `${message.id}:keep` }, label), button(`${message.id}:cancel`, "Cancel", () => act.edit(null))));
 }
 
 function live(state, act) {
-  const { asked, sides, start, over } = state.live;
-  const parts = asked ? [h("article", { class: "question", "aria-label": "You" }, h("div", { class: "said plain" }, asked))] : [];
-  if (!start?.duel) return [...parts, h("article", { class: "answer", "aria-label": "Answer under way" }, side(sides.only))];
+  const { asked, by, sides, start, over, lost } = state.live;
+  // The empty tools keep the place of those that come with the end: nothing jumps then.
+  const parts = asked ? [h("article", { class: "question", "aria-label": "You" }, h("div", { class: "said plain" }, asked), h("div", { class: "tools" }))] : [];
+  if (!start?.duel) {
+    return [...parts, h("article", { class: "answer", "aria-label": "Answer under way" }, h("div", { class: "by" }, start ? by : "\u00a0"), side(sides.only),
+      lost ? missing(act) : h("div", { class: "tools" }))];
+  }
   parts.push(h("section", { class: "duel", "aria-label": "Two answers to choose from" },
     h("h2", {}, "Which answer is better?"),
     h("div", { class: "pair" }, ["left", "right"].map((name, n) =>
       h("article", { class: "answer", "aria-label": `Answer ${"AB"[n]}` }, h("div", { class: "letter" }, "AB"[n]), side(sides[name])))),
     h("div", { class: "buttons choices" },
       CHOICES.map(([winner, label, key]) => button(`choice:${winner}`, [label, " ", h("kbd", {}, key)], () => act.decide(winner), { disabled: !over })),
-      button("choice:skip", "Skip", () => act.decide("skip"), { disabled: !over }))));
+      button("choice:skip", "Skip", () => act.decide("skip"), { disabled: !over })),
+    lost && missing(act)));
   return parts;
 }
+
+const missing = (act) => h("p", { class: "quiet" }, "The server has kept what was said, and cannot be reached now. ", button("look", "Look again", () => act.lookAgain()));
 
 function side(it) {
   it.head = h("div", { class: "quiet" });

@@ -1,0 +1,117 @@
+"""Versions on the page, wordings of one's own, and conversations that are opened again."""
+
+from browsing import answered, ask, off
+
+
+def test_versions_edits_and_search(visit, store):
+    page = visit("one", "two", "three", "four")
+    ask(page)
+    answered(page)
+    page.click('[aria-label="Another answer"]')
+    page.wait_for_selector("text=2/2")
+    assert page.inner_text(".answer .said") == "two"
+    page.click('[aria-label="Version before"]')
+    assert page.inner_text(".answer .said") == "one" and page.inner_text(".versions") == "1/2"
+    page.click('[aria-label="Write it better"]')
+    page.fill(".editor textarea", "my own words")
+    page.click("text=Keep as my answer")
+    page.wait_for_selector("text=3/3")
+    assert store.rows("SELECT content FROM message WHERE author = 'human-edit'") == [("my own words",)]
+    ask(page, "and?")
+    answered(page)
+    said = [content for _, content in page.assistant.asked[2][1]]
+    assert said == ["hi", "my own words", "and?"]
+    page.click('.question:first-child [aria-label="Edit and ask again"]')
+    page.fill(".editor textarea", "hi, better")
+    page.click("text=Ask this instead")
+    page.wait_for_selector(".answer .said p:text-is('four')")
+    assert page.inner_text(".question .versions") == "2/2" and store.stats()["answers"] == 4
+    page.click("#new-chat")
+    page.wait_for_selector(".welcome")
+    page.fill("#search", "nowhere")
+    page.wait_for_selector("text=Nothing found")
+    page.fill("#search", "OWN words")
+    page.click("#history button")
+    page.wait_for_selector(".answer")
+    assert page.wrong == []
+
+
+def test_a_conversation_opened_anew_stands_where_it_was_left(visit):
+    page = visit("one", "two", "three")
+    ask(page)
+    answered(page)
+    off(page)
+    page.keyboard.press("r")
+    page.wait_for_selector(".versions >> text=2/2")
+    page.click('[aria-label="Version before"]')
+    ask(page, "on from the first")
+    answered(page, 2)
+    page.reload()
+    answered(page, 2)
+    assert [e.inner_text() for e in page.query_selector_all(".said")] == ["hi", "one", "on from the first", "three"]
+    # The other is still there, and it has nothing after it.
+    page.click('.answer [aria-label="Version after"]')
+    assert [e.inner_text() for e in page.query_selector_all(".said")] == ["hi", "two"]
+    assert page.wrong == []
+
+
+def test_an_address_put_into_the_tab_opens_its_conversation(visit):
+    page = visit("one", "two")
+    ask(page, "first")
+    answered(page)
+    first = page.evaluate("location.hash")
+    page.click("#new-chat")
+    ask(page, "second")
+    answered(page)
+    page.evaluate("hash => { location.hash = hash; }", first)
+    page.wait_for_selector(".question .said:text-is('first')")
+    assert page.wrong == []
+
+
+def test_a_conversation_is_deleted_after_it_was_asked(visit, store):
+    page = visit("one", "two")
+    assert page.locator("#delete-open").is_hidden()
+    for text in ("first", "second"):
+        page.click("#new-chat")
+        ask(page, text)
+        answered(page)
+    page.click("#delete-open")
+    page.click("#delete >> text=Keep it")
+    page.click("#delete-open")
+    page.keyboard.press("Escape")
+    assert store.stats()["conversations"] == 2
+    page.click("#delete-open")
+    page.click("#delete >> button:text-is('Delete')")
+    page.wait_for_selector(".welcome")
+    page.wait_for_selector("#history li:nth-child(2)", state="detached")
+    assert store.rows("SELECT content FROM message WHERE author = 'human'") == [("first",)]
+    assert page.locator("#delete-open").is_hidden() and page.wrong == []
+
+
+def test_the_list_shows_what_was_searched_for_last(visit, store):
+    """The answer to the first letters comes after that to the whole word."""
+    for text in ("apple", "apricot"):
+        store.add_message(store.start_conversation(rater="ann"), parent=None, author="human", content=text)
+    page = visit()
+    page.wait_for_selector("#history li:nth-child(2)")
+    held = []
+    page.route("**/api/conversations?*search=ap", lambda route: held.append(route))
+    page.fill("#search", "ap")
+    page.fill("#search", "apple")
+    page.wait_for_selector("#history li:nth-child(2)", state="detached")
+    with page.expect_response("**/api/conversations?*search=ap"):
+        held[0].continue_()
+    page.wait_for_timeout(100)
+    assert page.locator("#history button").count() == 1 and page.wrong == []
+
+
+def test_a_long_history_says_that_it_is_not_all(visit, store):
+    with store.together():
+        for n in range(201):
+            store.add_message(store.start_conversation(rater="ann"), parent=None, author="human", content=f"q{n}")
+    page = visit()
+    page.wait_for_selector("#history >> text=The newest 200; the search finds older ones.")
+    assert page.locator("#history button").count() == 200
+    page.fill("#search", "q0")
+    page.wait_for_selector("#history li >> text=q0")
+    assert page.locator("#history li").count() == 1 and page.wrong == []

@@ -1,0 +1,48 @@
+"""A server that is told to end: whoever listens hears how far the answer came, and nobody waits for it."""
+
+import json
+import threading
+from urllib.request import Request, urlopen
+
+import pytest
+from scripted import Scripted
+
+from pipeline.serve.app import create_app
+from pipeline.serve.server import _quiet, _Server
+from pipeline.serve.settings import ServeSettings
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "ending"),
+    [
+        ("api/turn", {"model": "ppo", "text": "hi"}, {"type": "done", "side": "only", "finish": "stopped"}),
+        (
+            "v1/chat/completions",
+            {"model": "ppo", "stream": True, "messages": [{"role": "user", "content": "hi"}]},
+            None,
+        ),
+    ],
+)
+def test_an_answer_under_way_is_ended_told_and_kept(store, path, body, ending):
+    assistant = Scripted("one two HOLD never")
+    server = _Server(_quiet(create_app(assistant, store, ServeSettings(port=0))))
+    server.config.port = 0
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    asked = Request(
+        f"http://127.0.0.1:{port}/{path}", json.dumps(body).encode(), headers={"content-type": "application/json"}
+    )
+    with urlopen(asked, timeout=10) as answer:
+        assert assistant.held.wait(10)
+        server.should_exit = True
+        # The answer is never released: without the end this waits for the grace of five seconds, and the stream is cut in its middle.
+        heard = [line.decode().removeprefix("data: ").strip() for line in answer if line.strip()]
+    thread.join(10)
+    if ending:
+        assert ending.items() <= json.loads(heard[-2]).items() and json.loads(heard[-1]) == {"type": "end"}
+    else:
+        assert heard[-1] == "[DONE]"
+    assert store.rows("SELECT content, finish FROM message WHERE author = 'model'") == [("one two ", "stopped")]
