@@ -211,3 +211,19 @@ def test_many_thumbs_on_one_question_are_read_in_rows_that_do_not_grow(make_base
     assert widths[0] == 2 + sum(map(len, answers)) and widths[1] <= 2 + 16 * 6
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5) and found[0][1].abs().max() > 1e-4
     assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
+
+
+def test_a_prompts_thumbs_count_by_their_weight_beside_a_ranking(make_base):
+    base = make_base(REWARD)
+    torch.manual_seed(0)
+    head = ScalarHead(base.hidden_size)
+    optimizer = torch.optim.SGD([*base.parameters(REWARD), *head.parameters()])
+    thumbs = EncodedThumbs((30, 31), ((40, 41), (42,)), (True, False), (0.1, -0.2))
+    ranking = EncodedRanking((33,), ((50, 51), (52,)), ((0, 1),), 0)
+
+    def loss(batch, weight):
+        settings = SimpleNamespace(thumbs_weight=weight, thumbs_prompt_spread=0.5, center_coef=0.0)
+        return reward.train._backward(lambda x: base.encode_lists(x, REWARD), head, optimizer, batch, settings, 4)[0]
+
+    alone, other = loss([thumbs], 1.0), loss([ranking], 1.0)
+    assert alone > 0.1 and loss([thumbs, ranking], 0.25) == pytest.approx((0.25 * alone + other) / 2, rel=1e-5)
