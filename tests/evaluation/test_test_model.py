@@ -215,6 +215,30 @@ def test_detectors_that_are_off_open_no_test_model_and_read_no_file(finished):
         assert config.detectors.enabled or watch.before(SimpleNamespace(done=0, settings=config.ppo)) is None
 
 
+def test_the_average_that_is_kept_is_one_and_an_alarm_leaves_the_policy_gone_back_to(finished, tmp_path):
+    from safetensors.torch import load_file
+
+    from pipeline.stages import ppo
+
+    read = lambda folder: load_file(folder / "adapter_model.safetensors")  # noqa: E731
+    stages = finished / "stages"
+    start, policy, average = read(stages / "sft" / ADAPTER), read(stages / "ppo" / ADAPTER), read(stages / "ppo" / "ema")
+    # One update, decay 0.9.
+    assert any(not torch.equal(t, start[n]) for n, t in policy.items())
+    assert all(torch.allclose(average[n], 0.9 * start[n] + 0.1 * t, atol=1e-6) for n, t in policy.items())
+    assert any(not torch.equal(average[n], t) for n, t in policy.items())
+    ctx = SimpleNamespace(
+        config=Run.load(finished, ["detectors.clip_fraction_max=1e-9", "ppo.clip_range=1e-9", "ppo.epochs=2"]).config,
+        inputs={name: stages / name for name in ("prepare", "sft", "reward")},
+        out=tmp_path,
+        checkpoints=tmp_path / "checkpoints",
+        log=lambda line: None,
+        progress=progress.track,
+    )
+    assert ppo.run(ctx)["updates_kept"] == 0.0
+    assert all(torch.equal(t, start[n]) for kept in ("adapter", "ema") for n, t in read(tmp_path / kept).items())
+
+
 def test_the_engine_has_room_for_the_judges_questions_too(finished, tmp_path, monkeypatch):
     """They come from the test side, and may be longer than all that PPO asks."""
     from pipeline.stages import ppo, watching
