@@ -248,13 +248,17 @@ def without_numbers(counted):
     """Heads without memory, and answers of which the first token and the last two are drawn."""
     import bitsandbytes
     import gpu_work
+    from bitsandbytes.optim.optimizer import Optimizer8bit
     from counting import META
 
     import pipeline.roles
     import reward.model
     from pipeline.rollouts import engine
 
-    raw_scores = pipeline.roles.raw_scores
+    raw_scores, made = pipeline.roles.raw_scores, Optimizer8bit.__init__
+
+    def unpaged(self, params, defaults, optim_bits=32, is_paged=False) -> None:
+        made(self, params, defaults, optim_bits, False)
 
     def measure(*args, **kwargs):
         with counted.moment("measuring the scale"):
@@ -279,7 +283,7 @@ def without_numbers(counted):
 
     with (
         # The same moments, not in memory that only a driver can page.
-        mock.patch.object(bitsandbytes.optim, "PagedAdamW8bit", bitsandbytes.optim.AdamW8bit),
+        mock.patch.object(Optimizer8bit, "__init__", unpaged),
         mock.patch.object(bitsandbytes.functional, "is_on_gpu", lambda _: True),
         mock.patch.object(reward.model, "ScalarHead", Head),
         mock.patch.object(gpu_work, "ScalarHead", Head),

@@ -86,8 +86,12 @@ def test_an_update_holds_as_much_without_numbers_as_with_them(recompute):
                 assert base.roles == ROLES
                 counted.begin()
                 ppo = trainer(base, rows=2, micro=2, prompt=112, answer=16, vocabulary=260)
+                held = []
                 for _ in range(2):
                     ppo.update()
+                    held.append(counted.held)
+        # Once Adam's moments are there, an update leaves nothing behind.
+        assert held[0] == held[1]
         peaks.append(counted.peak)
     # Attention is another kernel there and here, with statistics of its own.
     assert peaks[1] == pytest.approx(peaks[0], rel=0.03)
