@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data.errors import UserError
+from pipeline.adapter_file import other_scale
 
 # What families of models call the norm after their last layer.
-_FINAL_NORMS = ("norm", "final_layer_norm", "ln_f")
+_FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")
+# Kinds of attention under which answers can stand side by side; other layers carry a state from one to the next.
+_SIDE_BY_SIDE = {"full_attention", "sliding_attention"}
 BASE, POLICY, REFERENCE, REWARD, VALUE = "base", "policy", "reference", "reward", "value"
 
 
@@ -109,12 +112,17 @@ class SharedBase:
         self._lora = lora
         self._model = model
         decoder = model.get_decoder()
+        if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+            raise UserError(
+                f"model.name: {type(decoder).__name__} keeps its layers under another name than 'layers', so they cannot be run in two parts. "
+                "Take a model of another family."
+            )
         self.layers = len(decoder.layers)
         if lora.last_layers is not None and lora.last_layers > self.layers:
             raise UserError(f"lora.last_layers: {lora.last_layers}, but the model has {self.layers} layers.")
         self._refuse_unknown_targets(decoder)
         self.trunk_layers = self.layers - lora.last_layers if lora.last_layers is not None else 0
-        self._trunk = _slice(decoder, 0, self.trunk_layers)
+        self._trunk = _slice(decoder, 0, self.trunk_layers) if self.trunk_layers else None
         self._upper = _slice(decoder, self.trunk_layers, self.layers)
         if recompute:
             self._upper.layers = nn.ModuleList(_Recomputed(layer, self) for layer in self._upper.layers)
@@ -212,6 +220,8 @@ class SharedBase:
                 f"{file}: cannot be read ({str(error).splitlines()[0]}). It is missing or damaged; "
                 "`status --verify` names every such file, `run --redo` with the stage makes it anew."
             ) from None
+        if why := other_scale(directory, self._lora):
+            raise UserError(f"{directory}: {why}. Take the settings that it was made with.")
         if role not in self.roles:
             self.add(role, trainable=trainable)
         try:
@@ -284,14 +294,9 @@ class SharedBase:
         """`mask` is (b, t), True on real tokens, or (b, 1, t, t), True where a query may look."""
         if positions is None:
             positions = torch.arange(states.shape[1], device=states.device)[None]
-        if mask.dim() == 2:
-            mask = mask.long()
-        else:
-            mask = torch.zeros(mask.shape, dtype=states.dtype, device=states.device).masked_fill(
-                ~mask, torch.finfo(states.dtype).min
-            )
+        seen = mask.long() if mask.dim() == 2 else _added(part.config, mask, positions, states.dtype)
         return part(
-            inputs_embeds=states, attention_mask=mask, position_ids=positions, use_cache=False
+            inputs_embeds=states, attention_mask=seen, position_ids=positions, use_cache=False
         ).last_hidden_state
 
     def _refuse_unknown_targets(self, decoder) -> None:
@@ -393,6 +398,30 @@ class _Recomputed(nn.Module):
         return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
 
 
+def _added(config, allowed: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+    """What is added to the attention's scores: 0 where a query may look, the least number elsewhere; by kind of layer where a model has
+    several. A layer with a window looks back as far as it would in an answer that stands alone: by position, not by column.
+
+    Args:
+        allowed: (b, 1, t, t) bool; positions: (b, t).
+    """
+
+    def added(allowed: Tensor) -> Tensor:
+        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+
+    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
+    if kinds and not _SIDE_BY_SIDE.issuperset(kinds):
+        other = ", ".join(sorted(set(kinds) - _SIDE_BY_SIDE))
+        raise UserError(
+            f"model.name: it has layers of the kind {other}, which carry a state from one answer to the next where answers to one question "
+            "stand side by side. A reward model cannot be trained on it here; take another model."
+        )
+    if window is None or (kinds and "sliding_attention" not in kinds):
+        return added(allowed)
+    near = allowed & (positions[:, None, :, None] - positions[:, None, None, :] < window)
+    return {"full_attention": added(allowed), "sliding_attention": added(near)} if kinds else added(near)
+
+
 def _slice(decoder: nn.Module, first: int, end: int) -> nn.Module:
     """A view of the decoder that runs layers `first` to `end` on given states; it shares every weight with the original.
 
@@ -403,6 +432,10 @@ def _slice(decoder: nn.Module, first: int, end: int) -> nn.Module:
     part._modules = dict(decoder._modules)
     part.config = copy.copy(decoder.config)
     part.config.num_hidden_layers = end - first
+    # The forward pass looks up each layer's kind of attention by its place among those that it runs. Where the kinds are no field of the
+    # config but follow from others, `pipeline/reading.py` finds out whether they still fit.
+    if vars(decoder.config).get("layer_types"):
+        part.config.layer_types = decoder.config.layer_types[first:end]
     part.layers = nn.ModuleList(decoder.layers[first:end])
     if end < len(decoder.layers):
         name = next((name for name in _FINAL_NORMS if hasattr(decoder, name)), None)

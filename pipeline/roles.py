@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.adapters import REWARD, SharedBase
 from pipeline.memory import LISTS_AT_ONCE, READ_AT_ONCE, MicroBatch
 from pipeline.models import load
+from pipeline.reading import check_reading
 from reward.ensemble import combine_ensemble
 from reward.model import ScalarHead, score, score_all
 from reward.scale import Scale
@@ -28,9 +29,15 @@ RoleEncoder = Callable[..., tuple[Tensor, Tensor]]
 
 
 def open_base(config) -> SharedBase:
-    """The base model of the config, frozen, ready to take adapters."""
+    """The base model of the config, frozen, ready to take adapters.
+
+    Raises:
+        UserError: it cannot be loaded, or not be read by the passes that train.
+    """
     model, tokenizer = load(config.model)
-    return SharedBase(model, tokenizer, config.lora, recompute=config.model.gradient_checkpointing)
+    base = SharedBase(model, tokenizer, config.lora, recompute=config.model.gradient_checkpointing)
+    check_reading(base)
+    return base
 
 
 class RewardModel:

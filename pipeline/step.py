@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,6 +94,7 @@ class StepContext:
         return self.out / CHECKPOINTS
 
     def log(self, line: dict[str, Any]) -> None:
-        """Appends one JSON line to the step's log."""
+        """Appends one JSON line to the step's log. JSON has no infinity and nothing that is no number: such a figure is null."""
+        line = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in line.items()}
         with (self.out / LOG).open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(line, allow_nan=False) + "\n")

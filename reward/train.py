@@ -17,6 +17,8 @@ from reward.optimizer import load_tensors, make_optimizer, tensors_of
 from reward.thumbs import EncodedThumbs, thumb_loss
 
 T = TypeVar("T")
+# Answers to one prompt that share a reading of it. More than rankings have.
+SIDE_BY_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,38 @@ def centring(scores: Tensor) -> Tensor:
     return (2 * scores.mean()).square()
 
 
-def with_mismatched(rankings: Sequence[EncodedRanking], rng: random.Random) -> list[EncodedRanking]:
+def with_mismatched(
+    rankings: Sequence[EncodedRanking], rng: random.Random, *, most: int | None = None
+) -> list[EncodedRanking]:
     """Adds to each ranking a good answer to *another* prompt, as worse than the prompt's own best.
 
     Rankings compare answers to one prompt, all of them about it more or less, so a scorer may ignore the question and still be
     right on most pairs. A borrowed answer can only be told by reading the question. It takes part in one pair, and not in
     those with the worse answers: a finished answer to another question may well be no worse than a broken one to this.
+
+    A prompt may have several rankings, whose best answers are good ones to it. A ranking for which nobody has an answer to lend stays
+    as it is.
+
+    Args:
+        most: tokens that a prompt and an answer to it may have together, the model's context; None is any number.
     """
     if len(rankings) < 2:
         return list(rankings)
+
+    def lends(other: EncodedRanking, to: EncodedRanking) -> bool:
+        length = len(to.prompt) + len(other.answers[other.best])
+        return other.prompt != to.prompt and (most is None or length <= most)
+
     out = []
     for i, ranking in enumerate(rankings):
         j = rng.randrange(len(rankings) - 1)
         other = rankings[j if j < i else j + 1]
+        if not lends(other, ranking):
+            lenders = [one for one in rankings if lends(one, ranking)]
+            if not lenders:
+                out.append(ranking)
+                continue
+            other = rng.choice(lenders)
         pair = (ranking.best, len(ranking.answers))
         answers = (*ranking.answers, other.answers[other.best])
         out.append(replace(ranking, answers=answers, pairs=(*ranking.pairs, pair)))
@@ -85,6 +106,7 @@ def train(
     *,
     seed: int,
     thumbs: Sequence[EncodedThumbs] = (),
+    most: int | None = None,
     resume: tuple[dict[str, Tensor], int] | None = None,
     on_step: Callable[[dict[str, float], Callable[[], dict[str, Tensor]]], None] = lambda figures, state: None,
     in_parts: Callable[[Callable[[int], T]], T] | None = None,
@@ -98,6 +120,7 @@ def train(
         encode: the reward role's encoder, differentiable with respect to `adapter`.
         settings: the `reward` section of the config.
         thumbs: lone thumbs, prompt by prompt; each is one element of a batch like a ranking, with the weight `thumbs_weight`.
+        most: as in `with_mismatched`.
         resume: what `state` gave after so many steps, and that number: the run goes on as if it had never stopped.
         on_step: receives step, loss, accuracy on the step's own pairs and thumbs, seconds, learning_rate and grad_norm, and `state`, a
             function that returns everything the next step depends on, as tensors by name.
@@ -124,7 +147,7 @@ def train(
         tensors, done = resume
         _load(tensors, adapter, head, optimizer)
     in_parts = in_parts or (lambda attempt: attempt(settings.micro_lists))
-    for step, batch in enumerate(_batches(rankings, thumbs, settings, steps, rng)):
+    for step, batch in enumerate(_batches(rankings, thumbs, settings, steps, rng, most)):
         if step < done:
             continue
         started = time.monotonic()
@@ -166,7 +189,7 @@ def _backward(
     total, right, pairs = 0.0, 0, 0
     for first in range(0, len(batch), size):
         part = batch[first : first + size]
-        scores = head(encode([(ranking.prompt, ranking.answers) for ranking in part]))
+        scores = head(encode(_rows(part)))
         loss, centre = scores.new_zeros(()), scores.new_zeros(())
         for ranking, own in zip(part, scores.split([len(r.answers) for r in part]), strict=True):
             if isinstance(ranking, EncodedThumbs):
@@ -184,6 +207,14 @@ def _backward(
         (loss + settings.center_coef * centre).backward()
         total += loss.item()
     return total, right, pairs
+
+
+def _rows(part: Sequence[EncodedRanking | EncodedThumbs]) -> list[tuple[Sequence[int], Sequence[Sequence[int]]]]:
+    """Prompts with their answers as they are read, at most `SIDE_BY_SIDE` in a row: who may look at whom grows with the square of a row, and
+    a question that many people ask has any number of thumbs. The answers of one prompt are never spread over steps."""
+    return [
+        (one.prompt, one.answers[k : k + SIDE_BY_SIDE]) for one in part for k in range(0, len(one.answers), SIDE_BY_SIDE)
+    ]
 
 
 def _state(adapter: Sequence[nn.Parameter], head: ScalarHead, optimizer) -> dict[str, Tensor]:
@@ -206,12 +237,12 @@ def total_steps(elements: int, settings) -> int:
 
 
 def _batches(
-    rankings, thumbs, settings, steps: int, rng: random.Random
+    rankings, thumbs, settings, steps: int, rng: random.Random, most: int | None
 ) -> Iterator[list[EncodedRanking | EncodedThumbs]]:
     """Shuffled anew each epoch; a fresh answer is borrowed for every ranking each time."""
     done = 0
     while done < steps:
-        epoch = with_mismatched(rankings, rng) if settings.mismatched_negatives else list(rankings)
+        epoch = with_mismatched(rankings, rng, most=most) if settings.mismatched_negatives else list(rankings)
         epoch += thumbs
         rng.shuffle(epoch)
         for start in range(0, len(epoch), settings.lists_per_step):

@@ -1,11 +1,14 @@
 """Four roles on one base: separate, exact where they must be, and frozen where they must be."""
 
+import json
+
 import pytest
 import torch
 
 from data.errors import UserError
 from pipeline.adapters import BASE, POLICY, REFERENCE, REWARD, VALUE, Batch, SharedBase
-from pipeline.config import LoraConfig, ModelConfig
+from pipeline.beforehand import bad_start_of_ppo
+from pipeline.config import Config, LoraConfig, ModelConfig
 from pipeline.models import load
 
 TEXTS = [[5, 6, 7, 8, 9], [10, 11, 12], [13, 14, 15, 16, 17, 18, 19, 20]]
@@ -161,6 +164,28 @@ def test_an_adapter_of_another_shape_is_refused_with_its_file(make_base, tmp_pat
     other = make_base(last_layers=3)
     with pytest.raises(UserError, match=r"adapter_model\.safetensors.*7 tensors missing|another base|missing"):
         other.load(POLICY, tmp_path, trainable=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"lora_alpha": 32}, "with alpha 32, and lora.alpha is 8"), ({"use_rslora": True}, "rank-stabilised")]
+)
+def test_an_adapter_that_would_be_scaled_otherwise_is_refused(make_base, tmp_path, change, said):
+    """Its numbers fit and would load: only its config tells."""
+    base = make_base(POLICY)
+    base.save(POLICY, tmp_path)
+    make_base().load(POLICY, tmp_path, trainable=False)
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(UserError, match=f"{said}.*Take the settings"):
+        make_base().load(POLICY, tmp_path, trainable=False)
+    data = {"demonstrations": "-", "rankings": "-", "heldout_prompts": "-"}
+    config = Config(data=data, lora={"rank": 4, "alpha": 8.0}, ppo={"start_from": str(tmp_path)})
+    (line,) = bad_start_of_ppo(config)
+    assert line.startswith(f"ppo.start_from: {tmp_path}: ") and said in line
+    # An adapter of somebody else's tool may have none.
+    file.unlink()
+    make_base().load(POLICY, tmp_path, trainable=False)
+    assert bad_start_of_ppo(config) == []
 
 
 def test_more_layers_than_the_model_has_is_refused(make_base):

@@ -149,7 +149,7 @@ def test_kto_is_planned_in_ppo_s_place_with_its_own_batch_and_roles(tmp_path):
     def stage(**changes):
         learner = {"learner": "kto", "data": {**DATA, "thumbs": str(thumbs)}, "kto": {"epochs": 2}}
         stages = make_plan(config_of(**{**learner, **changes}), on_gpu=True, bfloat16=True).stages
-        assert [s.name for s in stages] == ["sft", "reward", "kto", "evaluate"]
+        assert [s.name for s in stages] == ["sft", "reward", changes.get("learner", "kto"), "evaluate"]
         return stages[2]
 
     plain = stage()
@@ -166,6 +166,11 @@ def test_kto_is_planned_in_ppo_s_place_with_its_own_batch_and_roles(tmp_path):
     assert stage(detectors={"enabled": False}).tokens["drawn"] is None
     judged = {"evaluation": {"gold": "test_model"}, "reward": {"test_share": 0.3}}
     assert stage(**judged).parts["adapters"] == plain.parts["adapters"] * 3 / 2
+    # PPO has two roles more than KTO, and asks the test model on the same terms.
+    for changes, more in (({}, 1), ({"detectors": {"enabled": False}}, 0), ({"detectors": {"judge_every": 0}}, 0)):
+        asked = [stage(**judged, **changes), stage(**judged, **changes, learner="ppo", kto={})]
+        assert [s.parts["adapters"] / (plain.parts["adapters"] / 2) for s in asked] == [2 + more, 4 + more]
+        assert ("reading for the judge" in asked[1].moments) == bool(more)
     small = make_plan(config_of(learner="kto", kto={"batch_size": 512}), on_gpu=True, bfloat16=True)
     assert "lower kto.batch_size" in "\n".join(show.lines(small, 24e9, {}))
 

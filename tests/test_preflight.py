@@ -1,6 +1,7 @@
 """All that is wrong with the data of a config, at once, before a model is loaded."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -44,8 +45,12 @@ def turns(question, answer):
 
 
 def problems(config, tokenizer) -> tuple[str, ...]:
+    return problems_of(config, tokenizer, None)
+
+
+def problems_of(config, tokenizer, context) -> tuple[str, ...]:
     with pytest.raises(UserError) as caught:
-        check(config, tokenizer)
+        check(config, tokenizer, context)
     return caught.value.problems
 
 
@@ -66,6 +71,65 @@ def test_prompts_of_their_own_are_split_by_the_same_rule(make_config, tokenizer,
     # Upper case is no other question: all of a side's three sets ask the same.
     sides = {tuple(n.rpartition(" ")[2] for n in names) for names in checked.shared}
     assert sides == {("train", "train"), ("test", "test")} and len(checked.shared) == 6
+
+
+def test_what_outgrows_the_models_context_is_told_before_anything_is_trained(make_config, tokenizer):
+    """Each at the longest that the rows come to, all at once; one token less, and it fits."""
+    asked = [(Message("user", r["prompt"]),) for r in ({"prompt": q} for q in QUESTIONS)]
+    longest = max(len(prompt_ids(tokenizer, q)) for q in asked)
+    held = max(len(prompt_ids(tokenizer, (Message("user", f"Held {i}?"),))) for i in range(5))
+    demonstration = longest + len(response_ids(tokenizer, "Answer."))
+    ranked = longest + len(response_ids(tokenizer, "Good."))
+    fitting = {"ppo": 1024 - longest, "kto": 1024 - longest, "evaluation": 1024 - held}
+
+    def drawn(more, *overrides):
+        return make_config(*(f"{name}.max_new_tokens={n + more}" for name, n in fitting.items()), *overrides)
+
+    check(drawn(0), tokenizer, 1024)
+    check(drawn(1), tokenizer, None)
+    assert problems_of(drawn(1), tokenizer, 1024) == (
+        f"evaluation.max_new_tokens: {1025 - held} tokens after a prompt of {held} exceed the model's context of 1024. "
+        "Lower it, or data.max_prompt_tokens.",
+        f"ppo.max_new_tokens: {1025 - longest} tokens after a prompt of {longest} exceed the model's context of 1024. "
+        "Lower it, or data.max_prompt_tokens.",
+    )
+    by_kto = [line.split(":")[0] for line in problems_of(drawn(1, "learner=kto"), tokenizer, 1024)]
+    assert by_kto == ["evaluation.max_new_tokens", "kto.max_new_tokens"]
+    # Without the detectors KTO draws nothing.
+    (alone,) = problems_of(drawn(1, "learner=kto", "detectors.enabled=false"), tokenizer, 1024)
+    assert alone.startswith("evaluation.")
+    short = make_config("ppo.max_new_tokens=1", "evaluation.max_new_tokens=1")
+    check(short, tokenizer, demonstration)
+    line = problems_of(short, tokenizer, demonstration - 1)[0]
+    assert line.startswith(f"sft.max_tokens: a demonstration of {demonstration} tokens exceeds the model's context of {demonstration - 1}.")
+    lines = problems_of(short, tokenizer, ranked - 1)
+    assert lines[1].startswith(f"reward.max_tokens: a prompt with its answer of {ranked} tokens exceeds")
+
+
+def test_what_only_measures_is_left_out_or_refused_where_no_model_reads_it_whole(make_config, tokenizer):
+    """No setting of training bounds a test row: beyond the context its likelihood would be that of nonsense."""
+    tested = [i for i, q in enumerate(QUESTIONS) if is_test([Message("user", q)], 0.1)]
+    shown = [{"id": f"d{i}", "messages": turns(q, "Answer.")} for i, q in enumerate(QUESTIONS)]
+    ranked = [{"id": f"r{i}", "prompt": q, "responses": ["Good.", "Bad."], "ranks": [0, 1]} for i, q in enumerate(QUESTIONS)]
+    shown[tested[0]]["messages"] = turns(QUESTIONS[tested[0]], "y" * 400)
+    ranked[tested[1]]["responses"] = ["Good.", "n" * 400]
+    config = make_config("ppo.max_new_tokens=1", "evaluation.max_new_tokens=1", d=shown, r=ranked)
+    whole, checked = check(config, tokenizer, None), check(config, tokenizer, 300)
+    for name, first, row in (("demonstrations", f"d{tested[0]}", shown[tested[0]]), ("rankings", f"r{tested[1]}", ranked[tested[1]])):
+        assert {r.id for r in whole.test[name]} - {r.id for r in checked.test[name]} == {first}
+        prompt = len(prompt_ids(tokenizer, (Message("user", row.get("prompt") or row["messages"][0]["content"]),)))
+        assert (
+            f"{name} test: 1 of {len(tested)} exceed the model's context of 300 tokens (first: {first}, longest {prompt + 401}) and are left out."
+            in checked.notes
+        )
+        assert check(config, tokenizer, prompt + 401).test[name] == whole.test[name]
+    held = [{"id": "h", "prompt": "Held out?", "responses": ["a" * 400, "b"], "ranks": [0, 1]}]
+    config = make_config("ppo.max_new_tokens=1", "evaluation.max_new_tokens=1")
+    file = Path(config.data.rankings).with_name("k.jsonl")
+    write(file, held)
+    named = make_config("ppo.max_new_tokens=1", "evaluation.max_new_tokens=1", f"data.heldout_rankings={file}")
+    (line,) = problems_of(named, tokenizer, 300)
+    assert "k.jsonl: 1 of 1 exceed the model's context of 300 tokens (first: h" in line and line.endswith("Drop or shorten them.")
 
 
 COPIED = "It was on a grey morning in the north that the first of the boats came back"

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from data.errors import UserError
 from data.records import Prompt
 from pipeline.adapters import SharedBase
+from pipeline.context import context_of, no_room_to_draw
 from pipeline.generation import Sample, Sampling, sample
 from pipeline.memory import MicroBatch
 from pipeline.template import prompt_ids
@@ -50,6 +52,9 @@ def answer_prompts(
         )
         for p in prompts
     ]
+    longest = max((len(ids) for ids in encoded), default=0)
+    if problems := no_room_to_draw(context_of(base.causal_lm.config), "evaluation", settings.max_new_tokens, longest):
+        raise UserError(problems)
     asked = [(p, ids, s) for p, ids in zip(prompts, encoded, strict=True) for s in range(samples)]
     at_once = MicroBatch(settings.batch_size, "evaluation.batch_size", "evaluation.max_new_tokens")
     with base.acting_as(role), progress(len(asked), label, unit="answers") as bar:

@@ -134,13 +134,13 @@ def _ppo(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
         + memory.backward(shape, lora.rank, layers, micro * length, numbers, length=length)
         + memory.logits(shape, micro * answer, numbers, learning=True),
     }
-    if config.judged_by and config.detectors.judge_every:
+    if config.judged_by and config.detectors.enabled and config.detectors.judge_every:
         looked_at = min(config.detectors.judge_prompts, READ_AT_ONCE)
         moments["reading for the judge"] = memory.forward(shape, looked_at * length, numbers)
     drawn = settings.updates * rows
     return StagePlan(
         "ppo",
-        _held(shape, numbers, trained, roles=3 + _reward_models(config), trained_roles=2),
+        _held(shape, numbers, trained, roles=3 + config.reward.members + _asks_the_test_model(config), trained_roles=2),
         moments,
         {
             "drawn": drawn * answer,
@@ -172,10 +172,9 @@ def _kto(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
         )
         moments["reading for the detectors"] = memory.forward(shape, rows * length, numbers)
     learnt = _learnt(config, config.data.thumbs or "", settings.epochs * config.reward.max_tokens)
-    asked = bool(config.judged_by == "test_model" and bounds.judge_every)
     return StagePlan(
         "kto",
-        _held(shape, numbers, trained, roles=2 + asked, trained_roles=1),
+        _held(shape, numbers, trained, roles=2 + _asks_the_test_model(config), trained_roles=1),
         moments,
         {"read": None if learnt is None else 3 * learnt, "learnt": learnt, "drawn": _looks(config)},
     )
@@ -250,6 +249,11 @@ def _held(shape: Shape, numbers: memory.Numbers, adapter: int, *, roles: int, tr
         "adapters": float(roles * adapter * memory.FLOAT32),
         "optimizer": memory.optimizer(trained_roles * adapter, numbers),
     }
+
+
+def _asks_the_test_model(config) -> bool:
+    """Whether the stage that trains the policy opens the test model, for the detectors' judge."""
+    return config.judged_by == "test_model" and config.detectors.enabled and config.detectors.judge_every > 0
 
 
 def _reward_models(config) -> int:

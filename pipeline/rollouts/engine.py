@@ -52,11 +52,12 @@ class InProcess:
         """Holds nothing."""
 
 
-def open_engine(settings, *, longest: int) -> RolloutEngine:
+def open_engine(settings, *, longest: int, temperature: float | None = None) -> RolloutEngine:
     """The engine that `ppo.rollout` asks for.
 
     Args:
         longest: tokens of the longest prompt and answer together, which a server must be able to hold.
+        temperature: that all answers will be drawn at; None where that is not known.
 
     Raises:
         UserError: the server cannot be used; the message says why.
@@ -73,4 +74,4 @@ def open_engine(settings, *, longest: int) -> RolloutEngine:
         return ContinuousEngine(record=settings.record)
     from pipeline.rollouts.vllm import VllmServer
 
-    return VllmServer(settings, longest=longest)
+    return VllmServer(settings, longest=longest, temperature=temperature)

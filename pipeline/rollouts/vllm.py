@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -60,16 +61,17 @@ class VllmServer:
 
     foreign = True
 
-    def __init__(self, settings, *, longest: int):
+    def __init__(self, settings, *, longest: int, temperature: float | None = None):
         """
         Args:
             settings: the `ppo.rollout` section.
-            longest: as in `open_engine`.
+            longest, temperature: as in `open_engine`.
 
         Raises:
-            UserError: no server answers, or its model is too short for the run.
+            UserError: no server answers, its model is too short for the run, or its log-probabilities are of another distribution.
         """
         self.settings, self.url = settings, settings.url.rstrip("/")
+        self._longest, self._temperature = longest, temperature
         self._folder = (
             Path(settings.adapter_dir) if settings.adapter_dir else Path(tempfile.mkdtemp(prefix="thumbloop-"))
         )
@@ -78,8 +80,10 @@ class VllmServer:
         # The server may run as somebody else.
         os.chmod(self._folder, 0o755)
         self._loaded: list[str] = []
+        # Many requests find out at one time that the server was started again; one of them looks at it anew.
+        self._restarted, self._restarts = threading.Lock(), 0
         try:
-            self._check(longest)
+            self._check(attempts=_AT_THE_DOOR)
         except UserError:
             self.close()
             raise
@@ -154,6 +158,7 @@ class VllmServer:
         partial = self._folder / f".partial-{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
         base.save(POLICY, partial)
+        self._look_for_a_restart()
         name = "thumbloop-" + hashlib.sha256((partial / "adapter_model.safetensors").read_bytes()).hexdigest()[:24]
         target = self._folder / name
         if name in self._loaded:
@@ -165,8 +170,9 @@ class VllmServer:
         shutil.rmtree(target, ignore_errors=True)
         # Whole or not at all: the server reads it whenever it likes.
         partial.rename(target)
-        self._load(name, target)
+        # Before it is taken: whatever happens now, `close` removes its files.
         self._loaded.append(name)
+        self._load(name, target)
         # The one before stays loaded for one rollout more: requests that were cut off may still name it.
         for old in self._loaded[:-2]:
             try:
@@ -178,15 +184,32 @@ class VllmServer:
         self._loaded = self._loaded[-2:]
         return name
 
-    def _complete(self, request: dict) -> dict:
+    def _look_for_a_restart(self) -> None:
+        """A server that was started again between two rollouts takes the next adapter like any other: only what it no longer lists tells."""
+        if not self._loaded:
+            return
         try:
-            return self._ask("/v1/completions", request)
-        except _Refused as refused:
-            if refused.status != 404:
-                raise
-            # A server that was started again holds the base alone.
-            self._load(request["model"], self._folder / request["model"])
-            return self._ask("/v1/completions", request)
+            listed = [str(model["id"]) for model in self._ask("/v1/models", None)["data"]]
+        except (KeyError, TypeError, _Refused):
+            listed = []
+        if self._loaded[-1] not in listed:
+            self._check()
+
+    def _complete(self, request: dict) -> dict:
+        for _ in range(self.settings.attempts):
+            restarts = self._restarts
+            try:
+                return self._ask("/v1/completions", request)
+            except _Refused as refused:
+                if refused.status != 404:
+                    raise
+            # A server that was started again holds the base alone, and may have been started in another way.
+            with self._restarted:
+                if self._restarts == restarts:
+                    self._check()
+                    self._load(request["model"], self._folder / request["model"])
+                    self._restarts += 1
+        return self._ask("/v1/completions", request)
 
     def _load(self, name: str, folder: Path) -> None:
         # Not `load_inplace`: the server would read the files again for every request.
@@ -203,47 +226,59 @@ class VllmServer:
                 # By somebody who had the same bytes: names are hashes.
                 return
             raise UserError(
-                f"ppo.rollout: {self.url} refused the adapter ({refused}). It reads {folder} itself, so both must see that directory "
-                "(ppo.rollout.adapter_dir), and --max-lora-rank must be lora.rank at least."
+                f"ppo.rollout: {self.url} refused the adapter ({refused}). What can be the cause: it does not see {folder}, which it reads "
+                "itself (name a directory that both see in ppo.rollout.adapter_dir); its --max-lora-rank is below lora.rank; it holds another "
+                "base, or no room for one more adapter; or it failed at something else, which its log says."
             ) from None
 
     # -- the wire ------------------------------------------------------------------------------------------------------------
 
-    def _check(self, longest: int) -> None:
+    def _check(self, *, attempts: int | None = None) -> None:
+        """What the door asks; asked again of a server that was started again."""
         try:
-            models = self._ask("/v1/models", None, attempts=_AT_THE_DOOR)["data"]
+            models = self._ask("/v1/models", None, attempts=attempts)["data"]
             room = min(int(m["max_model_len"]) for m in models if m.get("max_model_len"))
-        except (KeyError, TypeError, ValueError, _Refused) as error:
+            model = str(models[0]["id"])
+        except (KeyError, IndexError, TypeError, ValueError, _Refused) as error:
             raise UserError(f"ppo.rollout: {self.url} is no vLLM server ({error}). Start one as: {_HOW}") from None
-        if room < longest:
+        if room < self._longest:
             raise UserError(
-                f"ppo.rollout: {self.url} holds {room} tokens, but prompt and answer may have {longest}. Start it with "
-                f"--max-model-len {longest}, or lower ppo.max_new_tokens."
+                f"ppo.rollout: {self.url} holds {room} tokens, but prompt and answer may have {self._longest}. Start it with "
+                f"--max-model-len {self._longest}, or lower ppo.max_new_tokens."
             )
-        self._check_logprobs(str(models[0]["id"]))
+        self._check_logprobs(model)
 
     def _check_logprobs(self, model: str) -> None:
-        """Whether log-probabilities are of the distribution that tokens are drawn from, temperature and all: not so by vLLM's default.
+        """Whether what the server gives are log-probabilities of the distribution that tokens are drawn from, temperature and all.
 
-        At half the temperature two tokens' log-probabilities are twice as far apart; those of temperature 1 stay where they are.
+        At half the temperature two tokens' log-probabilities are twice as far apart; by vLLM's default those of temperature 1 are given
+        whatever is drawn at. That is the same thing for a run that draws at temperature 1, since nothing is cut away or penalised.
 
         Raises:
             UserError: they are not, or the server gives none.
         """
         try:
-            cold, warm = self._spread(model, 0.5), self._spread(model, 1.0)
+            warm = self._likeliest(model, 1.0)
+            cold = None if self._temperature == 1 else self._likeliest(model, 0.5)
         except (AttributeError, KeyError, IndexError, TypeError, ValueError, _Refused) as error:
             raise UserError(
                 f"ppo.rollout: {self.url} gave no log-probabilities when asked for some ({_named(error)}). Start it as: {_HOW}"
             ) from None
-        if not cold > 1.5 * warm:
+        # Of the likeliest alone, so their probabilities add up to less than 1. Logits do not know that.
+        if not sum(math.exp(min(x, 1.0)) for x in warm) <= 1 + 1e-3:
             raise UserError(
-                f"ppo.rollout: {self.url} gives log-probabilities at another temperature than it draws at (two tokens are {warm:.2f} nats "
-                f"apart at temperature 1 and {cold:.2f} at 0.5). Start it with --logprobs-mode processed_logprobs, as in: {_HOW}"
+                f"ppo.rollout: {self.url} gives numbers that are no log-probabilities (up to {warm[0]:.2f} for one token). Start it with "
+                f"--logprobs-mode processed_logprobs, as in: {_HOW}"
+            )
+        apart, at_half = (None if x is None else x[0] - x[-1] for x in (warm, cold))
+        if at_half is not None and not at_half > 1.5 * apart:
+            raise UserError(
+                f"ppo.rollout: {self.url} gives log-probabilities at another temperature than it draws at (two tokens are {apart:.2f} nats "
+                f"apart at temperature 1 and {at_half:.2f} at 0.5). Start it with --logprobs-mode processed_logprobs, as in: {_HOW}"
             )
 
-    def _spread(self, model: str, temperature: float) -> float:
-        """How far the likeliest five tokens after some words are apart, in nats."""
+    def _likeliest(self, model: str, temperature: float) -> list[float]:
+        """What it gives for the likeliest five tokens after some words, falling."""
         request = {
             "model": model,
             "prompt": "The weather",
@@ -255,8 +290,8 @@ class VllmServer:
         }
         found = self._ask("/v1/completions", request)["choices"][0]["logprobs"]["top_logprobs"][0].values()
         # The token that was drawn comes along where it is none of the five.
-        first, *_, last = sorted(map(float, found), reverse=True)[:5]
-        return first - last
+        first, second, *more = sorted(map(float, found), reverse=True)[:5]
+        return [first, second, *more]
 
     def _ask(
         self, path: str, body: dict | None, *, passing: Sequence[int] = _PASSING, attempts: int | None = None

@@ -13,6 +13,7 @@ from data.errors import UserError
 from data.loading import load as load_records
 from data.records import Thumb
 from pipeline.adapters import SharedBase
+from pipeline.context import context_of, no_room_to_read
 from pipeline.memory import is_out_of_memory
 from pipeline.ppo.watch import Watch
 from pipeline.roles import ADAPTER, open_base
@@ -40,6 +41,9 @@ def run(ctx) -> dict[str, float]:
     # What teaches the test model teaches no policy that it judges.
     thumbs, _ = sides(load_records(file, "thumbs"), config.reward.test_share)
     rows = examples(thumbs, base.tokenizer, config)
+    longest = max((len(row["prompt_ids"]) + len(row["completion_ids"]) for row in rows), default=0)
+    if problems := no_room_to_read(context_of(base.causal_lm.config), "reward.max_tokens", "prompt with its answer", longest):
+        raise UserError(problems)
     ups = sum(row["label"] for row in rows)
     if ups in (0, len(rows)):
         raise UserError(f"kto: all {len(rows)} thumbs are {'up' if ups else 'down'}; it needs both kinds.")

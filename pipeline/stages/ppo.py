@@ -23,7 +23,7 @@ from pipeline.ppo.watch import Watch
 from pipeline.roles import ADAPTER, RewardEnsemble, RewardModel, open_base
 from pipeline.rollouts.engine import RolloutEngine, open_engine
 from pipeline.stages.samples import Samples
-from pipeline.stages.watching import encoded, open_watch, write_report
+from pipeline.stages.watching import check_room, encoded, open_watch, write_report
 from pipeline.stopping import asked, steps_finish, stop_if_asked
 from pipeline.template import prompt_ids, response_ids
 from reward.model import ScalarHead
@@ -43,15 +43,20 @@ def run(ctx) -> dict[str, float]:
     reward_model = RewardEnsemble.open(base, ctx.inputs["reward"], settings)
     base.add(VALUE, trainable=True, like=REWARD)
     prompts = _prompts(ctx, base)
-    _check_context(base, prompts, settings)
-    engine = open_engine(settings.rollout, longest=max(len(p.ids) for p in prompts) + settings.max_new_tokens)
+    check_room(base, "ppo", settings.max_new_tokens, prompts)
+    watch = open_watch(ctx, base, start=OTHER_START if settings.start_from else SFT)
+    # The judge's questions are drawn for by the same engine, and may be longer than all that PPO asks.
+    longest = max(len(p.ids) for p in [*prompts, *watch.prompts]) + settings.max_new_tokens
+    engine = open_engine(settings.rollout, longest=longest, temperature=settings.temperature)
     try:
-        return _run(ctx, base, reward_model, prompts, engine)
+        return _run(ctx, base, reward_model, prompts, engine, watch)
     finally:
         engine.close()
 
 
-def _run(ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engine: RolloutEngine) -> dict[str, float]:
+def _run(
+    ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engine: RolloutEngine, watch: Watch
+) -> dict[str, float]:
     config, settings = ctx.config, ctx.config.ppo
     ppo = PPO(
         base,
@@ -65,7 +70,6 @@ def _run(ctx, base, reward_model: RewardEnsemble, prompts: list[PromptIds], engi
         engine=engine,
     )
     samples = Samples(ctx.out)
-    watch = open_watch(ctx, base, start=OTHER_START if settings.start_from else SFT)
     _resume(ctx, ppo, watch, samples)
     with ctx.progress(settings.updates, "PPO", unit="updates") as bar, steps_finish():
         bar.advance(ppo.done)
@@ -159,17 +163,6 @@ class _Scorer:
 
 def _prompts(ctx, base) -> list[PromptIds]:
     return [encoded(ctx, base, p) for p in load_records(ctx.inputs["prepare"] / "prompts.jsonl", "prompts")]
-
-
-def _check_context(base, prompts: list[PromptIds], settings) -> None:
-    """Before the first update: an answer that runs past the context would be made of positions that the model never saw."""
-    context = base.causal_lm.config.max_position_embeddings
-    longest = max(len(p.ids) for p in prompts)
-    if longest + settings.max_new_tokens > context:
-        raise UserError(
-            f"ppo.max_new_tokens: {settings.max_new_tokens} tokens after a prompt of {longest} exceed the model's context of {context}. "
-            "Lower it, or data.max_prompt_tokens."
-        )
 
 
 def _demonstrations(ctx, base) -> list[tuple[tuple[int, ...], int]]:

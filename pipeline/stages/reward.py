@@ -12,6 +12,7 @@ from data.loading import load as load_records
 from data.records import Ranking, Thumb
 from pipeline import checkpoint
 from pipeline.adapters import SharedBase
+from pipeline.context import context_of, no_room_to_read
 from pipeline.memory import MicroBatch, release
 from pipeline.roles import (
     ADAPTER,
@@ -91,6 +92,9 @@ class _Place:
 def _encoded(base, rankings: Sequence[Ranking], config, name: str) -> tuple[list[EncodedRanking], dict[str, int]]:
     share = config.reward.test_share
     encoded, unused = encode_rankings(base, rankings, config)
+    longest = max((len(r.prompt) + max(map(len, r.answers)) for r in encoded), default=0)
+    if problems := no_room_to_read(context_of(base.causal_lm.config), "reward.max_tokens", "prompt with its answer", longest):
+        raise UserError(problems)
     if encoded:
         return encoded, unused
     whose = f" for the {name}" if share else ""
@@ -159,6 +163,7 @@ def _member(
                 settings,
                 seed=seed,
                 thumbs=thumbs,
+                most=context_of(base.causal_lm.config),
                 resume=(found[0], len(lines)) if found else None,
                 on_step=on_step,
                 in_parts=micro.attempt,

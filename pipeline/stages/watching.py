@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 
+from data.errors import UserError
 from data.loading import load as load_records
 from data.quality import first_turn_key
 from data.records import Prompt
 from data.yardsticks import load_facts, load_paragraphs
 from pipeline.adapters import POLICY
+from pipeline.context import context_of, no_room_to_draw
 from pipeline.evaluation.detectors import REPORT, SFT
 from pipeline.evaluation.yardsticks import FACTS, GENERAL_TEXT
 from pipeline.ppo.probes import Probes, spread_evenly
@@ -35,9 +37,15 @@ def open_watch(
         start, name, reference: as in `Watch`.
     """
     config = ctx.config
+    if not config.detectors.enabled:
+        # Nobody looks, so nothing is opened to look with: a test model is an adapter more in memory.
+        return Watch(config.detectors, seed=config.seed, start=start, name=name, reference=reference)
     judge = _judge(ctx, base) if config.detectors.judge_every else None
     prompts = judge_prompts(ctx, base) if judge or reference else []
-    if config.detectors.enabled and (judge or reference) and len(prompts) < FEW_PROMPTS:
+    # Nobody learns from these: they may be longer than those that anybody does.
+    section = config.learner
+    check_room(base, section, getattr(config, section).max_new_tokens, prompts)
+    if (judge or reference) and len(prompts) < FEW_PROMPTS:
         seen = (
             f"for the judge to see answers to: {len(prompts)}. With fewer than {FEW_PROMPTS} it mostly misses a fall by one spread of its "
             "scores, with fewer than two any"
@@ -58,6 +66,17 @@ def open_watch(
 def write_report(ctx, watch: Watch) -> None:
     """What the detectors saw, beside the stage's log."""
     (ctx.out / REPORT).write_text(json.dumps(watch.report(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def check_room(base, section: str, drawn: int, prompts: list[PromptIds]) -> None:
+    """Before anything is trained: an answer that runs past the context would be made of positions that the model never saw.
+
+    Raises:
+        UserError: the longest prompt leaves no room for `drawn` tokens (`<section>.max_new_tokens`).
+    """
+    longest = max((len(p.ids) for p in prompts), default=0)
+    if problems := no_room_to_draw(context_of(base.causal_lm.config), section, drawn, longest):
+        raise UserError(problems)
 
 
 def _judge(ctx, base) -> Judge | None:

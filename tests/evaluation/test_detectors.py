@@ -536,6 +536,19 @@ def without_timing(lines):
     return [{k: v for k, v in line.items() if k not in ("seconds", "rollout_seconds")} for line in lines]
 
 
+def test_two_looks_at_one_policy_see_the_same_answers(make_run):
+    """A policy that does not move, so that whatever differed between two looks would be chance."""
+    seen = []
+
+    def judge(answers):
+        seen.append([a.ids for a in answers])
+        return variety(answers)
+
+    ppo, watch = make_run(low_tokens, judge, {"judge_every": 1}, learning_rate=1e-12, updates=3)
+    train(ppo, watch)
+    assert len(seen) == 4 and all(ids == seen[0] for ids in seen) and len(set(seen[0])) == len(PROMPTS)
+
+
 def test_looking_changes_nothing_in_the_run(make_run):
     watched, unwatched = (
         make_run(low_tokens, judge, {"judge_every": 1}, texts=texts, facts=facts, learning_rate=1e-3, updates=3)

@@ -24,8 +24,9 @@ from pipeline.evaluation.answers import answer_prompts, read_answers
 from pipeline.evaluation.cards import read_card
 from pipeline.evaluation.rivals import gain
 from pipeline.evaluation.rouge import rouge_l
-from pipeline.ppo.rollout import draw
-from pipeline.roles import ADAPTER, open_base, open_test_model
+from pipeline.evaluation.scoring import conversation
+from pipeline.ppo.rollout import PromptIds, draw
+from pipeline.roles import ADAPTER, TEST_REWARD, RewardModel, open_base, open_test_model
 from pipeline.run import Run
 from pipeline.snapshot import usable
 from pipeline.stages.watching import judge_prompts, open_watch
@@ -154,6 +155,36 @@ def test_two_assistants_are_judged_by_one_test_model(finished, judge):
     assert (found.unit, found.by, found.prompts) == ("reward", "the test model", 4)
 
 
+def test_a_reward_models_unit_is_the_spread_of_its_training_answers_behind_their_questions(finished):
+    config = Run.load(finished).config
+    base = open_base(config)
+    rankings = load(finished / "stages" / "prepare" / "rankings.train.jsonl", "ranked")
+    for role, folder, tested in (("one", ".", False), ("two", "member-1", False), ("three", "test-model", True)):
+        model = RewardModel.open(base, finished / "stages" / "reward" / folder, role)
+        own = [r for r in rankings if is_for_test_model(r.prompt, 0.4) == tested and list(r.pairs())]
+        read = [[conversation(base, r.prompt, a, e, config) for a, e in zip(r.responses, r.finished, strict=True)] for r in own]
+        fitting = [row for row in read if max(map(len, row)) <= config.reward.max_tokens]
+        scores = np.array(model.score_all([ids for row in fitting[: config.reward.scale_lists] for ids in row]))
+        assert len(scores) == len(model.seen) > 10
+        np.testing.assert_allclose(scores, model.seen, atol=1e-3)
+        assert abs(scores.mean()) < 1e-3 and abs(scores.std(ddof=1) - 1) < 1e-3
+
+
+def test_members_are_reward_models_of_their_own(finished):
+    """Two that learnt the same from the same chance would agree on every answer, and disagreement would warn of nothing."""
+    base = open_base(Run.load(finished).config)
+    opened = [
+        RewardModel.open(base, finished / "stages" / "reward" / folder, role)
+        for role, folder in (("one", "."), ("two", "member-1"), ("three", "test-model"))
+    ]
+    weights = [m.head.weight.flatten() / m.head.weight.norm() for m in opened]
+    texts = [list(range(20 + i, 40 + 3 * i)) for i in range(12)]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        # Heads are drawn by chance: in 64 dimensions two are nearly at right angles.
+        assert abs(float(weights[i] @ weights[j])) < 0.7
+        assert not np.allclose(opened[i].score_all(texts), opened[j].score_all(texts), atol=1e-2)
+
+
 def test_the_detectors_ask_the_test_model(finished):
     config = Run.load(finished).config
     base = open_base(config)
@@ -172,6 +203,62 @@ def test_a_judge_of_few_questions_is_told_of(finished, capfd):
     open_watch(ctx, base)
     few = len(judge_prompts(ctx, base))
     assert few < 8 and f"for the judge to see answers to: {few}." in capfd.readouterr().err
+
+
+def test_detectors_that_are_off_open_no_test_model_and_read_no_file(finished):
+    for settings, roles in (([], (TEST_REWARD,)), (["detectors.judge_every=0"], ()), (["detectors.enabled=false"], ())):
+        config = Run.load(finished, settings).config
+        base = open_base(config)
+        inputs = {n: finished / "stages" / n for n in ("prepare", "reward")}
+        watch = open_watch(SimpleNamespace(config=config, inputs=inputs if config.detectors.enabled else {}), base)
+        assert base.roles == roles and (watch.judge is not None) == bool(roles)
+        assert config.detectors.enabled or watch.before(SimpleNamespace(done=0, settings=config.ppo)) is None
+
+
+def test_the_average_that_is_kept_is_one_and_an_alarm_leaves_the_policy_gone_back_to(finished, tmp_path):
+    from safetensors.torch import load_file
+
+    from pipeline.stages import ppo
+
+    read = lambda folder: load_file(folder / "adapter_model.safetensors")  # noqa: E731
+    stages = finished / "stages"
+    start, policy, average = read(stages / "sft" / ADAPTER), read(stages / "ppo" / ADAPTER), read(stages / "ppo" / "ema")
+    # One update, decay 0.9.
+    assert any(not torch.equal(t, start[n]) for n, t in policy.items())
+    assert all(torch.allclose(average[n], 0.9 * start[n] + 0.1 * t, atol=1e-6) for n, t in policy.items())
+    assert any(not torch.equal(average[n], t) for n, t in policy.items())
+    ctx = SimpleNamespace(
+        config=Run.load(finished, ["detectors.clip_fraction_max=1e-9", "ppo.clip_range=1e-9", "ppo.epochs=2"]).config,
+        inputs={name: stages / name for name in ("prepare", "sft", "reward")},
+        out=tmp_path,
+        checkpoints=tmp_path / "checkpoints",
+        log=lambda line: None,
+        progress=progress.track,
+    )
+    assert ppo.run(ctx)["updates_kept"] == 0.0
+    assert all(torch.equal(t, start[n]) for kept in ("adapter", "ema") for n, t in read(tmp_path / kept).items())
+
+
+def test_the_engine_has_room_for_the_judges_questions_too(finished, tmp_path, monkeypatch):
+    """They come from the test side, and may be longer than all that PPO asks."""
+    from pipeline.stages import ppo, watching
+
+    config = Run.load(finished).config
+    inputs = {n: finished / "stages" / n for n in ("prepare", "sft", "reward")}
+    asked = ppo._prompts(SimpleNamespace(config=config, inputs=inputs), open_base(config))
+    long = PromptIds(asked[0].prompt, tuple(range(20, 20 + max(len(p.ids) for p in asked) + 7)))
+    monkeypatch.setattr(watching, "judge_prompts", lambda ctx, base: [long])
+
+    class Asked(Exception):
+        pass
+
+    def open_engine(settings, *, longest, temperature):
+        raise Asked(longest)
+
+    monkeypatch.setattr(ppo, "open_engine", open_engine)
+    with pytest.raises(Asked) as caught:
+        ppo.run(SimpleNamespace(config=config, inputs=inputs, out=tmp_path))
+    assert caught.value.args == (len(long.ids) + config.ppo.max_new_tokens,)
 
 
 def test_the_report_says_who_judged(finished):

@@ -219,6 +219,14 @@ def test_identical_members_make_every_ensemble_the_single_one_and_an_outlier_mov
     assert combine_ensemble(members, how="uncertainty", coef=0.5).item() == pytest.approx(-1.0 - 0.5 * 8.0)
 
 
+def test_an_average_that_was_taken_up_leaves_the_checkpoint_as_it_was():
+    kept = {"x": T([1.0, 2.0])}
+    average = EMA({"x": torch.zeros(2)}, 0.5)
+    average.load_state_dict({"decay": 0.5, "state": kept})
+    average.update({"x": T([3.0, 0.0])})
+    assert kept["x"].tolist() == [1.0, 2.0] and average.state["x"].tolist() == [2.0, 1.0]
+
+
 def test_the_average_has_its_closed_form_after_three_steps():
     ema = EMA({"w": T([0.0])}, 0.9)
     for x in (1.0, 2.0, 3.0):

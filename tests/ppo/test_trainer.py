@@ -1,5 +1,6 @@
 """Rollout and trainer on a tiny model: what must be exact at the start, and exact after a resume."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +11,12 @@ from data.records import Message, Prompt
 from pipeline import checkpoint
 from pipeline.adapters import POLICY, REFERENCE, REWARD, VALUE
 from pipeline.config import PpoConfig
+from pipeline.generation import Sample
 from pipeline.memory import MicroBatch
 from pipeline.ppo.rollout import PromptIds, collect
 from pipeline.ppo.trainer import PPO
-from pipeline.stages.ppo import _check_context
+from pipeline.rollouts.engine import InProcess
+from pipeline.stages.watching import check_room
 from reward.model import ScalarHead, score
 
 PROMPTS = [
@@ -25,9 +28,21 @@ SETTINGS = {
 }  # fmt: skip
 
 
+class Uneven(InProcess):
+    """Answers of very unlike lengths. The tiny model hardly ever ends one by itself: without this no row has anything behind its end, and
+    whatever is wrong there would show nowhere."""
+
+    LENGTHS = (10, 1, 4, 7, 2, 9)
+
+    def sample(self, *args, **kwargs):
+        drawn = super().sample(*args, **kwargs)
+        lengths = itertools.cycle(self.LENGTHS)
+        return [Sample(s.ids[:n], s.logprobs[:n], s.finished and len(s.ids) <= n) for s, n in zip(drawn, lengths, strict=False)]
+
+
 @pytest.fixture
 def make_ppo(make_base):
-    def make(seed=0, demonstrations=(), **changes) -> PPO:
+    def make(seed=0, demonstrations=(), engine=None, **changes) -> PPO:
         torch.manual_seed(5)
         base = make_base(POLICY)
         base.add(REFERENCE, trainable=False, like=POLICY)
@@ -40,6 +55,7 @@ def make_ppo(make_base):
         return PPO(
             base, head, PROMPTS, PpoConfig(**{**SETTINGS, **changes}),
             lambda answers, encode: score(encode, reward_head, [a.ids for a in answers]).detach(), seed=seed, demonstrations=demonstrations,
+            engine=engine or Uneven(),
         )  # fmt: skip
 
     return make
@@ -47,7 +63,7 @@ def make_ppo(make_base):
 
 def rollout_of(ppo):
     generator = torch.Generator().manual_seed(0)
-    return collect(ppo.base, ppo.value_head, PROMPTS, ppo.settings, ppo.scorer, generator=generator, micro_batch=4)
+    return collect(ppo.base, ppo.value_head, PROMPTS, ppo.settings, ppo.scorer, generator=generator, micro_batch=4, engine=ppo.engine)
 
 
 def test_kl_is_exactly_zero_before_the_first_step_and_the_first_ratio_is_one(make_ppo):
@@ -85,7 +101,7 @@ def test_logprobs_and_values_stand_at_the_token_they_belong_to(make_ppo):
 
 
 def test_a_response_ends_at_eos_which_is_part_of_it(make_ppo):
-    rollout = rollout_of(make_ppo(max_new_tokens=60))
+    rollout = rollout_of(make_ppo(max_new_tokens=60, engine=InProcess()))
     eos = make_ppo().base.tokenizer.eos_token_id
     for i, answer in enumerate(rollout.answers):
         real = rollout.tokens[i][rollout.mask[i]].tolist()
@@ -152,11 +168,12 @@ def test_out_of_memory_in_the_middle_of_a_minibatch_counts_no_gradient_twice(mak
 
 
 def test_a_prompt_that_leaves_no_room_for_the_answer_is_named_before_the_first_update(make_ppo):
-    ppo = make_ppo(max_new_tokens=1020)
+    ppo = make_ppo()
+    check_room(ppo.base, "ppo", 1014, PROMPTS)
     with pytest.raises(
         UserError, match="ppo.max_new_tokens: 1020 tokens after a prompt of 10 exceed the model's context of 1024"
     ):
-        _check_context(ppo.base, PROMPTS, ppo.settings)
+        check_room(ppo.base, "ppo", 1020, PROMPTS)
 
 
 def test_learning_moves_policy_and_value_and_nothing_else(make_ppo):
@@ -231,6 +248,20 @@ def test_every_prompt_is_asked_once_before_any_is_asked_again(make_ppo):
     assert asked[:6] != asked[6:12]
 
 
+def test_every_update_and_every_seed_draws_by_chance_of_its_own(make_ppo):
+    """One question, and a policy that does not move: whatever differs is chance, within an update too."""
+    drawn = []
+    for seed in (0, 1):
+        ppo = make_ppo(seed=seed, learning_rate=1e-12)
+        ppo.prompts = PROMPTS[:1]
+        drawn += [[a.ids for a in ppo.update()[1].answers] for _ in range(2)]
+    again = make_ppo(seed=1, learning_rate=1e-12)
+    again.prompts = PROMPTS[:1]
+    assert [a.ids for a in again.update()[1].answers] == drawn[2]
+    firsts = [answers[0] for answers in drawn]
+    assert len(set(firsts)) == 4 and len({ids for answers in drawn for ids in answers}) > 20
+
+
 def test_a_score_that_is_not_finite_stops_before_anything_moves(make_ppo):
     ppo = make_ppo()
     before = ppo.base.state(POLICY)
@@ -261,7 +292,7 @@ def test_ppo_finds_a_reward_that_can_be_found(make_ppo):
     """A reward for tokens of the upper half. The random model's logits are tiny, hence the low temperature."""
     ppo = make_ppo(
         updates=20, episodes=32, minibatch=32, micro_batch=32, epochs=4, learning_rate=3e-2, value_learning_rate=3e-2, kl_coef=0.0,
-        missing_eos_penalty=0.0, temperature=0.1, lr_decay=False, max_grad_norm=100.0,
+        missing_eos_penalty=0.0, temperature=0.1, lr_decay=False, max_grad_norm=100.0, engine=InProcess(),
     )  # fmt: skip
     prompt_lengths = {p.prompt.messages: len(p.ids) for p in PROMPTS}
 

@@ -160,6 +160,23 @@ def test_the_gradient_of_an_update_is_that_of_the_slow_one(make_ppo, options):  
         assert expected.abs().max() > 1e-3
         assert torch.allclose(found, expected, rtol=1e-3, atol=2e-5 * float(expected.abs().max()) + 1e-6)
     assert figures["kl"] == pytest.approx(kl, abs=1e-4)
+    lengths = rollout.mask.sum(1).tolist()
+    if not options.keys() & {"score_scaling", "score_clip"} and options.get("kl_estimator") != "k3":
+        # Score less the missing end's price, less β nats: in reward units, however the rewards are whitened afterwards.
+        scores = [s - ppo.settings.missing_eos_penalty * (not end) for s, end in zip(rollout.scores.tolist(), rollout.finished.tolist(), strict=True)]
+        assert figures["reward_total"] == pytest.approx(statistics.fmean(scores) - ppo.settings.kl_coef * kl, abs=1e-4)
+    assert sorted(set(lengths)) == [1, 2, 4, 7, 9, 10] and figures["response_tokens"] == pytest.approx(statistics.fmean(lengths))
+
+
+def test_the_entropy_is_the_mean_over_the_tokens_that_there_are(make_ppo):  # noqa: F811
+    ppo = make_ppo()
+    rollout, each = rollout_of(ppo), []
+    for prompt, answer in zip(PROMPTS, rollout.answers, strict=True):
+        with torch.no_grad():
+            dist = (ppo.base.encode([answer.ids], POLICY)[0][0] @ ppo.base.head_weight.T / ppo.settings.temperature).log_softmax(-1)
+        each += [-float((row.exp() * row).sum()) for row in dist[len(prompt.ids) - 1 : -1]]
+    assert len(each) == int(rollout.mask.sum()) < rollout.mask.numel()
+    assert rollout.entropy == pytest.approx(statistics.fmean(each), rel=1e-4)
 
 
 def test_every_answer_is_learnt_from_once_an_epoch_in_another_order(make_ppo):  # noqa: F811
@@ -178,6 +195,9 @@ def test_every_answer_is_learnt_from_once_an_epoch_in_another_order(make_ppo):  
     assert ppo.update()[0]["minibatches"] == 6
     epochs = [seen[i] + seen[i + 1] for i in (0, 2, 4)]
     assert all(sorted(epoch) == list(range(6)) for epoch in epochs) and len({tuple(e) for e in epochs}) > 1
+    # And in another one in the next update.
+    ppo.update()
+    assert seen[:6] != seen[6:] and sorted(map(sorted, seen[6:8])) != sorted(map(sorted, seen[:2]))
 
 
 @pytest.mark.parametrize(("limit", "minibatches"), [(1e-9, 2), (1e9, 6)])
@@ -257,7 +277,7 @@ def test_logprobs_kept_from_generation_spare_a_reading_and_are_the_same(make_ppo
 def test_tokens_after_the_end_change_nothing(make_ppo):  # noqa: F811
     figures = []
     for garbage in (False, True):
-        ppo = make_ppo(**{**ONE_STEP, "max_new_tokens": 300})
+        ppo = make_ppo(**ONE_STEP)
         rollout = doctored(ppo)
         assert not rollout.mask.all()
         if garbage:
@@ -291,13 +311,16 @@ def test_out_of_memory_while_drawing_draws_the_same_prompts_fewer_at_a_time(make
 
     def little_memory(model, prompts, sampling, *, batch_size, **kwargs):
         sizes.append(batch_size)
+        drawn = real(model, prompts, sampling, batch_size=batch_size, **kwargs)
         if batch_size > 3:
+            # After some chance was used up, which must come again.
             raise RuntimeError("out of memory")
-        return real(model, prompts, sampling, batch_size=batch_size, **kwargs)
+        return drawn
 
+    expected = make_ppo(rollout={"batch": 2}).update()[1].answers
     monkeypatch.setattr(module, "sample", little_memory)
     ppo = make_ppo()
-    ppo.update()
+    assert ppo.update()[1].answers == expected
     assert sizes == [8, 4, 2] and ppo.at_once.size == 2 and ppo.micro_batch.size == SETTINGS["micro_batch"]
     tensors, facts = ppo.state()
     again = make_ppo()

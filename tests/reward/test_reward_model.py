@@ -16,7 +16,7 @@ from pipeline.roles import RewardEnsemble, RewardModel, member_folder, member_ro
 from reward.metrics import pair_outcomes, pairs_by
 from reward.model import ScalarHead, last_states, score, score_all
 from reward.scale import Scale
-from reward.train import EncodedRanking, centring, ranking_loss, total_steps, train, with_mismatched
+from reward.train import EncodedRanking, _batches, centring, ranking_loss, total_steps, train, with_mismatched
 
 
 def test_the_loss_of_equal_scores_is_ln_2():
@@ -257,6 +257,32 @@ def test_a_borrowed_answer_stands_under_another_prompt_and_loses_to_the_best_alo
         assert ranking.prompt == (i,) and ranking.answers[:2] == rankings[i].answers
         assert ranking.answers[2] in {(20 + j,) for j in range(5) if j != i}
         assert ranking.pairs == ((1, 0), (1, 2))
+
+
+def test_every_epoch_has_every_ranking_once_in_an_order_of_its_own():
+    rankings = lists_about_a_token(10, 0)
+    batches = list(_batches(rankings, [], settings(epochs=3.0), 9, random.Random(0), None))
+    orders = [[r.prompt + r.answers[0] for batch in batches[k : k + 3] for r in batch] for k in (0, 3, 6)]
+    assert [len(b) for b in batches] == [4, 4, 2] * 3
+    assert all(sorted(order) == sorted(r.prompt + r.answers[0] for r in rankings) for order in orders)
+    assert len(set(map(tuple, orders))) == 3
+
+
+def test_an_answer_to_the_same_question_is_never_borrowed_as_one_to_another():
+    """Comparisons of summaries, or votes: several rankings of one prompt. Chance alone would borrow from it in 2 of 3 cases here."""
+    rankings = [EncodedRanking((i % 2,), ((10 + i,), (20 + i,)), ((1, 0),), best=1) for i in range(7)]
+    for seed in range(20):
+        for i, ranking in enumerate(with_mismatched(rankings, random.Random(seed))):
+            assert ranking.answers[2][0] % 2 != i % 2
+    same = [EncodedRanking((1,), ((10 + i,), (20 + i,)), ((1, 0),), best=1) for i in range(3)]
+    assert with_mismatched(same, random.Random(0)) == same
+
+
+def test_a_borrowed_answer_fits_into_the_models_context():
+    rankings = [EncodedRanking((i,) * n, ((9,) * m, (8,)), ((0, 1),), best=0) for i, (n, m) in enumerate([(2, 8), (8, 2), (5, 5)])]
+    found = with_mismatched(rankings, random.Random(0), most=10)
+    assert [len(r.answers[2]) if len(r.answers) > 2 else None for r in found] in ([2, None, 2], [5, None, 2])
+    assert found[1] is rankings[1]
 
 
 def test_the_scale_makes_reference_scores_standard_and_keeps_the_order():

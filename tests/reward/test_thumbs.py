@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, log_expit
 
+import reward.train
 from pipeline.adapters import REWARD
 from reward.model import ScalarHead
 from reward.thumbs import EncodedThumbs, prompt_offset, rater_offsets, thumb_loss
@@ -185,3 +186,44 @@ def test_thumbs_alone_teach_the_order_that_pairs_would(make_base):
     # 161 elements, four a step.
     assert len(steps) == 41 and all(0 <= s["accuracy"] <= 1 for s in steps)
     assert right() > 0.8 > before + 0.2, (before, right())
+
+
+def test_many_thumbs_on_one_question_are_read_in_rows_that_do_not_grow(make_base, monkeypatch):
+    """Everybody greets an assistant: one row of all answers would need the square of their tokens."""
+    rng = random.Random(0)
+    answers = tuple(tuple(rng.randrange(20, 90) for _ in range(rng.randrange(1, 7))) for _ in range(100))
+    element = EncodedThumbs((30, 31), answers, tuple(rng.random() < 0.5 for _ in answers), (0.1,) * len(answers))
+    settings = SimpleNamespace(thumbs_weight=1.0, thumbs_prompt_spread=0.5, center_coef=0.0)
+    found, widths = [], []
+    for most in (10**6, reward.train.SIDE_BY_SIDE):
+        monkeypatch.setattr(reward.train, "SIDE_BY_SIDE", most)
+        base = make_base(REWARD)
+        torch.manual_seed(0)
+        head = ScalarHead(base.hidden_size)
+        optimizer = torch.optim.SGD([*base.parameters(REWARD), *head.parameters()])
+
+        def encode(lists, base=base):
+            widths.append(max(len(prompt) + sum(map(len, many)) for prompt, many in lists))
+            return base.encode_lists(lists, REWARD)
+
+        loss = reward.train._backward(encode, head, optimizer, [element], settings, 4)[0]
+        found.append((loss, torch.cat([p.grad.flatten() for p in base.parameters(REWARD)])))
+    assert widths[0] == 2 + sum(map(len, answers)) and widths[1] <= 2 + 16 * 6
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-5) and found[0][1].abs().max() > 1e-4
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-5)
+
+
+def test_a_prompts_thumbs_count_by_their_weight_beside_a_ranking(make_base):
+    base = make_base(REWARD)
+    torch.manual_seed(0)
+    head = ScalarHead(base.hidden_size)
+    optimizer = torch.optim.SGD([*base.parameters(REWARD), *head.parameters()])
+    thumbs = EncodedThumbs((30, 31), ((40, 41), (42,)), (True, False), (0.1, -0.2))
+    ranking = EncodedRanking((33,), ((50, 51), (52,)), ((0, 1),), 0)
+
+    def loss(batch, weight):
+        settings = SimpleNamespace(thumbs_weight=weight, thumbs_prompt_spread=0.5, center_coef=0.0)
+        return reward.train._backward(lambda x: base.encode_lists(x, REWARD), head, optimizer, batch, settings, 4)[0]
+
+    alone, other = loss([thumbs], 1.0), loss([ranking], 1.0)
+    assert alone > 0.1 and loss([thumbs, ranking], 0.25) == pytest.approx((0.25 * alone + other) / 2, rel=1e-5)

@@ -222,16 +222,19 @@ def test_ctrl_c_ends_the_thread_too(nothing_left, raised):
         signal.signal(signal.SIGINT, old)
 
 
-def test_a_model_that_the_library_misreads_is_not_drawn_from_by_it(nothing_left, capfd):
-    """Here: logits that the model scales in its own way, of which the pages know nothing."""
+@pytest.mark.parametrize(("factor", "temperature"), [(40, 1.0), (-1, 0.0)])
+def test_a_model_that_the_library_misreads_is_not_drawn_from_by_it(nothing_left, capfd, factor, temperature):
+    """Here: logits that the model scales in its own way, of which the code that trains knows nothing. Where the likeliest token is taken no
+    log-probability can tell, and a factor above 0 would change nothing."""
     engine = ContinuousEngine()
-    hook = nothing_left.causal_lm.get_output_embeddings().register_forward_hook(lambda m, x, logits: 40 * logits)
+    hook = nothing_left.causal_lm.get_output_embeddings().register_forward_hook(lambda m, x, logits: factor * logits)
     try:
-        found = drawn(nothing_left, Sampling(9, 1.0), engine=engine)
+        found = drawn(nothing_left, Sampling(9, temperature), engine=engine)
     finally:
         hook.remove()
     assert "nats a token from those that training reads" in capfd.readouterr().err
     assert len(found) == 4 and engine.refused
+    assert drawn(nothing_left, Sampling(9, temperature), engine=(right := ContinuousEngine())) and right.refused is None
 
 
 @pytest.mark.parametrize("kind", ["windows", "recurrent"])

@@ -44,10 +44,10 @@ def make_ppo(make_base):
         base.add(VALUE, trainable=True, like=REWARD)
         torch.manual_seed(0)
         head, reward_head = ScalarHead(base.hidden_size), ScalarHead(base.hidden_size)
-        config = PpoConfig(
-            updates=4, episodes=8, minibatch=8, micro_batch=4, epochs=1, max_new_tokens=8, temperature=1.3, learning_rate=1e-2,
-            rollout=rollout or RolloutConfig(), **changes,
-        )  # fmt: skip
+        config = PpoConfig(**{
+            "updates": 4, "episodes": 8, "minibatch": 8, "micro_batch": 4, "epochs": 1, "max_new_tokens": 8, "temperature": 1.3,
+            "learning_rate": 1e-2, "rollout": rollout or RolloutConfig(), **changes,
+        })  # fmt: skip
         return PPO(
             base, head, PROMPTS, config, lambda answers, encode: score(encode, reward_head, [a.ids for a in answers]).detach(),
             seed=0, engine=engine,
@@ -56,8 +56,8 @@ def make_ppo(make_base):
     return make
 
 
-def opened(settings, longest=64):
-    return open_engine(settings, longest=longest)
+def opened(settings, longest=64, temperature=None):
+    return open_engine(settings, longest=longest, temperature=temperature)
 
 
 def drawn_by(server) -> list[dict]:
@@ -148,7 +148,7 @@ def test_a_server_that_is_down_is_said_in_one_line(server, settings, make_ppo):
     engine.close()
 
 
-def test_adapters_that_cannot_be_loaded_are_said_with_the_cure(server, settings, make_ppo):
+def test_adapters_that_cannot_be_loaded_are_said_with_the_cure(server, settings, make_ppo, tmp_path):
     server.lora_routes = False
     with pytest.raises(UserError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
         make_ppo(settings(), opened(settings())).update()
@@ -156,9 +156,16 @@ def test_adapters_that_cannot_be_loaded_are_said_with_the_cure(server, settings,
     # As vLLM 0.32 says it: a status that elsewhere is worth another attempt.
     words = "Call to add_lora method failed: Worker failed with error 'LoRA rank 64 is greater than max_lora_rank 16.'"
     server.faults["/v1/load_lora_adapter"] = [(500, json.dumps({"error": {"message": words, "code": 500}}))]
-    with pytest.raises(UserError, match=r"refused the adapter .*max_lora_rank 16.*--max-lora-rank"):
+    with pytest.raises(UserError, match=r"refused the adapter .*max_lora_rank 16.*can be the cause.*--max-lora-rank"):
         make_ppo(settings(), opened(settings())).update()
-    assert not server.loads
+    # What it says is shown, and nothing is claimed that it did not say.
+    server.faults["/v1/load_lora_adapter"] = [(500, "EngineDeadError: see the trace above")]
+    engine = opened(settings(adapter_dir=str(tmp_path / "shared")))
+    with pytest.raises(UserError, match=r"EngineDeadError: see the trace above.*can be the cause.*which its log says"):
+        make_ppo(settings(), engine).update()
+    assert not server.loads and list((tmp_path / "shared").iterdir())
+    engine.close()
+    assert not list((tmp_path / "shared").iterdir())
 
 
 def test_a_server_that_was_started_again_gets_the_adapter_again(server, settings, make_ppo):
@@ -194,6 +201,70 @@ def test_log_probabilities_at_another_temperature_than_the_answers_are_found_out
     server.faults["/v1/completions"] = [lambda reply: {"choices": [{"logprobs": None}]}]
     with pytest.raises(UserError, match="no log-probabilities"):
         opened(settings())
+
+
+def test_at_temperature_one_the_default_is_as_good(server, settings, make_ppo):
+    """Both kinds of log-probabilities are those of log softmax(z / 1). What is no log-probability stays refused at any temperature."""
+    server.raw_logprobs = True
+    ppo = make_ppo(settings(), opened(settings(), temperature=1.0), temperature=1.0)
+    assert ppo.update()[0]["sampler_gap"] < 1e-3
+    for temperature in (1.0000001, 0.7, None):
+        with pytest.raises(UserError, match="another temperature"):
+            opened(settings(), temperature=temperature)
+    server.raw_logprobs = False
+
+    def logits(reply):
+        best = reply["choices"][0]["logprobs"]["top_logprobs"][0]
+        reply["choices"][0]["logprobs"]["top_logprobs"][0] = {token: x + 12.0 for token, x in best.items()}
+        return reply
+
+    for temperature in (1.0, 0.7):
+        server.faults["/v1/completions"] = [logits, logits]
+        with pytest.raises(UserError, match="no log-probabilities .*--logprobs-mode processed_logprobs"):
+            opened(settings(), temperature=temperature)
+        server.faults["/v1/completions"].clear()
+
+
+def started_otherwise(server):
+    server.restart()
+    server.raw_logprobs = True
+
+
+@pytest.mark.parametrize("when", ["in a rollout", "between two"])
+def test_a_server_that_was_started_again_in_another_way_is_found_out(server, settings, make_ppo, when):
+    """In a rollout its models are unknown; between two it takes the next adapter as if nothing had been."""
+    engine = opened(settings(concurrency=4))
+    ppo = make_ppo(settings(), engine)
+    ppo.update()
+    policy = ppo.base.state(POLICY)
+    if when == "between two":
+        started_otherwise(server)
+    else:
+        plain, gone = engine._ask, []
+
+        def ask(path, body, **more):
+            if path == "/v1/completions" and not gone:
+                gone.append(started_otherwise(server))
+            return plain(path, body, **more)
+
+        engine._ask = ask
+    with pytest.raises(UserError, match="another temperature"):
+        ppo.update()
+    assert ppo.done == 1 and all(torch.equal(value, policy[name]) for name, value in ppo.base.state(POLICY).items())
+
+
+def test_a_server_that_was_started_again_as_before_is_asked_again_once(server, settings, make_ppo):
+    ppo = make_ppo(settings(), opened(settings(concurrency=4)))
+    ppo.update()
+    asked = len(server.requests)
+    ppo.update()
+    beside = {path for path, body in server.requests[asked:] if not body.get("return_token_ids")}
+    assert beside == {"/v1/models", "/v1/load_lora_adapter"}
+    server.restart()
+    asked = len(server.requests)
+    assert ppo.update()[0]["sampler_gap"] < 1e-3
+    at_the_door = [b for path, b in server.requests[asked:] if path == "/v1/completions" and not b.get("return_token_ids")]
+    assert len(at_the_door) == 2
 
 
 def test_a_cut_in_the_models_own_generation_config_is_no_other_temperature(server, settings):

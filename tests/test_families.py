@@ -1,0 +1,137 @@
+"""Models of other families than the embedded one: read in two parts, and with answers side by side, as their own forward pass reads a text
+that stands alone; and refused where that cannot be."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+
+from data.errors import UserError
+from pipeline.adapters import BASE, POLICY, SharedBase
+from pipeline.config import LoraConfig
+from pipeline.generation import Sampling, sample
+from pipeline.reading import check_reading
+from pipeline.roles import open_base
+
+VOCABULARY, WINDOW = 64, 4
+SIZES = {
+    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+MIXED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention"] * 3 + ["full_attention"]}
+WINDOWS = {
+    "Llama": {},
+    "Mistral": {"sliding_window": WINDOW},
+    "Qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
+    "Gemma3Text": {"head_dim": 8, **MIXED},
+    "Phi": {},
+}
+# Longer than the window, of unlike lengths.
+TEXTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [20, 21, 22, 23, 24, 25, 26], [30, 31, 32, 33, 34, 35, 36, 37, 38], [40, 41]]
+
+
+def base_of(family: str, last_layers: int | None = None, **more) -> SharedBase:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **WINDOWS.get(family, {}), **more})
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+    tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=2, bos_token_id=1)
+    return SharedBase(model, tokenizer, LoraConfig(rank=2, alpha=4.0, last_layers=last_layers))
+
+
+@torch.no_grad()
+def alone(base, text) -> torch.Tensor:
+    """(t, v) logits by the model's own forward pass."""
+    return base.causal_lm(input_ids=torch.tensor([text])).logits[0]
+
+
+@pytest.mark.parametrize("last_layers", [None, 2, 1])
+@pytest.mark.parametrize("family", WINDOWS)
+def test_in_two_parts_and_side_by_side_a_model_reads_as_it_does_alone(family, last_layers):
+    base = base_of(family, last_layers)
+    base.add(POLICY, trainable=True)
+    for parameter in base.parameters(POLICY):
+        parameter.data.normal_(std=0.2, generator=torch.Generator().manual_seed(1))
+    prompt, *answers = TEXTS
+    with base.acting_as(POLICY), torch.no_grad():
+        states, _ = base.encode(TEXTS, POLICY)
+        for text, found in zip(TEXTS, states, strict=True):
+            assert torch.allclose(found[: len(text)] @ base.head_weight.T, alone(base, text), atol=1e-3)
+        listed = base.encode_lists([(prompt, answers), (answers[0], [prompt])], POLICY)
+        together = [prompt + a for a in answers] + [answers[0] + prompt]
+        for text, found in zip(together, listed, strict=True):
+            assert torch.allclose(found @ base.head_weight.T, alone(base, text)[-1], atol=1e-3)
+    check_reading(base)
+
+
+def test_learned_positions_count_real_tokens_alone():
+    """With rotary positions a row may begin anywhere: only the distance of two tokens counts. Here a shifted row is another text."""
+    base = base_of("OPT", ffn_dim=64, word_embed_proj_dim=32)
+    base.add(POLICY, trainable=True)
+    together = sample(base.causal_lm, TEXTS, Sampling(6, 0.0), eos_id=-1, pad_id=0)
+    for text, found in zip(TEXTS, together, strict=True):
+        ids = list(text)
+        for _ in range(6):
+            ids.append(int(alone(base, ids)[-1].argmax()))
+        assert list(found.ids) == ids[len(text) :]
+    with torch.no_grad():
+        for text, states in zip(TEXTS, base.encode(TEXTS, POLICY)[0], strict=True):
+            assert torch.allclose(states[: len(text)] @ base.head_weight.T, alone(base, text), atol=1e-3)
+
+
+def test_the_windows_are_short_enough_to_matter():
+    """Else the test above would pass without any: the first tokens of a text no longer reach the last one's layer."""
+    for family in ("Mistral", "Qwen2", "Gemma3Text"):
+        near, far = base_of(family), base_of(family, sliding_window=64)
+        assert not torch.allclose(alone(near, TEXTS[0])[-1], alone(far, TEXTS[0])[-1], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("family", "more", "last_layers"),
+    [
+        ("Granite", {"logits_scaling": 4.0}, None),
+        ("Cohere", {"logit_scale": 0.25}, None),
+        ("Gemma2", {"head_dim": 8}, None),
+        ("OPT", {"ffn_dim": 64, "word_embed_proj_dim": 32}, 2),
+        ("Granite", {"embedding_multiplier": 4.0}, 2),
+    ],
+)
+def test_a_model_that_training_would_misread_is_refused(family, more, last_layers):
+    said = "Leave out lora.last_layers" if last_layers else "Take another model"
+    with pytest.raises(UserError, match=f"{family}.* makes its logits in a way that training does not know.*{said}"):
+        check_reading(base_of(family, last_layers, **more))
+
+
+def test_a_bias_on_the_logits_is_noticed_too():
+    base = base_of("Phi")
+    check_reading(base)
+    base.causal_lm.get_output_embeddings().bias.data.normal_(generator=torch.Generator().manual_seed(0))
+    with pytest.raises(UserError, match="PhiForCausalLM makes its logits"):
+        check_reading(base)
+
+
+def test_every_run_asks(monkeypatch, namespace):
+    from pipeline import roles
+
+    base = base_of("Granite", logits_scaling=4.0)
+    monkeypatch.setattr(roles, "load", lambda settings: (base.causal_lm, base.tokenizer))
+    with pytest.raises(UserError, match="training does not know"):
+        open_base(namespace(model=namespace(gradient_checkpointing=False), lora=LoraConfig()))
+
+
+def test_a_family_that_cannot_be_run_in_parts_is_one_line():
+    with pytest.raises(UserError, match="GPT2Model keeps its layers under another name"):
+        base_of("GPT2", n_embd=32, n_layer=2, n_head=2)
+
+
+def test_answers_are_not_put_side_by_side_where_layers_carry_a_state():
+    base = base_of("Lfm2", layer_types=["conv", "full_attention"] * 2)
+    base.add(POLICY, trainable=True)
+    with pytest.raises(UserError, match="of the kind conv, which carry a state from one answer to the next"):
+        base.encode_lists([(TEXTS[0], TEXTS[1:])], POLICY)
+    # Kinds that follow from the architecture alone.
+    recurrent = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4))
+    base = SharedBase(recurrent.eval(), base.tokenizer, LoraConfig(rank=2))
+    check_reading(base)
+    with pytest.raises(UserError, match="of the kind linear_attention, which carry"):
+        base.encode_lists([(TEXTS[0], TEXTS[1:])], BASE)

@@ -1,0 +1,86 @@
+"""Opening a base model: padding that is never an end, and weights that are the same each time."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from data.errors import UserError
+from pipeline.config import ModelConfig
+from pipeline.models import load, load_tokenizer
+from pipeline.step import StepContext
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A model whose tokenizer pads with its end, as many are shipped; `rows` of its embedding, and more special tokens on request."""
+
+    def make(*more: str, pad: str | None = SPECIAL[2], extra_rows: int = 0):
+        special = [*SPECIAL, *more]
+        vocabulary = {t: i for i, t in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = decoders.ByteLevel()
+        backend.add_special_tokens(special)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=SPECIAL[1], eos_token=SPECIAL[2], unk_token=SPECIAL[0])
+        if pad:
+            tokenizer.pad_token = pad
+        sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+        torch.manual_seed(0)
+        LlamaForCausalLM(LlamaConfig(vocab_size=len(vocabulary) + extra_rows, tie_word_embeddings=True, **sizes)).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        return ModelConfig(name=str(tmp_path), dtype="float32"), len(vocabulary)
+
+    return make
+
+
+@pytest.mark.parametrize("pad", [SPECIAL[2], None])
+def test_padding_is_a_token_of_its_own(saved, pad):
+    settings, size = saved(pad=pad)
+    model, tokenizer = load(settings)
+    assert tokenizer.eos_token == SPECIAL[2] and tokenizer.pad_token_id == size != tokenizer.eos_token_id
+    assert model.config.pad_token_id == size and model.get_input_embeddings().weight.shape[0] == size + 1
+    assert not any(p.requires_grad for p in model.parameters())
+    # The end of an answer is nothing that padding hides.
+    assert tokenizer.decode([tokenizer.eos_token_id]) == SPECIAL[2]
+
+
+def test_a_reserved_token_is_taken_where_there_is_one(saved):
+    settings, size = saved("<|reserved_7|>")
+    model, tokenizer = load(settings)
+    assert tokenizer.pad_token == "<|reserved_7|>" and model.get_input_embeddings().weight.shape[0] == size
+
+
+def test_a_row_that_is_added_is_the_same_whatever_was_drawn_before(saved):
+    settings, _ = saved()
+    rows = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        rows.append(load(settings)[0].get_output_embeddings().weight[-1].clone())
+        # No chance is taken from the run's own.
+        assert seed or torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*rows) and rows[0].any()
+
+
+def test_a_tokenizer_of_another_model_is_refused(saved, tmp_path):
+    settings, size = saved()
+    tokenizer = load_tokenizer(settings)
+    tokenizer.add_tokens(["one", "two"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=f"the tokenizer has {size + 3} tokens, the embedding {size} rows"):
+        load(settings)
+
+
+def test_a_figure_that_is_no_number_is_null_in_the_log(tmp_path):
+    """Returns that do not vary have no explained variance; readers other than Python's know no NaN."""
+    context = StepContext(config=None, run=None, out=tmp_path, inputs={}, resume_dir=None)
+    context.log({"update": 0, "explained_variance": float("nan"), "ratio_max": float("inf"), "kl": 0.5, "name": "x"})
+    (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
+    found = json.loads(line, parse_constant=lambda name: SimpleNamespace())
+    assert found == {"update": 0, "explained_variance": None, "ratio_max": None, "kl": 0.5, "name": "x"}
