@@ -10,10 +10,14 @@ from data.errors import UserError
 from data.records import Message
 from pipeline.adapters import SharedBase
 from pipeline.batch import Batch, Delta
+from pipeline.context import context_of
 from pipeline.lineup import Checkpoint, name_of, of_run
 from pipeline.roles import open_base
 from pipeline.sampling import Sampling
 from pipeline.template import PromptTooLong, prompt_ids, template_sha256
+
+# Tokens that a model without a limit of its own is given to read at most.
+NO_LIMIT = 1 << 20
 
 
 class Assistant:
@@ -47,8 +51,8 @@ class Assistant:
 
     @property
     def context_tokens(self) -> int:
-        """How many tokens the model reads at most, question and answer together."""
-        return self.base.causal_lm.config.max_position_embeddings
+        """How many tokens the model reads at most, question and answer together; a million where it names no limit."""
+        return context_of(self.base.causal_lm.config) or NO_LIMIT
 
     def describe(self, checkpoint: str) -> dict[str, str]:
         """Identity of a checkpoint, for the record of what a vote was about."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from data.yardsticks import Paragraph
 from pipeline.adapters import SharedBase
+from pipeline.context import context_of
 from pipeline.evaluation.cards import Entry
 from pipeline.evaluation.likelihood import Texts
 from pipeline.evaluation.statistics import Estimate, cluster_bootstrap, paired_difference
@@ -53,7 +54,8 @@ class Paragraphs:
 
     def __init__(self, base: SharedBase, paragraphs: Sequence[Paragraph], *, keep_trunk: bool = False):
         tokenizer = base.tokenizer
-        most = min(MAX_TOKENS, base.causal_lm.config.max_position_embeddings - 1)
+        context = context_of(base.causal_lm.config)
+        most = MAX_TOKENS if context is None else min(MAX_TOKENS, context - 1)
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         whole = [plain_ids(tokenizer, p.text) for p in paragraphs]
         ids = [row[:most] for row in whole]
