@@ -143,9 +143,12 @@ def _concluded(file: Path) -> Concluded:
 
 
 def against(base: Path, number: int) -> service.InService:
-    """The assistant that was in service when a round began."""
-    raw = json.loads((base / "rounds" / f"{number:03d}" / snapshot.SNAPSHOT).read_text(encoding="utf-8"))
-    return service.InService(**raw["against"])
+    """The assistant that was in service when a round began.
+
+    Raises:
+        UserError: what the round kept of it is damaged.
+    """
+    return snapshot.against(base / "rounds" / f"{number:03d}")
 
 
 def unfinished(base: Path) -> Path | None:

@@ -194,6 +194,16 @@ def read(folder: Path) -> Snapshot:
     return taken
 
 
+def against(folder: Path) -> InService:
+    """The assistant that was in service when a round began."""
+    try:
+        return InService(**json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))["against"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder / SNAPSHOT}: damaged. Put it back from a copy, or remove {folder}: its votes count as new then."
+        ) from None
+
+
 def learned_from(folder: Path) -> set[str]:
     """Ids of the rankings and lone thumbs from votes that a round learned from."""
     try:

@@ -328,6 +328,7 @@ def test_a_damaged_record_of_a_round_is_named_in_a_line(tmp_path, damaged):
     for name, reads in (
         ("snapshot.json", lambda: snapshot.read(folder)),
         ("snapshot.json", lambda: snapshot.learned_from(folder)),
+        ("snapshot.json", lambda: rounds.against(tmp_path, 1)),
         ("round.json", lambda: rounds.concluded(tmp_path)),
     ):
         (folder / name).write_text(damaged, encoding="utf-8")

@@ -57,9 +57,10 @@ export async function lookAgain() {
   await settle(state.live.lost);
 }
 
+/** Whether it could be shown. */
 export async function open(id) {
   const data = await attempt(() => ask(`/api/conversations/${id}`));
-  if (!data) return;
+  if (!data) return false;
   leave();
   Object.assign(state, { talk: new Talk(data), live: null, editing: null, panel: null, notes: notesOf(data.choices), last: null });
   history.replaceState(null, "", `#c=${id}`);
@@ -67,11 +68,11 @@ export async function open(id) {
   redraw();
   bottom();
   list();
+  return true;
 }
 
-/** Removes the conversation shown, for good. */
-export async function discard() {
-  const id = state.talk.id;
+/** Removes a conversation, for good. */
+export async function discard(id) {
   if (!id || !(await attempt(() => remove(`/api/conversations/${id}`)))) return;
   if (state.talk.id === id) fresh();
   else list();

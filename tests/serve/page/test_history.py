@@ -115,3 +115,30 @@ def test_a_long_history_says_that_it_is_not_all(visit, store):
     page.fill("#search", "q0")
     page.wait_for_selector("#history li >> text=q0")
     assert page.locator("#history li").count() == 1 and page.wrong == []
+
+
+def test_what_is_deleted_is_what_was_asked_about(visit, store):
+    """Another conversation was slow to load, and is shown while the question stands."""
+    slow = store.start_conversation(rater="ann")
+    store.add_message(slow, parent=None, author="human", content="slow")
+    page = visit("one")
+    ask(page, "doomed")
+    answered(page)
+    held = []
+    page.route(f"**/api/conversations/{slow}", lambda route: held.append(route))
+    page.click("#history >> text=slow")
+    page.click("#delete-open")
+    held[0].continue_()
+    page.wait_for_selector(".question .said:text-is('slow')")
+    page.click("#delete >> button:text-is('Delete')")
+    page.wait_for_selector("#history li:nth-child(2)", state="detached")
+    assert store.rows("SELECT content FROM message WHERE author = 'human'") == [("slow",)]
+    # What is shown stays.
+    assert page.locator(".question .said").inner_text() == "slow" and page.wrong == []
+
+
+def test_a_link_to_a_conversation_that_is_gone_opens_the_page_all_the_same(visit, store):
+    store.add_message(store.start_conversation(rater="ann"), parent=None, author="human", content="there")
+    page = visit("one", fragment="#c=00000000-0000-4000-8000-000000000000")
+    page.wait_for_selector("#history >> text=there")
+    assert page.locator(".welcome").is_visible() and "no such conversation" in page.locator("#notice").inner_text()
