@@ -76,7 +76,8 @@ def plan(arguments, stage: str, model: str, bits: str) -> dict:
         {
             "model": {
                 "name": {"135m": "smollm2-135m-instruct", "8b": "meta-llama/Llama-3.1-8B", "tiny": "tiny-random"}[model],
-                "dtype": "bfloat16", "quantization": bits, "gradient_checkpointing": recompute,
+                # The tiny model is made on the spot, and its config takes no quantization; the base below has it all the same.
+                "dtype": "bfloat16", "quantization": "none" if tiny else bits, "gradient_checkpointing": recompute,
             },
             "data": {"demonstrations": "-", "rankings": "-", "heldout_prompts": "-", "max_prompt_tokens": prompt},
             "sft": {"max_tokens": prompt + answer, "batch_size": 2 * micro, "micro_batch_size": micro, "checkpoint_every": 0},

@@ -65,6 +65,7 @@ def main() -> None:
     for side in PEER_8B:
         if arguments.peer_python or not side.startswith("TRL"):
             among("peer", "peer", {"side": side}, partial(counted_peer, python=arguments.peer_python))
+    kept["plans"].sort(key=lambda row: (CONFIGS.index(row["config"]), STAGES.index(row["stage"])))
     # The plan is code that may have changed since something was counted.
     for row in kept["plans"]:
         row.update(planned_stage(row["config"], row["stage"]))

@@ -24,6 +24,8 @@ def other_scale(directory: Path, lora) -> str:
         return ""
     if found.get("use_rslora"):
         return "it was trained with rank-stabilised scaling (use_rslora), which is not known here"
+    if found.get("alpha_pattern"):
+        return "some of its layers were trained with an alpha of their own (alpha_pattern), which is not known here"
     alpha = found.get("lora_alpha")
     if alpha is not None and float(alpha) != float(lora.alpha):
         return f"it was trained with alpha {alpha:g}, and lora.alpha is {lora.alpha:g}: its updates would be scaled by another factor"

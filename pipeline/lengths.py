@@ -39,17 +39,20 @@ class Lengths:
         lengths = self._prompts([p.messages for p in records])
         return self._sides(records, lengths, self._most, "data.max_prompt_tokens", "prompt")
 
-    def rankings(self, records: list[Ranking]) -> tuple[list, list[str]]:
+    def rankings(self, records: list[Ranking], *, learnt: bool) -> tuple[list, list[str]]:
         """Left out: those whose question alone does not fit, since cutting it would change what the answers were ranked for.
 
         The oldest turns of a conversation give way, as in the chat. Rankings whose answers are too long stay: how many of them
         the reward model takes is its own setting, and only when it takes none is that a problem.
+
+        Args:
+            learnt: whether they teach the reward model. Of those that only measure, `measured` says which fit into the context.
         """
         full = self._prompts([r.prompt for r in records])
         lengths = [n if n <= self._most else self._shortened(r) for n, r in zip(full, records, strict=True)]
         kept, long = self._sides(records, lengths, self._most, "data.max_prompt_tokens", "ranking")
         fits = {r.id: n for r, n in zip(records, lengths, strict=True)}
-        self._readable(kept, fits)
+        self._readable(kept, fits, learnt=learnt)
         return kept, long
 
     def thumbs(self, records: list[Thumb]) -> tuple[list, list[str]]:
@@ -153,7 +156,7 @@ class Lengths:
         except PromptTooLong:
             return self._most + 1
 
-    def _readable(self, rankings: list[Ranking], prompt_tokens: Mapping[str, int]) -> None:
+    def _readable(self, rankings: list[Ranking], prompt_tokens: Mapping[str, int], *, learnt: bool) -> None:
         longest = iter(text_lengths(self.tokenizer, [text for r in rankings for text in r.responses]))
         needs = []
         for ranking in rankings:
@@ -162,7 +165,8 @@ class Lengths:
                 needs.append(prompt_tokens[ranking.id] + max(ends))
         limit = self.config.reward.max_tokens
         self._tell(needs, limit, "reward.max_tokens", "ranking that is no tie")
-        self._keep("ranking that is no tie", needs, limit)
+        if learnt:
+            self._keep("ranking that is no tie", needs, limit)
 
     def _sides(
         self, records: list, lengths: list[int], limit: int, key: str, noun: str, *, needed: bool = True

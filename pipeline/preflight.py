@@ -104,7 +104,7 @@ def check(config, tokenizer, context: int | None = None) -> Checked:
     fitting = set(fitting)
     for side in (train, test):
         side["thumbs"] = [t for t in side["thumbs"] if t in fitting]
-        side["rankings"], long = lengths.rankings(side["rankings"])
+        side["rankings"], long = lengths.rankings(side["rankings"], learnt=side is train)
         too_long["rankings"] += long
     lengths.held(given)
     problems += _one_kind_of_thumb(train["thumbs"], given["thumbs"], config)

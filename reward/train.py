@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -77,20 +78,24 @@ def with_mismatched(
     if len(rankings) < 2:
         return list(rankings)
 
-    def lends(other: EncodedRanking, to: EncodedRanking) -> bool:
-        length = len(to.prompt) + len(other.answers[other.best])
-        return other.prompt != to.prompt and (most is None or length <= most)
+    def lends(other: EncodedRanking, prompt: tuple[int, ...]) -> bool:
+        length = len(prompt) + len(other.answers[other.best])
+        return other.prompt != prompt and (most is None or length <= most)
+
+    @lru_cache(16)
+    def lenders(prompt: tuple[int, ...]) -> list[EncodedRanking]:
+        # Asked again and again for what everybody asks: each time is a walk over all rankings.
+        return [one for one in rankings if lends(one, prompt)]
 
     out = []
     for i, ranking in enumerate(rankings):
         j = rng.randrange(len(rankings) - 1)
         other = rankings[j if j < i else j + 1]
-        if not lends(other, ranking):
-            lenders = [one for one in rankings if lends(one, ranking)]
-            if not lenders:
+        if not lends(other, ranking.prompt):
+            if not (able := lenders(ranking.prompt)):
                 out.append(ranking)
                 continue
-            other = rng.choice(lenders)
+            other = rng.choice(able)
         pair = (ranking.best, len(ranking.answers))
         answers = (*ranking.answers, other.answers[other.best])
         out.append(replace(ranking, answers=answers, pairs=(*ranking.pairs, pair)))

@@ -167,7 +167,12 @@ def test_an_adapter_of_another_shape_is_refused_with_its_file(make_base, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"lora_alpha": 32}, "with alpha 32, and lora.alpha is 8"), ({"use_rslora": True}, "rank-stabilised")]
+    ("change", "said"),
+    [
+        ({"lora_alpha": 32}, "with alpha 32, and lora.alpha is 8"),
+        ({"use_rslora": True}, "rank-stabilised"),
+        ({"alpha_pattern": {"q_proj": 32}}, "alpha of their own"),
+    ],
 )
 def test_an_adapter_that_would_be_scaled_otherwise_is_refused(make_base, tmp_path, change, said):
     """Its numbers fit and would load: only its config tells."""

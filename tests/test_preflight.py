@@ -123,6 +123,9 @@ def test_what_only_measures_is_left_out_or_refused_where_no_model_reads_it_whole
             in checked.notes
         )
         assert check(config, tokenizer, prompt + 401).test[name] == whole.test[name]
+    # Also where a reward model may learn from rows as long as that: of these it does not.
+    roomy = make_config("ppo.max_new_tokens=1", "evaluation.max_new_tokens=1", "reward.max_tokens=1000", d=shown, r=ranked)
+    assert check(roomy, tokenizer, 300).test["rankings"] == checked.test["rankings"]
     held = [{"id": "h", "prompt": "Held out?", "responses": ["a" * 400, "b"], "ranks": [0, 1]}]
     config = make_config("ppo.max_new_tokens=1", "evaluation.max_new_tokens=1")
     file = Path(config.data.rankings).with_name("k.jsonl")
