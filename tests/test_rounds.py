@@ -336,6 +336,23 @@ def test_a_damaged_record_of_a_round_is_named_in_a_line(tmp_path, damaged):
             reads()
 
 
+@pytest.mark.parametrize(
+    ("why", "missed"),
+    [
+        ("a gate of the run was missed: gate ppo.gold_minus_sft.ci_low: -0.1 < 0 (card.json). Look.", ["ppo.gold_minus_sft.ci_low"]),
+        ("+0.100 points [-0.1, +0.3] by gold over r (ppo)", []),
+    ],
+)
+def test_a_round_from_before_its_gates_were_noted_is_known_by_its_line(tmp_path, why, missed):
+    folder = tmp_path / "rounds" / "001"
+    folder.mkdir(parents=True)
+    (folder / "snapshot.json").write_text("{}", encoding="utf-8")
+    ended = {"number": 1, "run": "r-round-001", "promoted": False, "why": why, "gain": None, "before": None, "counts": {}}
+    (folder / "round.json").write_text(json.dumps(ended), encoding="utf-8")
+    (found,) = rounds.concluded(tmp_path)
+    assert found.missed == missed
+
+
 @pytest.fixture
 def judge_at(monkeypatch):
     """An endpoint that follows a rule: rule(answer A, answer B) is its whole reply."""
