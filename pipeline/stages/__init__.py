@@ -57,8 +57,8 @@ STAGES: tuple[Step, ...] = (
         needs=("prepare", "sft", "reward"),
         settings=(*_COMMON, "learner", "kto", "ppo", "detectors", "evaluation.gold", "data.max_prompt_tokens"),
         version=3,
-        # KTO is watched, may go back to an earlier policy, and leaves answers of its looks.
-        versions={"kto": 5},
+        # KTO is watched, and may go back to an earlier policy.
+        versions={"kto": 4},
         body="pipeline.stages.policy:run",
         files=lambda config: (
             [Path(config.ppo.start_from) / "adapter_model.safetensors"] if config.ppo.start_from else []

@@ -76,7 +76,8 @@ class Watching:
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
         self.watch.load_state(load_file(folder / TENSORS), facts)
         self._seen, self._learner.at_once.size = facts["seen"], facts["at_once"]
-        self._samples.begin(facts["samples"])
+        # A checkpoint from before answers were kept has none.
+        self._samples.begin(facts.get("samples", ""))
 
 
 @contextmanager
