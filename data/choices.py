@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -62,7 +62,9 @@ def family_of(run: str) -> tuple[str, int]:
     return (first, int(number)) if found and len(number) == 3 and number.isdigit() else (run, 0)
 
 
-def read_choices(store: FeedbackStore, *, unasked: str = "publish", family: str | None = None) -> Choices:
+def read_choices(
+    store: FeedbackStore, *, unasked: str = "publish", family: str | None = None, formerly: Collection[str] = ()
+) -> Choices:
     """Every vote between two checkpoints, whatever is being written meanwhile.
 
     A verdict on checkpoints decides who answers from now on, so it takes the consent to train, of who judged and of whose conversation it
@@ -74,9 +76,10 @@ def read_choices(store: FeedbackStore, *, unasked: str = "publish", family: str 
     Args:
         unasked: what counts for raters whom nobody asks (`chat.consent`).
         family: votes between checkpoints of this run and its rounds only; None is every run in the store.
+        formerly: what that run was called before, if it was renamed: the store keeps the name of the time.
     """
     with store.reading():
-        return _Reading(store, Consents(store, unasked), family).choices()
+        return _Reading(store, Consents(store, unasked), family, formerly).choices()
 
 
 _ROWS = """
@@ -97,14 +100,10 @@ class _Side(NamedTuple):
     weights: str | None
     template: str | None
 
-    @property
-    def player(self) -> Player:
-        return Player(family_of(self.run)[0], self.weights)
-
 
 class _Reading:
-    def __init__(self, store: FeedbackStore, consents: Consents, family: str | None):
-        self.store, self.consents, self.family = store, consents, family
+    def __init__(self, store: FeedbackStore, consents: Consents, family: str | None, formerly: Collection[str]):
+        self.store, self.consents, self.family, self.formerly = store, consents, family, formerly
         self.messages = {
             id: (parent, content) for id, parent, content in store.rows("SELECT id, parent, content FROM message")
         }
@@ -121,9 +120,9 @@ class _Reading:
                 left_out[reason] += 1
                 continue
             for side in (one, other):
-                known.setdefault(side.player, {})[side.run, side.stage] = None
-            answers = (system, self._talk(one.parent), frozenset((s.player, s.content) for s in (one, other)))
-            votes.append(Choice(rater, conversation, one.parent, answers, one.player, other.player, winner))
+                known.setdefault(self._player(side), {})[side.run, side.stage] = None
+            answers = (system, self._talk(one.parent), frozenset((self._player(s), s.content) for s in (one, other)))
+            votes.append(Choice(rater, conversation, one.parent, answers, self._player(one), self._player(other), winner))
         return Choices(tuple(votes), left_out, {player: tuple(names) for player, names in known.items()})
 
     def _not_counted(self, one: _Side, other: _Side, rater, owner, winner, blind, withdrawn) -> str:
@@ -135,15 +134,19 @@ class _Reading:
             return "not blind: one of the answers had been read with its name on it"
         if not (one.template and other.template):
             return "between answers that were not drawn here"
-        if one.player == other.player:
+        if self._player(one) == self._player(other):
             return "between two answers of one checkpoint"
-        if self.family is not None and {one.player.family, other.player.family} != {self.family}:
+        if self.family is not None and {self._player(one).family, self._player(other).family} != {self.family}:
             return "between checkpoints of another run"
         if one.parent != other.parent:
             return "between answers to different questions"
         if {one.finish, other.finish} & {"stopped", "error"}:
             return "on an answer that was stopped or failed"
         return self.consents.refusal(rater, "train") or self.consents.refusal(owner, "train")
+
+    def _player(self, side: _Side) -> Player:
+        family = family_of(side.run)[0]
+        return Player(self.family if self.family is not None and family in self.formerly else family, side.weights)
 
     def _talk(self, question: str) -> tuple[str, ...]:
         said, at = [], question

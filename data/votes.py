@@ -16,6 +16,8 @@ from data.said import Answer, Ballot, Said, raters_of
 
 # A prompt with many answers would else count for more than the others.
 PAIRS_A_PROMPT = 4
+# Behind the id of a prompt that somebody asked in the chat: those are trained on, and never shown to others.
+ASKED = "-asked"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def stats(run_name: RunOption = None, config: ConfigOption = None, db: DbOption 
     print(f"{store.path}")
     for name, count in counts.items():
         print(f"  {name:<16} {count:>7,}")
-    for line in _thumbs(tallies, Path(settings.runs_dir)):
+    for line in _thumbs(tallies, Path(settings.runs_dir) / settings.run_name):
         print(line)
     total = sum(lesson.given.values())
     print(f"{total:,} judgements stand ('both bad' is two), of {len(lesson.given)} raters" + (":" if lesson.given else ""))
@@ -205,20 +205,21 @@ def _counted(lesson) -> None:
             print(f"  {name}: {count:,} {reason}")
 
 
-def _thumbs(tallies, runs: Path) -> Iterator[str]:
-    """A line for each checkpoint: how often its answers were liked, of those with a thumb."""
+def _thumbs(tallies, base: Path) -> Iterator[str]:
+    """A line for each checkpoint, of the run `base` or of others: how often its answers were liked, of those with a thumb."""
     if not tallies:
         return
     # With numpy and scipy behind it: only where there is something to count.
     from pipeline.evaluation.statistics import wilson
     from pipeline.learner import called
+    from pipeline.service import known_as
 
     yield "thumbs by checkpoint, with 95 % intervals as if each were a person's only one:"
     for one in tallies:
         rate = wilson(one.up, one.up + one.down)
         people = f"{one.people:,} {'person' if one.people == 1 else 'people'}"
         yield (
-            f"  {printable(one.run)} ({called(runs / one.run, one.stage)}): {one.up:,} up, {one.down:,} down: "
+            f"  {printable(one.run)} ({called(known_as(base, one.run), one.stage)}): {one.up:,} up, {one.down:,} down: "
             f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}] of {people}"
         )
 

@@ -19,13 +19,14 @@ def standings(run_name: RunOption = None, config: ConfigOption = None, db: DbOpt
     from data.choices import family_of, read_choices
     from pipeline.evaluation.standings import standings as count
     from pipeline.learner import called
+    from pipeline.service import known_as, names
 
     path = open_run(config, run_name, None, must_exist=True).path if run_name is not None else None
     with cli_feedback._opened(run_name, config, db) as (store, settings):
-        family = family_of(path.name)[0] if path is not None else None
-        runs = path.parent if path is not None else Path(settings.runs_dir)
-        choices = read_choices(store, unasked=settings.chat.consent, family=family)
-        found = count(choices, lambda run, stage: called(runs / run, stage))
+        family, formerly = (family_of(path.name)[0], names(path)) if path is not None else (None, ())
+        base = path or Path(settings.runs_dir) / settings.run_name
+        choices = read_choices(store, unasked=settings.chat.consent, family=family, formerly=formerly)
+        found = count(choices, lambda run, stage: called(known_as(base, run), stage))
     print("\n".join(_lines(found)))
     if path is not None:
         _into_report(path, settings, found)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.manifest import MANIFEST
 
-# The stage that the setting `learner` fills.
+# The stage that the setting `learner` fills, and the learners that can.
 STAGE = "ppo"
+LEARNERS = ("ppo", "kto")
 
 
 def called(run: Path, stage: str) -> str:
@@ -23,3 +25,13 @@ def called(run: Path, stage: str) -> str:
     except (OSError, ValueError):
         return stage
     return str(settings.get("learner", stage))
+
+
+def meant(name: str, names: Collection[str]) -> str:
+    """Which of `names` is meant where somebody says `ppo`, or `ppo-round-2`, of a policy that another learner made.
+
+    The stage's name stands in clients' settings, and no other checkpoint can be meant by it. What is not meant so comes back as it is.
+    """
+    if name in names or name.split("-round-")[0] != STAGE:
+        return name
+    return next((known for learner in LEARNERS if (known := learner + name.removeprefix(STAGE)) in names), name)

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from pipeline.evaluation.rivals import Gain
 
 ROUND, BEFORE, LAST, ADAPTER = "round.json", "before.json", "ppo", "adapter"
+_MISSED = re.compile(r"^a gate of the run was missed: gate ([\w.]+): ")
 Say = Callable[[str], None]
 
 
@@ -137,15 +139,20 @@ def concluded(base: Path) -> list[Concluded]:
 
 def _concluded(file: Path) -> Concluded:
     try:
-        return Concluded(**json.loads(file.read_text(encoding="utf-8")))
+        end = Concluded(**json.loads(file.read_text(encoding="utf-8")))
+        # Before the gates had a place of their own, the line alone named the first of them.
+        return end if end.missed else replace(end, missed=_MISSED.findall(end.why)[:1])
     except (ValueError, TypeError):
         raise UserError(f"{file}: damaged. Remove it, and `round` comes to the same end once more.") from None
 
 
 def against(base: Path, number: int) -> service.InService:
-    """The assistant that was in service when a round began."""
-    raw = json.loads((base / "rounds" / f"{number:03d}" / snapshot.SNAPSHOT).read_text(encoding="utf-8"))
-    return service.InService(**raw["against"])
+    """The assistant that was in service when a round began.
+
+    Raises:
+        UserError: what the round kept of it is damaged.
+    """
+    return snapshot.against(base / "rounds" / f"{number:03d}")
 
 
 def unfinished(base: Path) -> Path | None:

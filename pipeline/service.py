@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from data.choices import family_of
 from pipeline.disk import write_json
 from pipeline.errors import UserError
 from pipeline.manifest import MANIFEST
@@ -73,6 +75,26 @@ def path_of(base: Path, one: InService) -> Path:
 def round_path(base: Path, number: int) -> Path:
     """The run that a round of `base` makes."""
     return base.parent / f"{base.name}-round-{number:03d}"
+
+
+def names(base: Path) -> frozenset[str]:
+    """What a run is called, and was called as far as it and its rounds tell. Votes are kept under the name of the time.
+
+    A name that another run has now is that run's.
+    """
+    told = [one.run for one in history(base)] if (base / SERVICE).is_file() else []
+    # Not parsed: what is damaged in them is for others to tell.
+    for files, name in ((CONFIG, r"^run_name: '?([\w.-]+)"), ("rounds/*/round.json", r'^ *"run": "([\w.-]+)"')):
+        for file in base.glob(files):
+            told += re.findall(name, file.read_text(encoding="utf-8"), re.MULTILINE)[:1]
+    was = {family_of(run)[0] for run in told}
+    return frozenset({family_of(base.name)[0], *(name for name in was if not (base.parent / name).is_dir())})
+
+
+def known_as(base: Path, run: str) -> Path:
+    """The run that the store knows by a name: where `base` was renamed, that or one of its rounds, else the one beside it."""
+    here, (family, number) = base.parent / run, family_of(run)
+    return path_of(base, InService(run, "", number)) if not here.is_dir() and family in names(base) else here
 
 
 def put(base: Path, run: str, stage: str, number: int, why: str = "") -> None:

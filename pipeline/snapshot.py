@@ -13,7 +13,7 @@ from data.loading import load
 from data.overlap import HeldOut, Said, prompt_of
 from data.records import Message, Prompt, Ranking, Thumb
 from data.rows import demonstration_row, prompt_row, ranking_row, thumb_row, write_rows
-from data.votes import Lesson
+from data.votes import ASKED, Lesson
 from pipeline.config import DataConfig
 from pipeline.disk import sha256, sync
 from pipeline.run import Run
@@ -105,7 +105,7 @@ def usable(base: Run, lesson: Lesson, known: set[str]) -> Usable:
     thumbs = free(lesson.unpaired)
     asked: dict[tuple[Message, ...], Prompt] = {}
     for record in [*again, *rankings, *thumbs]:
-        asked.setdefault(prompt_of(record), Prompt(f"{record.id}-asked", prompt_of(record)))
+        asked.setdefault(prompt_of(record), Prompt(f"{record.id}{ASKED}", prompt_of(record)))
     return Usable(
         rankings=rankings,
         new=[r for r in rankings if r.id not in known],
@@ -192,6 +192,16 @@ def read(folder: Path) -> Snapshot:
     if problems:
         raise UserError(problems)
     return taken
+
+
+def against(folder: Path) -> InService:
+    """The assistant that was in service when a round began."""
+    try:
+        return InService(**json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))["against"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder / SNAPSHOT}: damaged. Put it back from a copy, or remove {folder}: its votes count as new then."
+        ) from None
 
 
 def learned_from(folder: Path) -> set[str]:

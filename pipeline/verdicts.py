@@ -11,7 +11,7 @@ from data.feedback import FeedbackStore
 from pipeline.disk import sha256
 from pipeline.learner import called
 from pipeline.run import Run
-from pipeline.service import InService, path_of
+from pipeline.service import InService, names, path_of
 
 Verdict = Callable[[InService, InService], str]
 
@@ -28,7 +28,7 @@ def verdicts(base: Run) -> Verdict:
     try:
         store = FeedbackStore.open(database)
         try:
-            choices = read_choices(store, unasked=base.config.chat.consent, family=family)
+            choices = read_choices(store, unasked=base.config.chat.consent, family=family, formerly=names(base.path))
         finally:
             store.close()
     except UserError as error:
@@ -45,8 +45,8 @@ def verdicts(base: Run) -> Verdict:
         sides = [_player(base.path, family, assistant) for assistant in (one, other)]
         if None in sides or sides[0] == sides[1]:
             return ""
-        names = tuple(f"{side.run} ({called(path_of(base.path, side), side.stage)})" for side in (one, other))
-        found = between(choices, *sides, called=names)
+        both = tuple(f"{side.run} ({called(path_of(base.path, side), side.stage)})" for side in (one, other))
+        found = between(choices, *sides, called=both)
         return preferred(found) if found is not None else ""
 
     return said

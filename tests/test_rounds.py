@@ -328,11 +328,29 @@ def test_a_damaged_record_of_a_round_is_named_in_a_line(tmp_path, damaged):
     for name, reads in (
         ("snapshot.json", lambda: snapshot.read(folder)),
         ("snapshot.json", lambda: snapshot.learned_from(folder)),
+        ("snapshot.json", lambda: rounds.against(tmp_path, 1)),
         ("round.json", lambda: rounds.concluded(tmp_path)),
     ):
         (folder / name).write_text(damaged, encoding="utf-8")
         with pytest.raises(UserError, match=f"{name}: damaged"):
             reads()
+
+
+@pytest.mark.parametrize(
+    ("why", "missed"),
+    [
+        ("a gate of the run was missed: gate ppo.gold_minus_sft.ci_low: -0.1 < 0 (card.json). Look.", ["ppo.gold_minus_sft.ci_low"]),
+        ("+0.100 points [-0.1, +0.3] by gold over r (ppo)", []),
+    ],
+)
+def test_a_round_from_before_its_gates_were_noted_is_known_by_its_line(tmp_path, why, missed):
+    folder = tmp_path / "rounds" / "001"
+    folder.mkdir(parents=True)
+    (folder / "snapshot.json").write_text("{}", encoding="utf-8")
+    ended = {"number": 1, "run": "r-round-001", "promoted": False, "why": why, "gain": None, "before": None, "counts": {}}
+    (folder / "round.json").write_text(json.dumps(ended), encoding="utf-8")
+    (found,) = rounds.concluded(tmp_path)
+    assert found.missed == missed
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from data.feedback import FeedbackStore
 from pipeline import rounds, service
 from pipeline.cli import rollback
 from pipeline.cli import rounds as show_rounds
+from pipeline.cli_feedback import stats
 from pipeline.cli_standings import standings
 from pipeline.config import load_config
 from pipeline.manifest import MANIFEST
@@ -104,6 +105,53 @@ def test_a_run_that_was_renamed_still_finds_its_rounds_and_itself(base, tmp_path
     (tmp_path / "r-round-002").rename(tmp_path / "new-round-002")
     assert rounds.roll_back(renamed, 2).run == "new-round-002"
     assert service.path_of(new, ASSISTANTS[2]) == tmp_path / "new-round-002"
+
+
+def test_a_run_that_was_renamed_keeps_its_votes_and_its_learners(base, tmp_path, capsys, monkeypatch):
+    manifest = tmp_path / "r-round-001" / "stages" / "ppo" / MANIFEST
+    manifest.write_text(json.dumps({"settings": {"learner": "kto"}}), encoding="utf-8")
+    vote(tmp_path, "r-round-002", "r-round-001", wins=9, losses=3)
+    store = FeedbackStore.open(tmp_path / "votes.sqlite")
+    for (answer,) in store.rows("SELECT id FROM message WHERE author = 'model'"):
+        store.rate(answer, rater="ann", value=1)
+    store.close()
+    new = tmp_path / "new"
+    (tmp_path / "r").rename(new)
+    renamed = Run(new, base().config.model_copy(update={"run_name": "new"}))
+    for command in ("standings", "feedback"):
+        monkeypatch.setattr(f"pipeline.cli_{command}.open_run", lambda *a, **k: renamed)
+
+    def told(run="new"):
+        standings(run_name=run, db=tmp_path / "votes.sqlite")
+        stats(run_name=run, db=tmp_path / "votes.sqlite")
+        said = capsys.readouterr().out
+        return "ppo-round-2 over kto-round-1" in said, "r-round-001 (kto): 12 up" in said
+
+    # Alone, and then together with the round.
+    assert told() == (True, True) and verdicts(renamed)(ASSISTANTS[2], ASSISTANTS[1])
+    (tmp_path / "r-round-001").rename(tmp_path / "new-round-001")
+    assert told() == (True, True) and told(None) == (True, True)
+    assert verdicts(renamed)(ASSISTANTS[2], ASSISTANTS[1])
+    # Another run has the name now: they are votes on that.
+    (tmp_path / "r").mkdir()
+    assert told() == (False, False) and verdicts(renamed)(ASSISTANTS[2], ASSISTANTS[1]) == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("config.yaml", "seed: 0\nrun_name: old\n"),
+        ("service.json", '{"history": [{"run": "old", "stage": "ppo", "round": 0}]}'),
+        ("rounds/004/round.json", '{\n "number": 4,\n "run": "old-round-004",\n "before": {\n  "run": "elsewhere"\n }\n}'),
+    ],
+)
+def test_what_a_run_was_called_stands_in_each_of_its_files(tmp_path, file, text):
+    path = tmp_path / "new" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(text, encoding="utf-8")
+    assert service.names(tmp_path / "new") == {"new", "old"}
+    (tmp_path / "old").mkdir()
+    assert service.names(tmp_path / "new") == {"new"}
 
 
 def test_votes_that_cannot_be_read_keep_nobody_from_going_back(base, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.votes import ASKED
 from pipeline.evaluation import accepted as accepting
 from pipeline.evaluation import calibration
 from pipeline.evaluation import gates as gating
@@ -61,8 +62,9 @@ class Facts:
     answers: Mapping[str, list[dict[str, Any]]]
     gates: tuple[Gate, ...]
     watched: Mapping[str, Any] = field(default_factory=dict)
-    # Some answers of PPO's updates, or of KTO's looks.
+    # Some answers of PPO's updates, or of KTO's looks; how many more there are to questions that people asked in the chat.
     samples: Sequence[Mapping[str, Any]] = ()
+    asked_in_chat: int = 0
     # How sure the reward model is against how often it is right.
     calibration: tuple[calibration.Bin, ...] = ()
     # What people had said when `feedback standings` counted it, and when that was.
@@ -121,6 +123,8 @@ def gather(run_dir: Path, config: Any) -> Facts:
     rescored = read_jsonl(run_dir / "evaluation" / "ppo" / "sft_answers.jsonl")
     if rescored:
         answers["sft"] = rescored
+    kept = read_jsonl(stage_dirs["ppo"] / "samples.jsonl") if "ppo" in stage_dirs else []
+    samples = _without_chat(kept, run_dir / "stages" / "prepare")
     return Facts(
         run=run_dir.name,
         config=config,
@@ -132,10 +136,18 @@ def gather(run_dir: Path, config: Any) -> Facts:
         answers={name: rows for name, rows in answers.items() if rows},
         gates=_gates(run_dir, config, cards),
         watched=_watched(stage_dirs),
-        samples=read_jsonl(stage_dirs["ppo"] / "samples.jsonl") if "ppo" in stage_dirs else (),
+        samples=samples,
+        asked_in_chat=len(kept) - len(samples),
         calibration=calibration.read(run_dir / "evaluation" / "reward"),
         people=read_standings(run_dir),
     )
+
+
+def _without_chat(rows: list[dict[str, Any]], prepared: Path) -> list[dict[str, Any]]:
+    """Without what a round learned from people's own questions: to learn from them was allowed, to hand them on in a report was not."""
+    prompts = [row for name in ("prompts.jsonl", "prompts.test.jsonl") for row in (read_jsonl(prepared / name) if rows else [])]
+    asked = {row["prompt"][-1]["content"] for row in prompts if row["id"].endswith(ASKED)}
+    return [row for row in rows if row["prompt"] not in asked]
 
 
 def _mean_of(scores: Sequence[float]) -> dict[str, Any]:

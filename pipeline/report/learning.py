@@ -37,4 +37,6 @@ def note(facts: Facts, shown: Sequence[Mapping[str, Any]]) -> str:
         )
     else:
         who = "Each update asks other questions; the score is the reward that PPO raises."
+    if facts.asked_in_chat:
+        who += f" {facts.asked_in_chat} more are to questions that people asked in the chat, whose words no report hands on."
     return f"Answers while {facts.learner} ran: the first few of {of}. {who} All of them: stages/ppo/samples.jsonl."

@@ -13,7 +13,7 @@ from data.errors import UserError
 from data.records import Message
 from pipeline.batch import Batch, Delta
 from pipeline.sampling import Sampling
-from pipeline.serve.generation_queue import GenerationQueue
+from pipeline.serve.generation_queue import Ended, GenerationQueue
 from pipeline.serve.stops import Stops
 from pipeline.serve.store_thread import StoreThread
 
@@ -156,7 +156,9 @@ class Drawing:
             self._ticket.stop.set()
 
     def failed(self, error: Exception) -> None:
-        if isinstance(error, UserError):
+        if isinstance(error, Ended):
+            told = Failed("The server is going down; ask again when it is back.", mine=True)
+        elif isinstance(error, UserError):
             told = Failed(" ".join(error.problems), mine=False)
         else:
             # The type alone: a message might hold what somebody said.

@@ -10,6 +10,7 @@ from fastapi import Request
 from data.feedback import FeedbackStore
 from data.transcripts import Writer
 from pipeline.generation import Sampling
+from pipeline.learner import meant
 from pipeline.serve.answers import AnswerDesk
 from pipeline.serve.errors import Refused
 from pipeline.serve.guard import IDENTITY, Identity
@@ -31,7 +32,8 @@ class ServeContext:
         return self.store.store
 
     def checkpoint(self, name: str) -> str:
-        """The checkpoint of that name: one of a list, never a path."""
+        """The checkpoint of that name, or of its stage: one of a list, never a path."""
+        name = meant(name, self.assistant.checkpoints)
         if name not in self.assistant.checkpoints:
             known = ", ".join(self.assistant.checkpoints)
             raise Refused(404, f"There is no such model; there are {known}.", param="model", code="model_not_found")

@@ -25,7 +25,11 @@ class Work(Protocol):
         """What was drawn; the last one has `finish`."""
 
     def failed(self, error: Exception) -> None:
-        """Nothing comes any more."""
+        """Nothing comes any more. `Ended` comes from the thread that ends the queue."""
+
+
+class Ended(Exception):
+    """The queue takes nothing any more, and a ticket's turn had not come."""
 
 
 class GenerationQueue:
@@ -89,12 +93,15 @@ class GenerationQueue:
             return len(self._running)
 
     def end(self) -> None:
-        """Takes nothing any more, stops what runs after its token, drops what waits."""
+        """Takes nothing any more, stops what runs after its token, and tells what waits that its turn does not come."""
         with self._changed:
             self._closed = True
-            for ticket in [*self._line.clear(), *(ticket for ticket, _ in self._running.values())]:
+            waiting = self._line.clear()
+            for ticket in [*waiting, *(ticket for ticket, _ in self._running.values())]:
                 ticket.stop.set()
             self._changed.notify()
+        for ticket in waiting:
+            self._call(ticket.work.failed, Ended())
 
     def close(self, seconds: float = 10.0) -> None:
         """Ends, and waits for the model's thread."""
@@ -175,4 +182,4 @@ class GenerationQueue:
             log.error("an answer failed: %s", type(error).__name__)
 
 
-__all__ = ["GenerationQueue", "QueueFull", "Ticket", "Work"]
+__all__ = ["Ended", "GenerationQueue", "QueueFull", "Ticket", "Work"]

@@ -5,6 +5,9 @@ import json
 import pytest
 from made_up_run import Document, fabricate_run, make_config, read
 
+from data.records import Message, Prompt
+from data.rows import prompt_row, write_rows
+from data.votes import ASKED
 from pipeline.report import facts, tables
 from pipeline.report.side_by_side import side_by_side
 
@@ -68,6 +71,19 @@ def test_answers_of_the_training_are_shown_at_even_steps_with_who_scored_them(ru
         assert f"Answers while {learner.upper()} ran" in text and "4 of 10" in text
     assert "asked 0|1 &lt;b&gt;?" in page and "<b>?" not in page + markdown
     assert (f"| 6 | asked 6\\|1 &lt;b&gt;? | said 06 | {'6.25' if scored else '–'} |" in markdown), markdown
+
+
+def test_what_people_asked_in_the_chat_is_not_handed_on_with_the_report(run):
+    """A round's prompts are the old ones and people's own questions; `train` lets it learn from them, and no more."""
+    prompts = [(f"rank-{i}", f"public {i}") for i in range(3)] + [(f"vote-1{ASKED}", "a secret"), (f"vote-2{ASKED}", "another secret")]
+    for name, some in (("prompts.jsonl", prompts[:4]), ("prompts.test.jsonl", prompts[4:])):
+        written = [prompt_row(Prompt(id, (Message("user", "first"), Message("assistant", "a"), Message("user", text)))) for id, text in some]
+        write_rows(run / "stages" / "prepare" / name, written)
+    rows = [{"update": u, "prompt": text, "response": f"said of {text}", "score": 1.0} for u, (_, text) in enumerate(prompts)]
+    write_rows(run / "stages" / "ppo" / "samples.jsonl", rows)
+    for told in read(run):
+        assert "secret" not in told and "said of public 2" in told
+        assert "the first few of 3 of 3" in told and "2 more are to questions that people asked in the chat" in told
 
 
 def test_a_run_that_kept_no_answers_of_its_training_says_nothing_of_them(run):

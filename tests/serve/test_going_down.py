@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from urllib.request import Request, urlopen
 
 import pytest
@@ -46,3 +47,33 @@ def test_an_answer_under_way_is_ended_told_and_kept(store, path, body, ending):
     else:
         assert heard[-1] == "[DONE]"
     assert store.rows("SELECT content, finish FROM message WHERE author = 'model'") == [("one two ", "stopped")]
+
+
+def test_who_waits_for_a_turn_is_told_that_it_does_not_come(store):
+    assistant = Scripted("one HOLD never")
+    app = create_app(assistant, store, ServeSettings(port=0, batch_rows=1))
+    server = _Server(_quiet(app))
+    server.config.port = 0
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+
+    def turn():
+        body = json.dumps({"model": "ppo", "text": "hi"}).encode()
+        return urlopen(Request(f"http://127.0.0.1:{port}/api/turn", body, {"content-type": "application/json"}), timeout=10)
+
+    with turn() as drawn:
+        assert assistant.held.wait(10)
+        with turn() as waits:
+            while not app.state.context.desk.queue.waiting:
+                thread.join(0.01)
+            begun = time.monotonic()
+            server.should_exit = True
+            heard = [json.loads(line.decode().removeprefix("data: ")) for line in waits if line.strip()]
+        drawn.read()
+    thread.join(10)
+    # Well below the grace of five seconds, after which the connection would be cut without a word.
+    assert time.monotonic() - begun < 4
+    assert [event["type"] for event in heard[-2:]] == ["failed", "end"] and "going down" in heard[-2]["message"]

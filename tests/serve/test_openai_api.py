@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from scripted import Scripted
 
 from data.errors import UserError
 
@@ -207,3 +208,15 @@ def test_what_is_not_supported_says_what_to_do(serve, sent, said):
 def test_an_address_that_is_none_says_where_the_others_are(serve):
     answer = serve().post("/v1/embeddings", json={"model": "ppo", "input": "x"})
     assert answer.status_code == 404 and "/openapi.json" in answer.json()["error"]["message"]
+
+
+def test_a_client_that_names_the_stage_finds_the_policy_of_whichever_learner(serve):
+    assistant = Scripted("a")
+    assistant.checkpoints = ("base", "ppo-round-0", "kto-round-2", "sft", "kto")
+    client = serve(assistant=assistant)
+    for asked, drawn in (("ppo", "kto"), ("ppo-round-2", "kto-round-2"), ("ppo-round-0", "ppo-round-0"), ("kto", "kto")):
+        assert complete(client, model=asked).json()["model"] == asked
+        assert assistant.asked[-1][0] == drawn
+    assert client.get("/v1/models/ppo").json()["id"] == "kto"
+    for unknown in ("kto-round-0", "ppo-round-1", "ppo-", "ppokto", "sft-round-2"):
+        assert client.get(f"/v1/models/{unknown}").status_code == 404

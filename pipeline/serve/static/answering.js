@@ -39,6 +39,8 @@ async function run(body, { asked = null, keep }) {
   }
   const failed = Object.values(live.sides).find((side) => side.failed)?.failed;
   await settle(start?.answers.only ?? start?.answers.left);
+  // Another conversation is shown since, or this one was deleted, which has been said.
+  if (start && state.talk.id !== start.conversation) return;
   if (failed) notice(failed);
   else if (whole && !live.lost) announce(ending(start?.duel ? live.sides.left : live.sides.only));
   if (!start && asked) {

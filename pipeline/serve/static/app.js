@@ -21,8 +21,7 @@ async function begin() {
   state.tags = known.tags;
   state.consent = el["consent-level"].value = known.consent.level;
   fill(known);
-  if (wanted()) await open(wanted());
-  else {
+  if (!wanted() || !(await open(wanted()))) {
     redraw();
     await list();
   }
@@ -56,8 +55,14 @@ matchMedia("(min-width: 761px)").addEventListener("change", () => drawer(false))
 el.shade.addEventListener("click", () => drawer(false));
 el["settings-open"].addEventListener("click", () => el.settings.showModal());
 el.settings.addEventListener("close", remember);
-el["delete-open"].addEventListener("click", () => { el.delete.returnValue = ""; el.delete.showModal(); });
-el.delete.addEventListener("close", () => { if (el.delete.returnValue === "delete") discard(); });
+// The one that was asked about: another may be shown by the time of the answer, where it was slow to load.
+let doomed = null;
+el["delete-open"].addEventListener("click", () => {
+  doomed = state.talk.id;
+  el.delete.returnValue = "";
+  el.delete.showModal();
+});
+el.delete.addEventListener("close", () => { if (el.delete.returnValue === "delete") discard(doomed); });
 el["consent-level"].addEventListener("change", () => allow(el["consent-level"].value));
 // Closed without a choice, it is asked again the next time.
 el.consent.addEventListener("close", () => { if (el.consent.returnValue) allow(el.consent.returnValue); });

@@ -27,18 +27,27 @@ export async function list() {
 
 /**
  * Takes the conversation from the server again, which alone knows what is kept, and shows this answer in it. Where the server cannot be
- * reached, what was heard stays on the page until it can.
+ * reached, what was heard stays on the page until it can. A conversation that was deleted meanwhile, in another tab, is left.
  */
 export async function settle(answer) {
-  const told = await attempt(async () => {
-    if (state.talk.id) state.talk = new Talk(await ask(`/api/conversations/${state.talk.id}`), state.talk.chosen);
+  const { talk } = state;
+  const data = talk.id && await attempt(() => ask(`/api/conversations/${talk.id}`).catch(gone), { follows: true });
+  // Another conversation is shown by now.
+  if (state.talk !== talk) return;
+  if (data?.gone) {
+    fresh();
+    notice(data.gone);
+    return;
+  }
+  const told = data !== undefined;
+  if (data) {
+    state.talk = new Talk(data, talk.chosen);
     const kept = state.talk.byId.get(answer);
     if (kept) {
       state.talk.choose(kept.parent);
       state.talk.choose(kept.id);
     }
-    return true;
-  }, { follows: true });
+  }
   if (!told && state.live?.start) {
     state.live.lost = answer;
     redraw();
@@ -51,15 +60,22 @@ export async function settle(answer) {
   list();
 }
 
+/** Of a conversation that the server does not have any more, what it says. */
+function gone(error) {
+  if (error.status !== 404) throw error;
+  return { gone: error.message };
+}
+
 /** Looks whether the server is there again for what was lost on the way. */
 export async function lookAgain() {
   notice(null);
   await settle(state.live.lost);
 }
 
+/** Whether it could be shown. */
 export async function open(id) {
   const data = await attempt(() => ask(`/api/conversations/${id}`));
-  if (!data) return;
+  if (!data) return false;
   leave();
   Object.assign(state, { talk: new Talk(data), live: null, editing: null, panel: null, notes: notesOf(data.choices), last: null });
   history.replaceState(null, "", `#c=${id}`);
@@ -67,12 +83,13 @@ export async function open(id) {
   redraw();
   bottom();
   list();
+  return true;
 }
 
-/** Removes the conversation shown, for good. */
-export async function discard() {
-  const id = state.talk.id;
+/** Removes a conversation, for good. */
+export async function discard(id) {
   if (!id || !(await attempt(() => remove(`/api/conversations/${id}`)))) return;
+  notice(null);
   if (state.talk.id === id) fresh();
   else list();
   announce("The conversation is deleted.");

@@ -73,6 +73,7 @@ export async function decide(winner) {
     state.last = { question: start.question };
   }
   await settle(start.answers[winner === "right" ? "right" : "left"]);
+  if (state.talk.id !== start.conversation) return;
   if (said.closed) notice(said.closed);
   if (chosen) announce(verdict(said));
 }

@@ -1,5 +1,6 @@
 """Versions on the page, wordings of one's own, and conversations that are opened again."""
 
+import pytest
 from browsing import answered, ask, off
 
 
@@ -115,3 +116,71 @@ def test_a_long_history_says_that_it_is_not_all(visit, store):
     page.fill("#search", "q0")
     page.wait_for_selector("#history li >> text=q0")
     assert page.locator("#history li").count() == 1 and page.wrong == []
+
+
+def test_what_is_deleted_is_what_was_asked_about(visit, store):
+    """Another conversation was slow to load, and is shown while the question stands."""
+    slow = store.start_conversation(rater="ann")
+    store.add_message(slow, parent=None, author="human", content="slow")
+    page = visit("one")
+    ask(page, "doomed")
+    answered(page)
+    held = []
+    page.route(f"**/api/conversations/{slow}", lambda route: held.append(route))
+    page.click("#history >> text=slow")
+    page.click("#delete-open")
+    held[0].continue_()
+    page.wait_for_selector(".question .said:text-is('slow')")
+    page.click("#delete >> button:text-is('Delete')")
+    page.wait_for_selector("#history li:nth-child(2)", state="detached")
+    assert store.rows("SELECT content FROM message WHERE author = 'human'") == [("slow",)]
+    # What is shown stays.
+    assert page.locator(".question .said").inner_text() == "slow" and page.wrong == []
+
+
+def test_a_link_to_a_conversation_that_is_gone_opens_the_page_all_the_same(visit, store):
+    store.add_message(store.start_conversation(rater="ann"), parent=None, author="human", content="there")
+    page = visit("one", fragment="#c=00000000-0000-4000-8000-000000000000")
+    page.wait_for_selector("#history >> text=there")
+    assert page.locator(".welcome").is_visible() and "no such conversation" in page.locator("#notice").inner_text()
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_conversation_that_is_deleted_elsewhere_is_left_and_another_begins(visit, store, share):
+    """While an answer is drawn, and while a choice waits."""
+    page = visit(*(["one HOLD two", "three"] if not share else ["one", "two", "three"]), comparison_share=share)
+    ask(page, "doomed")
+    if share:
+        page.wait_for_selector("button:text-is('Skip'):enabled")
+    else:
+        page.wait_for_selector(".answer >> text=one")
+    ((doomed,),) = store.rows("SELECT id FROM conversation")
+    assert page.evaluate("id => fetch(`/api/conversations/${id}`, { method: 'DELETE' }).then((r) => r.ok)", doomed)
+    if share:
+        page.click("button:text-is('Skip')")
+    page.wait_for_selector("#notice >> text=no such conversation")
+    page.wait_for_selector(".welcome")
+    assert page.locator("text=Look again").count() == 0
+    page.assistant.release.set()
+    ask(page, "another")
+    page.wait_for_selector(".question .said:text-is('another')")
+    page.wait_for_selector(".answer .said")
+    assert store.rows("SELECT content FROM message WHERE author = 'human'") == [("another",)]
+
+
+def test_a_new_chat_stays_where_the_old_one_is_late(visit, store):
+    page = visit("one", "two")
+    held = []
+    page.route("**/api/conversations/*-*", lambda route: route.continue_() if held else held.append(route))
+    ask(page, "old")
+    while not held:
+        page.wait_for_timeout(10)
+    page.click("#new-chat")
+    page.wait_for_selector(".welcome")
+    with page.expect_response("**/api/conversations/*-*"):
+        held[0].continue_()
+    page.wait_for_timeout(100)
+    assert page.locator(".welcome").is_visible()
+    ask(page, "new")
+    answered(page)
+    assert page.locator(".question .said").all_inner_texts() == ["new"] and page.wrong == []
