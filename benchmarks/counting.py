@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import torch
+import torch.optim.adam as adam
 from torch.utils._python_dispatch import TorchDispatchMode
 
 aten = torch.ops.aten
@@ -102,18 +103,33 @@ class Counted(TorchDispatchMode):
 
     def _without_numbers(self, func, args, kwargs):
         if func in (aten._local_scalar_dense.default, aten.item.default, aten.is_nonzero.default):
-            return {torch.bool: True}.get(args[0].dtype, 1.0 if args[0].dtype.is_floating_point else 1)
+            return torch.ones((), dtype=args[0].dtype).item()
         if func in (aten.multinomial.default, aten.argmax.default):
             return torch.full(func(*args, **_here(kwargs)).shape, TOKEN)
         if func is aten._to_copy.default and torch.device(kwargs.get("device") or META).type == "cpu":
             source, dtype = args[0], kwargs.get("dtype") or args[0].dtype
-            return torch.ones(source.shape, dtype=dtype) if source.numel() <= READ_BACK else _copied(source, dtype)
+            return torch.ones(source.shape, dtype=dtype) if source.numel() <= READ_BACK else torch.empty_like(source, dtype=dtype)
         if func in (aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._unsafe_index.Tensor):
             args = (args[0], _places(args[1]), *args[2:])
         target = args[0] if func._schema.is_mutable and args else None
         result = func(*_without(args), **_without(_here(kwargs)))
         # What is written into a real tensor is lost; the tensor is as large as before.
         return target if isinstance(target, torch.Tensor) and not _hollow(target) else result
+
+
+def on_cpu(model: torch.nn.Module) -> None:
+    """A model that says it is on the CPU: what is made for it, ids and masks, is real."""
+    model.__class__ = type(type(model).__name__, (type(model),), {"device": CPU})
+
+
+@contextmanager
+def trained_where_it_is():
+    """What the library's trainers ask of a device, looked past: nothing has to be moved, and the fused optimizer takes any."""
+    with (
+        mock.patch.object(torch.nn.Module, "to", lambda self, *_, **__: self),
+        mock.patch.object(adam, "_device_dtype_check_for_fused", lambda *_, **__: None),
+    ):
+        yield
 
 
 @contextmanager
@@ -221,7 +237,3 @@ def _places(indices):
         else:
             found.append(index)
     return found
-
-
-def _copied(source: torch.Tensor, dtype) -> torch.Tensor:
-    return torch.empty_like(source, dtype=dtype)

@@ -15,14 +15,13 @@ from statistics import fmean, median
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
-from counted_page import counted_tables  # noqa: E402
+from counted_page import BITS, NAMES, counted_tables  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 NOT = "not measured"
 PEER = "TRL 1.12.0, bfloat16"
 SIDES = (PEER, "all layers, bfloat16", "last 10 layers, bfloat16")
 SIDES_8B = (PEER, "one base, bfloat16", "one base, 4-bit")
-NAMES = {"135m": "135M", "8b": "8B"}
 QUOTED = (
     "reward.observed_accuracy", "reward.observed_accuracy_minus_best_floor", "reward.test_model_accuracy", "sft.heldout_nll_change",
     "ppo.gold_minus_sft", "ppo.win_rate_vs_sft", "ppo.proxy", "ppo.sft_proxy", "ppo.kl_to_reference",
@@ -38,7 +37,6 @@ PUBLISHED = (
     ("PPO's answer preferred to a person's", "Pythia-1B, four seeds", "62, 54, 22 and 20 %", "summaries, a language model as judge",
      "Huang et al. 2024, arXiv 2403.17031 (at second hand)"),
 )  # fmt: skip
-BITS = {"none": "bfloat16", "4bit": "4-bit"}
 LAST = 5
 
 

@@ -20,7 +20,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -90,24 +90,20 @@ def counted_stage(config: str, stage: str) -> dict:
 def demonstrations(base, config) -> None:
     """Two steps of SFT. On a card TRL's kernels change a tile of logits in place and read what is learnt alone: here they change nothing."""
     import plan_check
-    import torch
-    import torch.optim.adam as adam
     import transformers
     import trl.kernels.chunked_logprob as tiles
     import trl.trainer.utils as heads
+    from counting import trained_where_it_is
 
     step = transformers.Trainer.training_step
-    with ExitStack() as around:
-        for target, name, replacement in (
-            (tiles, "_forward_tile", lambda *_, **__: None),
-            (tiles, "_backward_tile", lambda *_, **__: None),
-            (heads, "_use_triton", lambda _: True),
-            # Everything is where it will be, the loss that is reported is a number, and the fused optimizer asks for a device that it knows.
-            (torch.nn.Module, "to", lambda self, *_, **__: self),
-            (transformers.Trainer, "training_step", lambda *args, **kwargs: step(*args, **kwargs).detach().cpu()),
-            (adam, "_device_dtype_check_for_fused", lambda *_, **__: None),
-        ):
-            around.enter_context(mock.patch.object(target, name, replacement))
+    with (
+        trained_where_it_is(),
+        mock.patch.object(tiles, "_forward_tile", lambda *_, **__: None),
+        mock.patch.object(tiles, "_backward_tile", lambda *_, **__: None),
+        mock.patch.object(heads, "_use_triton", lambda _: True),
+        # The loss that is reported is a number.
+        mock.patch.object(transformers.Trainer, "training_step", lambda *args, **kwargs: step(*args, **kwargs).detach().cpu()),
+    ):
         plan_check.demonstrations(base, config)
 
 
@@ -226,14 +222,11 @@ def described(name: str, shape) -> dict:
 
 
 def hollow(base):
-    """That base as one whose new adapters have no memory either. What is made for it, ids and masks, is real: it says that it is on the CPU."""
-    import torch
-    from counting import META
+    """That base as one whose new adapters have no memory either; what is made for it is real, as for its model."""
+    from counting import CPU, META, on_cpu
 
-    cpu = torch.device("cpu")
-    model = base.causal_lm
-    model.__class__ = type(type(model).__name__, (type(model),), {"device": cpu})
-    base.device = cpu
+    on_cpu(base.causal_lm)
+    base.device = CPU
     add = base.add
 
     def add_without_memory(*args, **kwargs) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -17,10 +16,8 @@ from unittest import mock
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 
 import theirs  # noqa: E402
-import torch  # noqa: E402
-import torch.optim.adam as adam  # noqa: E402
 import trl.experimental.ppo.ppo_trainer as trainer_module  # noqa: E402
-from counting import META, Counted  # noqa: E402
+from counting import META, Counted, on_cpu, trained_where_it_is  # noqa: E402
 from peft import get_peft_model  # noqa: E402
 
 
@@ -32,8 +29,7 @@ def main() -> None:
         found = made(SimpleNamespace(**{**vars(arguments), "device": "meta"}), dtype)
         for model in found:
             counted.count_module(model)
-            # Ids and masks are made where the model says it is: they are real.
-            model.__class__ = type(type(model).__name__, (type(model),), {"device": torch.device("cpu")})
+            on_cpu(model)
         return found
 
     def begin(self, *args, **kwargs) -> None:
@@ -44,17 +40,13 @@ def main() -> None:
         with META:
             return get_peft_model(*args, **kwargs)
 
-    with ExitStack() as around:
-        for target, name, replacement in (
-            (theirs, "models", models),
-            (theirs.PPOTrainer, "__init__", begin),
-            (trainer_module, "get_peft_model", adapted),
-            # Everything is where it will be; and the fused optimizer asks for a device that it knows.
-            (torch.nn.Module, "to", lambda self, *_, **__: self),
-            (adam, "_device_dtype_check_for_fused", lambda *_, **__: None),
-        ):
-            around.enter_context(mock.patch.object(target, name, replacement))
-        around.enter_context(counted)
+    with (
+        mock.patch.object(theirs, "models", models),
+        mock.patch.object(theirs.PPOTrainer, "__init__", begin),
+        mock.patch.object(trainer_module, "get_peft_model", adapted),
+        trained_where_it_is(),
+        counted,
+    ):
         theirs.main()
     print(json.dumps({"begun": begun[0], "counted": counted.peak}))
 

@@ -13,6 +13,17 @@ from pipeline.serve.server import _quiet, _Server
 from pipeline.serve.settings import ServeSettings
 
 
+def started(app):
+    """A server of that app in a thread of its own, on a port that was free."""
+    server = _Server(_quiet(app))
+    server.config.port = 0
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    return server, thread, server.servers[0].sockets[0].getsockname()[1]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "ending"),
     [
@@ -26,13 +37,7 @@ from pipeline.serve.settings import ServeSettings
 )
 def test_an_answer_under_way_is_ended_told_and_kept(store, path, body, ending):
     assistant = Scripted("one two HOLD never")
-    server = _Server(_quiet(create_app(assistant, store, ServeSettings(port=0))))
-    server.config.port = 0
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        thread.join(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    server, thread, port = started(create_app(assistant, store, ServeSettings(port=0)))
     asked = Request(
         f"http://127.0.0.1:{port}/{path}", json.dumps(body).encode(), headers={"content-type": "application/json"}
     )
@@ -52,13 +57,7 @@ def test_an_answer_under_way_is_ended_told_and_kept(store, path, body, ending):
 def test_who_waits_for_a_turn_is_told_that_it_does_not_come(store):
     assistant = Scripted("one HOLD never")
     app = create_app(assistant, store, ServeSettings(port=0, batch_rows=1))
-    server = _Server(_quiet(app))
-    server.config.port = 0
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        thread.join(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    server, thread, port = started(app)
 
     def turn():
         body = json.dumps({"model": "ppo", "text": "hi"}).encode()
