@@ -51,6 +51,20 @@ def as_argument(path: Path) -> str:
     return shlex.quote(path.name if path.parent == Path("runs") else str(path))
 
 
+def _earlier(target: Path) -> Path:
+    return target.with_name(target.name + ".earlier")
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Gives a whole result its name; an earlier one goes only now."""
+    earlier = _earlier(target)
+    shutil.rmtree(earlier, ignore_errors=True)
+    if target.exists():
+        target.rename(earlier)
+    partial.rename(target)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
 class Run:
     """A run directory with its frozen config. Of `like`, another run, it takes over what would come out the same."""
 
@@ -181,8 +195,9 @@ class Run:
         ]
         return found
 
-    def execute(self, step: Step, steps: dict[str, Step]) -> tuple[StageManifest, bool]:
-        """The step's manifest, and whether it had to run. `steps` holds all steps by name.
+    def execute(self, step: Step, steps: dict[str, Step], *, anew: bool = False) -> tuple[StageManifest, bool]:
+        """The step's manifest, and whether it had to run. `steps` holds all steps by name. `anew`: it runs in any case, and what
+        is there stays until the new result is whole.
 
         Raises:
             UserError: a step it needs is missing, or the step was made with other settings; the message names them.
@@ -192,13 +207,13 @@ class Run:
             raise UserError(
                 f"{self.path}: '{step.name}' needs {', '.join(missing)}, not finished here. `run` makes all in their order."
             )
-        done = self.manifest(step)
+        done = None if anew else self.manifest(step)
         if done is not None:
             changed = self.differences(step, steps)
             if changed:
                 ways = f"--run NEW, or, with the same settings, {step.anew}, which replaces it and what follows."
                 if step.is_evaluation:
-                    ways = f"{step.anew} with the same settings, which judges anew what was trained, or --run NEW."
+                    ways = f"{step.anew} with the same settings, which measures anew the outdated cards alone, or --run NEW."
                 raise UserError(f"{self.path}: '{step.name}' was made with {'; '.join(changed[:3])}. Use {ways}")
             if problems := self.verify(step):
                 raise UserError(problems)
@@ -211,7 +226,7 @@ class Run:
         target = self.path / step.folder
         found = target.exists()
         shutil.rmtree(target, ignore_errors=True)
-        for left in (partial_of(target), aside_of(partial_of(target))):
+        for left in (partial_of(target), aside_of(partial_of(target)), _earlier(target)):
             shutil.rmtree(left, ignore_errors=True)
         return found
 
@@ -286,7 +301,7 @@ class Run:
             if CHECKPOINTS not in file.relative_to(partial).parts:
                 sync(file)
         sync(partial)
-        partial.rename(target)
+        _put(partial, target)
         sync(target.parent)
         # Only now: until its name is that of a finished step, the work must be there to be taken up.
         tidy(target)
