@@ -21,11 +21,10 @@ from torch.utils.checkpoint import checkpoint
 
 from data.errors import UserError
 from pipeline.adapter_file import other_scale
+from pipeline.layer_kinds import carried_states
 
 # What families of models call the norm after their last layer.
 _FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")
-# Kinds of attention under which answers can stand side by side; other layers carry a state from one to the next.
-_SIDE_BY_SIDE = {"full_attention", "sliding_attention"}
 BASE, POLICY, REFERENCE, REWARD, VALUE = "base", "policy", "reference", "reward", "value"
 
 
@@ -410,12 +409,8 @@ def _added(config, allowed: Tensor, positions: Tensor, dtype: torch.dtype) -> Te
         return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
     kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
-    if kinds and not _SIDE_BY_SIDE.issuperset(kinds):
-        other = ", ".join(sorted(set(kinds) - _SIDE_BY_SIDE))
-        raise UserError(
-            f"model.name: it has layers of the kind {other}, which carry a state from one answer to the next where answers to one question "
-            "stand side by side. A reward model cannot be trained on it here; take another model."
-        )
+    if problems := carried_states(config):
+        raise UserError(problems)
     if window is None or (kinds and "sliding_attention" not in kinds):
         return added(allowed)
     near = allowed & (positions[:, None, :, None] - positions[:, None, None, :] < window)

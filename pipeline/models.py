@@ -14,6 +14,7 @@ import torch
 
 from data.errors import UserError
 from pipeline.context import context_of
+from pipeline.layer_kinds import carried_states
 
 EMBEDDED = "smollm2-135m-instruct"
 TINY_RANDOM = "tiny-random"
@@ -117,16 +118,22 @@ def load_tokenizer(settings, source: Path | str | None = None):
 
 def context_tokens(settings) -> int | None:
     """Tokens that the model of `config.model` reads at most, from its `config.json` alone; None where it names no limit."""
-    if settings.name == TINY_RANDOM:
-        return _TINY_CONTEXT
+    return _TINY_CONTEXT if settings.name == TINY_RANDOM else context_of(_own_config(settings))
+
+
+def unfit(settings) -> list[str]:
+    """Why no run can be made of the model of `config.model`, as far as its `config.json` tells."""
+    return [] if settings.name == TINY_RANDOM else carried_states(_own_config(settings))
+
+
+def _own_config(settings):
     from transformers import AutoConfig
 
     source = locate(settings)
     try:
-        found = AutoConfig.from_pretrained(source, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
+        return AutoConfig.from_pretrained(source, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(_not_found(settings.name, error)) from None
-    return context_of(found)
 
 
 def choose_device(name: str) -> torch.device:

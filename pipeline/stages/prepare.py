@@ -8,7 +8,7 @@ from pathlib import Path
 
 from data.quality import report as quality
 from data.rows import demonstration_row, prompt_row, ranking_row, thumb_row, write_rows
-from pipeline.models import context_tokens, load_tokenizer, weights_sha256
+from pipeline.models import context_tokens, load_tokenizer, unfit, weights_sha256
 from pipeline.planning.here import warning
 from pipeline.preflight import Checked, check
 from pipeline.template import template_sha256
@@ -21,7 +21,7 @@ def run(ctx) -> dict[str, float]:
     if said := warning(config):
         print(said, file=sys.stderr, flush=True)
     tokenizer = load_tokenizer(config.model)
-    checked = check(config, tokenizer, context_tokens(config.model))
+    checked = check(config, tokenizer, context_tokens(config.model), unfit=unfit(config.model))
     _write_sets(ctx.out, checked)
     counts = checked.counts()
     report = {
