@@ -8,6 +8,7 @@ from statistics import median
 
 from data.overlap import prompt_of
 from data.records import Demonstration, Message, Prompt, Ranking, Thumb
+from pipeline import judge_questions
 from pipeline.context import no_room_to_draw, no_room_to_read
 from pipeline.template import PromptTooLong, prompt_ids, prompt_lengths, text_lengths
 
@@ -94,6 +95,13 @@ class Lengths:
                     f"{path}: {len(long) - 20} more prompts are longer than that. Raise it or drop them."
                 )
 
+    def judged(self, questions: list[Prompt]) -> None:
+        """What the detectors draw answers to: the first few that fit, and nobody may learn from them, so they may be longer than
+        all that anybody does."""
+        fitting = [n for n in self._prompts([q.messages for q in questions]) if n <= self._most]
+        if judge_questions.are_asked(self.config):
+            self._keep("question for the judge", fitting[: self.config.detectors.judge_prompts], self._most)
+
     def within(self, context: int | None) -> None:
         """Whether all that is kept, and what is drawn after it, fit into the model's context: told before anything is trained."""
         config, longest = self.config, self._longest
@@ -103,9 +111,9 @@ class Lengths:
         ]
         drawn = [("evaluation", config.evaluation.max_new_tokens, longest["held-out prompt"])]
         if config.learner == "ppo":
-            drawn.append(("ppo", config.ppo.max_new_tokens, longest["prompt"]))
-        elif config.detectors.enabled:
-            drawn.append(("kto", config.kto.max_new_tokens, longest["prompt"]))
+            drawn.append(("ppo", config.ppo.max_new_tokens, max(longest["prompt"], longest["question for the judge"])))
+        else:
+            drawn.append(("kto", config.kto.max_new_tokens, longest["question for the judge"]))
         for key, noun, tokens in texts:
             self.problems += no_room_to_read(context, key, noun, tokens)
         for section, tokens, prompt in drawn:

@@ -13,6 +13,7 @@ from data.quality import leaks
 from data.records import Demonstration, Prompt, Ranking, Record, Thumb
 from data.splits import is_test
 from data.yardsticks import load_facts, load_paragraphs
+from pipeline.judge_questions import untaught
 from pipeline.lengths import Lengths, thumbs_are_used
 from reward.test_model import sides
 
@@ -112,10 +113,11 @@ def check(config, tokenizer, context: int | None = None, *, unfit: Sequence[str]
         too_long["rankings"] += long
     lengths.held(given)
     problems += _one_kind_of_thumb(train["thumbs"], given["thumbs"], config)
-    lengths.within(context)
     for name in ("demonstrations", "rankings"):
         test[name] = lengths.measured(test[name], context, f"{name} test")
     lengths.measured(given["heldout_rankings"], context, config.data.heldout_rankings, refuse=True)
+    lengths.judged(untaught(test["rankings"], test["prompts"], _asked(train, given, config)))
+    lengths.within(context)
     if problems or lengths.problems:
         raise UserError([*problems, *lengths.problems])
     notes = [*lengths.notes, *_overlap_notes(overlaps, config.data.max_overlap)]
@@ -199,6 +201,12 @@ def _empty_sides(
     if not test["demonstrations"] or not test["rankings"]:
         problems.append("data.test_share: the test split is empty. Raise it, or give more rows.")
     return problems
+
+
+def _asked(train: Mapping[str, list], given: Mapping[str, list], config) -> list:
+    """What the policy is trained on or evaluated with, and the judge therefore not asked."""
+    thumbs = [t.prompt for t in train["thumbs"]] if config.learner == "kto" else []
+    return [*(p.messages for p in (*train["prompts"], *given["heldout_prompts"])), *thumbs]
 
 
 def _one_kind_of_thumb(train: Sequence[Thumb], given: Sequence[Thumb], config) -> list[str]:
