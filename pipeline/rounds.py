@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from data.feedback import FeedbackStore
 from data.said import read_said
 from data.votes import learn
-from pipeline import doubts, progress, service, snapshot
+from pipeline import doubts, progress, round_runs, service, snapshot
 from pipeline.conductor import conduct, registry
 from pipeline.disk import write_json
 from pipeline.errors import GateFailure, UserError
@@ -297,7 +297,7 @@ def _finite(numbers: dict) -> dict:
 
 
 def _path_of(base: Run, folder: Path) -> Path:
-    return service.round_path(base.path, int(folder.name))
+    return round_runs.of_round(base.path, int(folder.name))
 
 
 def _run_of(base: Run, taken: Snapshot) -> Run:

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import environment, takeover
+from pipeline.apart import apart
 from pipeline.attempt import KEY, aside_of, begun_in, leftover, partial_of, tidy
-from pipeline.config import Config, defaults, dump, load_config
+from pipeline.config import Config, dump, load_config
 from pipeline.disk import sha256, sync, write_whole
 from pipeline.errors import RunBusy, UserError
 from pipeline.manifest import MANIFEST, TAKEN_OVER, Artifact, Begun, StageManifest, key_of
@@ -173,27 +174,7 @@ class Run:
         return []
 
     def _apart(self, done: StageManifest | Begun, step: Step, steps: dict[str, Step]) -> list[str]:
-        now = self._identity(step, steps)
-        version = step.version_under(self.config)
-        found = [] if done.version == version else [f"code version {done.version}, now {version}"]
-        # A setting that came later and stands at its default changes nothing; where it does, the step's version is raised.
-        default = defaults()
-        later = {n for n in now["settings"].keys() - done.settings.keys() if now["settings"][n] == default.get(n)}
-        for name in sorted((done.settings.keys() | now["settings"].keys()) - later):
-            before, after = done.settings.get(name, "unset"), now["settings"].get(name, "unset")
-            if before != after:
-                found.append(f"{name} {before}, now {after}")
-        before = {f["path"]: f["sha256"] for f in done.files}
-        after = {f["path"]: f["sha256"] for f in now["files"]}
-        found += [
-            f"another {path}" for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)
-        ]
-        found += [
-            f"an earlier result of '{name}'"
-            for name, digest in now["inputs"].items()
-            if done.inputs.get(name) != digest
-        ]
-        return found
+        return apart(done, self._identity(step, steps), step.version_under(self.config))
 
     def execute(self, step: Step, steps: dict[str, Step], *, anew: bool = False) -> tuple[StageManifest, bool]:
         """The step's manifest, and whether it had to run. `steps` holds all steps by name. `anew`: it runs in any case, and what
