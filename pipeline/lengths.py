@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from data.numbers import many
 from data.overlap import prompt_of
 from data.records import Demonstration, Message, Prompt, Ranking, Thumb
 from pipeline import judge_questions
@@ -68,7 +69,8 @@ class Lengths:
         used = thumbs_are_used(self.config)
         if not used:
             self.notes.append(
-                f"data.thumbs: {len(records)} thumbs are used by nothing: reward.thumbs_weight is 0, and learner is {self.config.learner}."
+                f"data.thumbs: {many(len(records), 'thumb is', 'thumbs are')} used by nothing: reward.thumbs_weight is 0, and learner is "
+                f"{self.config.learner}."
             )
         return self._sides(records, lengths, self.config.reward.max_tokens, "reward.max_tokens", "thumb", needed=used)
 
@@ -92,7 +94,7 @@ class Lengths:
             ]
             if len(long) > 20:
                 self.problems.append(
-                    f"{path}: {len(long) - 20} more prompts are longer than that. Raise it or drop them."
+                    f"{path}: {many(len(long) - 20, 'more prompt is', 'more prompts are')} longer than that. Raise it or drop them."
                 )
 
     def judged(self, questions: list[Prompt]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.loading import load_counted
+from data.numbers import many
 from data.overlap import GRAM, HeldOut, Overlap, Said, prompt_of
 from data.quality import leaks
 from data.records import Demonstration, Prompt, Ranking, Record, Thumb
@@ -218,7 +219,7 @@ def _one_kind_of_thumb(train: Sequence[Thumb], given: Sequence[Thumb], config) -
     if ups not in (0, len(own)):
         return []
     return [
-        f"data.thumbs: of {len(given)} thumbs KTO would learn from {len(own)}, {ups} of them up; it needs both kinds. The others are of the "
+        f"data.thumbs: of {many(len(given), 'thumb')} KTO would learn from {len(own)}, {ups} of them up; it needs both kinds. The others are of the "
         "test side (data.test_share), of the test model (reward.test_share) or too long (reward.max_tokens)."
     ]
 
@@ -226,7 +227,7 @@ def _one_kind_of_thumb(train: Sequence[Thumb], given: Sequence[Thumb], config) -
 def _split_leaks(shared: Mapping[tuple[str, str], int]) -> list[str]:
     """Cannot be, as one function decides the side of a question everywhere; were it ever to change, this is where it would show."""
     return [
-        f"data: {count} questions are both in '{one}' and in '{other}'. Please report this."
+        f"data: {many(count, 'question is', 'questions are')} both in '{one}' and in '{other}'. Please report this."
         for (one, other), count in shared.items()
         if {one.rpartition(" ")[2], other.rpartition(" ")[2]} == {"train", "test"}
     ]
@@ -277,7 +278,7 @@ def _overlap_notes(overlaps: Mapping[tuple[str, str], Overlap], allowed: float) 
             said = where.format(f"{len(found.found)} share {GRAM} words in a row")
             lines.append(f"{said}; first: {_first(found)}.")
         if found.common:
-            said = where.format(f"{found.common} runs of {GRAM} words")
+            said = where.format(f"{many(found.common, 'run')} of {GRAM} words")
             lines.append(f"{said} are shared too, but stand in so many rows that they are no copies.")
     return lines
 

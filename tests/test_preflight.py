@@ -335,6 +335,6 @@ def test_a_single_thumb_that_nothing_uses_stops_nothing(make_config, tokenizer, 
         write(tmp_path / "t.jsonl", [{"prompt": question, "completion": answer, "label": True}])
         checked = check(make_config(f"data.thumbs={tmp_path}/t.jsonl"), tokenizer)
         (said,) = (note for note in checked.notes if note.startswith("data.thumbs"))
-        assert said == "data.thumbs: 1 thumbs are used by nothing: reward.thumbs_weight is 0, and learner is ppo."
+        assert said == "data.thumbs: 1 thumb is used by nothing: reward.thumbs_weight is 0, and learner is ppo."
         found = problems(make_config(f"data.thumbs={tmp_path}/t.jsonl", "reward.thumbs_weight=1.0"), tokenizer)
         assert any(wrong in line for line in found)

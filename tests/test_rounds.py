@@ -90,7 +90,7 @@ def test_two_rounds_one_promoted_one_not_and_back_again(base, tmp_path, capsys, 
     new = tmp_path / "r-round-001"
     # Three choices are three pairs; the fourth is on a held-out question.
     assert (first.promoted, first.counts["new_pairs"], first.counts["judgements"]) == (True, 3, 4)
-    assert any("left out: 1 records on held-out questions" in line for line in said)
+    assert any("left out: records on held-out questions: 1" in line for line in said)
     # The old reward model was asked before the new run was begun.
     asked = next(i for i, line in enumerate(said) if line.startswith("reward model of r on the new votes"))
     assert asked < said.index("prepare …") and first.before["n"] == 3 and first.before["run"] == "r"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from data.numbers import many
 from data.records import Ranking
 from pipeline.evaluation.cards import Entry, estimated
 from pipeline.evaluation.length import accuracy_by_length, within_prompt_correlation
@@ -83,7 +84,7 @@ def turn_entries(rankings: Sequence[Ranking], scores, pairs: Pairs) -> list[Entr
             continue
         values, clusters = zip(*outcomes, strict=True)
         value, low, high = cluster_share(values, clusters)
-        note = f"{len(values)} pairs, labels as given"
+        note = f"{many(len(values), 'pair')}, labels as given"
         out.append(Entry(f"accuracy_turn_{name}", value, len(set(clusters)), low, high, "share", note))
     return out
 
@@ -145,7 +146,7 @@ def accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *, 
     if not outcomes:
         return [Entry(name, math.nan, 0, unit="share", note="no pair to compare")]
     values, clusters = zip(*outcomes, strict=True)
-    entry = estimated(name, cluster_share(values, clusters), len(set(clusters)), "share", f"{len(values)} pairs")
+    entry = estimated(name, cluster_share(values, clusters), len(set(clusters)), "share", f"{many(len(values), 'pair')}")
     if short:
         return [entry]
     gaps = [m for s, p in zip(scores, pairs, strict=True) for m in margins(s, p)]

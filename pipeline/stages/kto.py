@@ -46,7 +46,7 @@ def run(ctx) -> dict[str, float]:
         raise UserError(problems)
     ups = sum(row["label"] for row in rows)
     if ups in (0, len(rows)):
-        raise UserError(f"kto: all {len(rows)} thumbs are {'up' if ups else 'down'}; it needs both kinds.")
+        raise UserError(f"kto: the thumbs ({len(rows)}) are all {'up' if ups else 'down'}; it needs both kinds.")
     watch = open_watch(ctx, base, role=_POLICY, name="KTO", reference=_REFERENCE)
     lines = _train(ctx, base, rows, weights(ups, len(rows) - ups), watch)
     base.causal_lm.eval()
