@@ -13,6 +13,11 @@ from pipeline import judge_questions
 from pipeline.context import no_room_to_draw, no_room_to_read
 from pipeline.template import PromptTooLong, prompt_ids, prompt_lengths, text_lengths
 
+ONE_QUESTION = (
+    "data.thumbs: the {thumbs} thumbs that KTO would learn from are of one question; it needs answers to another one to estimate its KL term on. "
+    "Give thumbs on more questions, or use learner: ppo."
+)
+
 
 def thumbs_are_used(config) -> bool:
     """Else they lie there for another run: a round's, which holds every vote, may have a single thumb, too long or on the test side."""

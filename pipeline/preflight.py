@@ -15,7 +15,7 @@ from data.records import Demonstration, Prompt, Ranking, Record, Thumb
 from data.splits import is_test
 from data.yardsticks import load_facts, load_paragraphs
 from pipeline.judge_questions import untaught
-from pipeline.lengths import Lengths, thumbs_are_used
+from pipeline.lengths import ONE_QUESTION, Lengths, thumbs_are_used
 from reward.test_model import sides
 
 _KINDS: dict[str, type] = {
@@ -113,7 +113,7 @@ def check(config, tokenizer, context: int | None = None, *, unfit: Sequence[str]
         side["rankings"], long = lengths.rankings(side["rankings"], learnt=side is train)
         too_long["rankings"] += long
     lengths.held(given)
-    problems += _one_kind_of_thumb(train["thumbs"], given["thumbs"], config)
+    problems += _too_alike(train["thumbs"], given["thumbs"], config)
     for name in ("demonstrations", "rankings"):
         test[name] = lengths.measured(test[name], context, f"{name} test")
     lengths.measured(given["heldout_rankings"], context, config.data.heldout_rankings, refuse=True)
@@ -210,14 +210,15 @@ def _asked(train: Mapping[str, list], given: Mapping[str, list], config) -> list
     return [*(p.messages for p in (*train["prompts"], *given["heldout_prompts"])), *thumbs]
 
 
-def _one_kind_of_thumb(train: Sequence[Thumb], given: Sequence[Thumb], config) -> list[str]:
-    """KTO weighs thumbs up against thumbs down; without one of them it would stop after all the stages before it."""
+def _too_alike(train: Sequence[Thumb], given: Sequence[Thumb], config) -> list[str]:
+    """KTO weighs thumbs up against thumbs down, and answers against those to other questions; without one of them it would stop after
+    all the stages before it."""
     if config.learner != "kto" or not given:
         return []
     own, _ = sides(list(train), config.reward.test_share)
     ups = sum(thumb.up for thumb in own)
     if ups not in (0, len(own)):
-        return []
+        return [ONE_QUESTION.format(thumbs=len(own))] if len({thumb.prompt for thumb in own}) == 1 else []
     return [
         f"data.thumbs: of {many(len(given), 'thumb')} KTO would learn from {len(own)}, {ups} of them up; it needs both kinds. The others are of the "
         "test side (data.test_share), of the test model (reward.test_share) or too long (reward.max_tokens)."

@@ -328,6 +328,12 @@ def test_thumbs_of_one_kind_are_told_to_kto_before_anything_is_trained(make_conf
     check(make_config(f"data.thumbs={tmp_path}/t.jsonl", "learner=kto"), tokenizer)
 
 
+def test_thumbs_of_one_question_are_told_to_kto_before_anything_is_trained(make_config, tokenizer, tmp_path):
+    write(tmp_path / "t.jsonl", [{"prompt": QUESTIONS[0], "completion": f"Yes {i}.", "label": i % 2 > 0} for i in range(6)])
+    (found,) = problems(make_config(f"data.thumbs={tmp_path}/t.jsonl", "learner=kto"), tokenizer)
+    assert found.startswith("data.thumbs: the 6 thumbs that KTO would learn from are of one question")
+
+
 def test_a_single_thumb_that_nothing_uses_stops_nothing(make_config, tokenizer, tmp_path):
     """As in a round, which holds every vote: whether that one thumb falls on the test side, or is too long, is chance."""
     aside = next(q for q in QUESTIONS if is_test([Message("user", q)], 0.1))
