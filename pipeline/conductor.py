@@ -136,7 +136,7 @@ def _renewed(run: Run, chosen: Sequence[str], steps: dict[str, Step], *, again: 
     """Evaluation of a chosen stage → why its card, which is there, is measured once more."""
     _, evaluations = registry()
     judged = [evaluations[stage] for stage in chosen if stage in evaluations]
-    every = {step.name: "as --again asks" for step in judged if again and (run.path / step.folder).exists()}
+    every = {step.name: "as `evaluate --again` asks" for step in judged if again and (run.path / step.folder).exists()}
     old = outdated(run, steps)
     return every | {step.name: old[step.name] for step in judged if step.name in old}
 
