@@ -1,8 +1,8 @@
 """Whether the passes that train read a model as its own forward pass, which generates, does.
 
-Training runs a model's layers in two parts and multiplies their last states by the output embedding itself. A model that does more than that
-(logits that are scaled or capped, embeddings that are scaled or given positions on the way in) would be trained on log-probabilities of
-another model, and nothing else would tell: the ratio of the first step is 1 and KL is 0 all the same.
+Training runs a model's layers in two parts and makes the logits of their last states itself, as the config says (`pipeline/lm_head.py`). A
+model that does more than that (embeddings that are given positions on the way in, logits made in a way of their own) would be trained on
+log-probabilities of another model, and nothing else would tell: the ratio of the first step is 1 and KL is 0 all the same.
 """
 
 from __future__ import annotations
@@ -25,21 +25,16 @@ def check_reading(base: SharedBase) -> None:
         UserError: the logits differ by more than rounding.
     """
     model = base.causal_lm
-    vocabulary = min(len(base.head_weight), model.get_input_embeddings().weight.shape[0])
+    vocabulary = min(len(base.lm_head.weight), model.get_input_embeddings().weight.shape[0])
     ids = torch.randint(vocabulary, (_TOKENS,), generator=torch.Generator().manual_seed(0)).to(base.device)
     with base.acting_as(BASE):
         whole = model(input_ids=ids[None], attention_mask=torch.ones_like(ids[None]), use_cache=False).logits[0].float()
         states, _ = base.encode([ids.tolist()], BASE)
-    apart = (states[0] @ base.head_weight.T).float() - whole
+    apart = base.lm_head.logits(states[0]) - whole
     largest = float(whole.abs().max())
-    if not float(apart.abs().max()) <= APART * largest or _capped(model.config):
+    if not float(apart.abs().max()) <= APART * largest:
         layers = " Leave out lora.last_layers, with which its layers are run in two parts, or take" if base.trunk_layers else " Take"
         raise UserError(
-            f"model.name: {type(model).__name__} makes its logits in a way that training does not know: states times output embedding differ from "
+            f"model.name: {type(model).__name__} makes its logits in a way that training does not know: those that training would read differ from "
             f"its own by up to {float(apart.abs().max()):.2g} where the largest is {largest:.2g}.{layers} another model."
         )
-
-
-def _capped(config) -> bool:
-    """Logits of a few tokens may all lie where a cap does little."""
-    return bool(getattr(config.get_text_config(), "final_logit_softcapping", None))

@@ -1,6 +1,7 @@
 """Models of other families than the embedded one: read in two parts, and with answers side by side, as their own forward pass reads a text
 that stands alone; and refused where that cannot be."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,8 @@ from data.errors import UserError
 from pipeline.adapters import BASE, POLICY, SharedBase
 from pipeline.config import LoraConfig
 from pipeline.generation import Sampling, sample
+from pipeline.lm_head import LMHead
+from pipeline.ppo.logprobs import token_logprobs
 from pipeline.reading import check_reading
 from pipeline.roles import open_base
 
@@ -26,6 +29,15 @@ WINDOWS = {
     "Qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
     "Gemma3Text": {"head_dim": 8, **MIXED},
     "Phi": {},
+    # Logits that are scaled, capped or both.
+    "Granite": {"logits_scaling": 4.0, "embedding_multiplier": 3.0},
+    "HyperCLOVAX": {"logits_scaling": 0.25, "embedding_multiplier": 3.0},
+    "Cohere": {"logit_scale": 0.25},
+    "Cohere2": {"logit_scale": 0.25, **MIXED},
+    "Gemma2": {"head_dim": 8, "final_logit_softcapping": 2.0, "query_pre_attn_scalar": 8, **MIXED},
+    "Gemma4Text": {
+        "head_dim": 8, "global_head_dim": 8, "final_logit_softcapping": 2.0, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, **MIXED,
+    },
 }
 # Longer than the window, of unlike lengths.
 TEXTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [20, 21, 22, 23, 24, 25, 26], [30, 31, 32, 33, 34, 35, 36, 37, 38], [40, 41]]
@@ -56,11 +68,39 @@ def test_in_two_parts_and_side_by_side_a_model_reads_as_it_does_alone(family, la
     with base.acting_as(POLICY), torch.no_grad():
         states, _ = base.encode(TEXTS, POLICY)
         for text, found in zip(TEXTS, states, strict=True):
-            assert torch.allclose(found[: len(text)] @ base.head_weight.T, alone(base, text), atol=1e-3)
+            assert torch.allclose(base.lm_head.logits(found[: len(text)]), alone(base, text), atol=1e-3)
         listed = base.encode_lists([(prompt, answers), (answers[0], [prompt])], POLICY)
         together = [prompt + a for a in answers] + [answers[0] + prompt]
         for text, found in zip(together, listed, strict=True):
-            assert torch.allclose(found @ base.head_weight.T, alone(base, text)[-1], atol=1e-3)
+            assert torch.allclose(base.lm_head.logits(found), alone(base, text)[-1], atol=1e-3)
+    check_reading(base)
+
+
+@pytest.mark.parametrize("family", WINDOWS)
+def test_log_probabilities_and_their_gradient_are_those_of_the_model_itself(family):
+    base, temperature = base_of(family, 2), 0.7
+    if family == "Phi":
+        base.causal_lm.get_output_embeddings().bias.data.normal_(generator=torch.Generator().manual_seed(0))
+    base.add(POLICY, trainable=True)
+    text, said = torch.tensor(TEXTS[0]), torch.tensor(TEXTS[0][1:])
+
+    def own():
+        with base.acting_as(POLICY):
+            logits = base.causal_lm(input_ids=text[None]).logits[0, :-1]
+        return (logits / temperature).log_softmax(-1).gather(1, said[:, None]).squeeze(1)
+
+    def training():
+        return token_logprobs(base.encode([TEXTS[0]], POLICY)[0][0, :-1], base.lm_head, said, temperature=temperature)[0]
+
+    def gradient(of):
+        for parameter in base.parameters(POLICY):
+            parameter.grad = None
+        (of() * torch.arange(1.0, len(said) + 1)).sum().backward()
+        return torch.cat([p.grad.flatten() for p in base.parameters(POLICY)])
+
+    assert torch.allclose(training(), own(), atol=1e-4)
+    expected = gradient(own)
+    assert expected.abs().max() > 0.1 and torch.allclose(gradient(training), expected, atol=1e-3 * float(expected.abs().max()))
     check_reading(base)
 
 
@@ -76,7 +116,7 @@ def test_learned_positions_count_real_tokens_alone():
         assert list(found.ids) == ids[len(text) :]
     with torch.no_grad():
         for text, states in zip(TEXTS, base.encode(TEXTS, POLICY)[0], strict=True):
-            assert torch.allclose(states[: len(text)] @ base.head_weight.T, alone(base, text), atol=1e-3)
+            assert torch.allclose(states[: len(text)] @ base.lm_head.weight.T, alone(base, text), atol=1e-3)
 
 
 def test_the_windows_are_short_enough_to_matter():
@@ -89,11 +129,8 @@ def test_the_windows_are_short_enough_to_matter():
 @pytest.mark.parametrize(
     ("family", "more", "last_layers"),
     [
-        ("Granite", {"logits_scaling": 4.0}, None),
-        ("Cohere", {"logit_scale": 0.25}, None),
-        ("Gemma2", {"head_dim": 8}, None),
+        ("FalconH1", {"lm_head_multiplier": 0.25, "embedding_multiplier": 3.0}, 2),
         ("OPT", {"ffn_dim": 64, "word_embed_proj_dim": 32}, 2),
-        ("Granite", {"embedding_multiplier": 4.0}, 2),
     ],
 )
 def test_a_model_that_training_would_misread_is_refused(family, more, last_layers):
@@ -102,21 +139,26 @@ def test_a_model_that_training_would_misread_is_refused(family, more, last_layer
         check_reading(base_of(family, last_layers, **more))
 
 
-def test_a_bias_on_the_logits_is_noticed_too():
-    base = base_of("Phi")
+@pytest.mark.parametrize("made", ["scale", "cap", "bias"])
+def test_logits_that_the_config_does_not_explain_are_noticed(made, monkeypatch):
+    """What a family of tomorrow may do under another name: the model does it, and nobody told `LMHead`."""
+    base = base_of("Phi" if made == "bias" else "Granite" if made == "scale" else "Gemma2")
+    if made == "bias":
+        base.causal_lm.get_output_embeddings().bias.data.normal_(generator=torch.Generator().manual_seed(0))
     check_reading(base)
-    base.causal_lm.get_output_embeddings().bias.data.normal_(generator=torch.Generator().manual_seed(0))
-    with pytest.raises(UserError, match="PhiForCausalLM makes its logits"):
+    told = base.lm_head
+    monkeypatch.setattr(SharedBase, "lm_head", replace(told, **{made: LMHead(told.weight).__dict__[made]}))
+    with pytest.raises(UserError, match="makes its logits in a way"):
         check_reading(base)
 
 
 def test_every_run_asks(monkeypatch, namespace):
     from pipeline import roles
 
-    base = base_of("Granite", logits_scaling=4.0)
+    base = base_of("OPT", 2, ffn_dim=64, word_embed_proj_dim=32)
     monkeypatch.setattr(roles, "load", lambda settings: (base.causal_lm, base.tokenizer))
     with pytest.raises(UserError, match="training does not know"):
-        open_base(namespace(model=namespace(gradient_checkpointing=False), lora=LoraConfig()))
+        open_base(namespace(model=namespace(gradient_checkpointing=False), lora=LoraConfig(last_layers=2)))
 
 
 def test_a_family_that_cannot_be_run_in_parts_is_one_line():
