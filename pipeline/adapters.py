@@ -18,10 +18,13 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from pipeline.adapter_file import other_scale
-from pipeline.batches import Batch, Lists, side_by_side
+from pipeline.batches import Batch, Lists, attends, side_by_side
 from pipeline.lm_head import LMHead
 from pipeline.slices import Recomputed, layers_of
+from reward.model import last_states
 
+# Families whose kernels take the weights of the projection out of a layer and never run the layer itself.
+_FUSED = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
 BASE, POLICY, REFERENCE, REWARD, VALUE = "base", "policy", "reference", "reward", "value"
 
 
@@ -173,7 +176,12 @@ class SharedBase:
 
     @property
     def hidden_size(self) -> int:
-        return self._model.config.hidden_size
+        return self._model.config.get_text_config().hidden_size
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether answers can stand beside each other in a row: no layer carries a state past the end of one into the next."""
+        return attends(self._model.config.get_text_config())
 
     @torch.no_grad()
     def trunk(self, batch: Batch) -> Tensor:
@@ -196,11 +204,14 @@ class SharedBase:
 
         A list is one row: its prompt once, then its K answers side by side. An answer attends to the prompt and to itself,
         at the positions that it would have alone, so the states are those of K separate rows, for one reading of the prompt
-        and without padding between answers.
+        and without padding between answers. Where layers carry a state along (`side_by_side` is False), they are K separate rows.
 
         Args:
             lists: (prompt ids, K answers' ids), each answer at least one token.
         """
+        if not self.side_by_side:
+            rows = [[*prompt, *answer] for prompt, answers in lists for answer in answers]
+            return last_states(*self.encode(rows, role))
         layout = Lists.of(lists, self.tokenizer.pad_token_id, self.device)
         return self.list_states(self.list_trunk(layout), layout, role)
 
@@ -234,6 +245,15 @@ class SharedBase:
         if missing:
             there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
             raise UserError(f"lora.target_modules: the model has no linear layer {', '.join(missing)}; there are {there}.")
+        if unfit := sorted(self._unfit().intersection(self._lora.target_modules)):
+            raise UserError(
+                f"lora.target_modules: {', '.join(unfit)} of {type(decoder).__name__} cannot be adapted, its weights are read past the layer by a "
+                "kernel. Leave it out, or set all-linear."
+            )
+
+    def _unfit(self) -> set[str]:
+        """Linear layers that PEFT refuses to adapt (peft.tuners.tuners_utils, _check_lora_target_modules_mamba)."""
+        return {"out_proj"} if self._model.config.model_type in _FUSED else set()
 
     # -- inside PEFT -----------------------------------------------------------------------------------------------------
 
@@ -248,6 +268,7 @@ class SharedBase:
                     for name, module in self._model.get_decoder().named_modules()
                     if isinstance(module, nn.Linear) and "lora_" not in name and "base_layer" not in name
                 }
+                - self._unfit()
                 | {name.rsplit(".", 1)[-1] for name, module in self._model.named_modules() if hasattr(module, "lora_A")}
             )
         layers = list(range(self.trunk_layers, self.layers)) if self.trunk_layers else None

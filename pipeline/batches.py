@@ -8,10 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.errors import UserError
-
-# Kinds of attention under which answers can stand side by side; other layers carry a state from one to the next.
-_SIDE_BY_SIDE = {"full_attention", "sliding_attention"}
+# Layers that look back, and know of earlier tokens nothing else. Others carry a state along (linear attention, Mamba, convolutions).
+_ATTENTION = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +82,11 @@ class Lists:
         return Lists(ids, positions, allowed[:, None], torch.tensor(ends, device=device).T)
 
 
+def attends(config) -> bool:
+    """Whether all layers of a decoder look back at the tokens that they are let see, and carry nothing along besides."""
+    return _ATTENTION.issuperset(getattr(config, "layer_types", None) or ())
+
+
 def side_by_side(config, allowed: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
     """What is added to the attention's scores: 0 where a query may look, the least number elsewhere; by kind of layer where a model has
     several. A layer with a window looks back as far as it would in an answer that stands alone: by position, not by column.
@@ -92,19 +95,15 @@ def side_by_side(config, allowed: Tensor, positions: Tensor, dtype: torch.dtype)
         allowed: (b, 1, t, t) bool; positions: (b, t).
 
     Raises:
-        UserError: the model has layers that carry a state.
+        ValueError: the model has layers that carry a state.
     """
 
     def added(allowed: Tensor) -> Tensor:
         return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
 
+    if not attends(config):
+        raise ValueError("the model's layers carry a state from token to token, past the end of an answer into the next")
     kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
-    if kinds and not _SIDE_BY_SIDE.issuperset(kinds):
-        other = ", ".join(sorted(set(kinds) - _SIDE_BY_SIDE))
-        raise UserError(
-            f"model.name: it has layers of the kind {other}, which carry a state from one answer to the next where answers to one question "
-            "stand side by side. A reward model cannot be trained on it here; take another model."
-        )
     if window is None or (kinds and "sliding_attention" not in kinds):
         return added(allowed)
     near = allowed & (positions[:, None, :, None] - positions[:, None, None, :] < window)

@@ -38,7 +38,7 @@ def load(settings):
     Raises:
         UserError: the path does not exist, the embedded package is missing, or the tokenizer and the embedding do not fit.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     source, device = locate(settings), choose_device(settings.device)
     tokenizer = load_tokenizer(settings, source)
@@ -47,12 +47,17 @@ def load(settings):
         model = _tiny_model(len(tokenizer), tokenizer, dtype).to(device)
     else:
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            whole = AutoConfig.from_pretrained(
+                source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+            )
+            model, found = AutoModelForCausalLM.from_pretrained(
                 source,
+                **_text_alone(whole),
                 revision=settings.revision,
                 dtype=dtype,
                 trust_remote_code=settings.trust_remote_code,
                 use_safetensors=True,
+                output_loading_info=True,
                 quantization_config=_quantization(settings, device),
                 # Straight to the card, one tensor at a time: the whole base never stands in the machine's own memory.
                 device_map={"": device} if device.type != "cpu" else None,
@@ -66,6 +71,11 @@ def load(settings):
             ) from None
         except (OSError, ValueError) as error:
             raise UserError(_not_found(settings.name, error)) from None
+        if missing := sorted(found["missing_keys"]):
+            raise UserError(
+                f"model.name: '{settings.name}' lacks {len(missing)} of the weights that its config names, {missing[0]} first: they would be made up "
+                "at random. Fetch it anew, or name the whole model (not an adapter, and not a part of one)."
+            )
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         if tokenizer.pad_token_id >= rows and len(tokenizer) == rows + 1:
@@ -83,6 +93,16 @@ def load(settings):
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False)
     return model.eval(), tokenizer
+
+
+def _text_alone(config) -> dict:
+    """What loads the decoder of a model that also reads pictures or sound, and leaves the rest on the disk; nothing for a model of text."""
+    text = config.get_text_config()
+    if text is config:
+        return {}
+    # The outer config says so for the whole, and the inner one may still have its default.
+    text.tie_word_embeddings = config.tie_word_embeddings
+    return {"config": text, "key_mapping": {r"^(model\.)?language_model\.(model\.)?": "model."}}
 
 
 def load_tokenizer(settings, source: Path | str | None = None):

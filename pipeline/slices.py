@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from data.errors import UserError
 
 # What families of models call the norm after their last layer.
-_FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")
+_FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f", "norm_f", "embedding_norm")
 # What Granite and those after it multiply whatever comes into their layers by: once, not at the door of every part.
 _ENTRY_SCALE = "embedding_multiplier"
 

@@ -10,6 +10,7 @@ import transformers
 
 from data.errors import UserError
 from pipeline.adapters import BASE, POLICY, SharedBase
+from pipeline.batches import Lists
 from pipeline.config import LoraConfig
 from pipeline.generation import Sampling, sample
 from pipeline.lm_head import LMHead
@@ -23,7 +24,7 @@ SIZES = {
     "num_key_value_heads": 2, "max_position_embeddings": 64, "initializer_range": 0.3, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
 MIXED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention"] * 3 + ["full_attention"]}
-WINDOWS = {
+FAMILIES = {
     "Llama": {},
     "Mistral": {"sliding_window": WINDOW},
     "Qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
@@ -39,16 +40,28 @@ WINDOWS = {
         "head_dim": 8, "global_head_dim": 8, "final_logit_softcapping": 2.0, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0, **MIXED,
     },
 }
+# Layers that carry a state from token to token: linear attention, convolutions, state spaces, between layers that look back or without any.
+STATES = {
+    "Qwen3_5Text": {
+        "head_dim": 8, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "layer_types": ["linear_attention", "linear_attention", "full_attention", "linear_attention"],
+    },
+    "Lfm2": {"layer_types": ["conv", "full_attention"] * 2},
+    "GraniteMoeHybrid": {
+        "layer_types": ["mamba", "attention"] * 2, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8,
+        "num_local_experts": 0, "shared_intermediate_size": 64, "logits_scaling": 4.0, "embedding_multiplier": 3.0,
+    },
+}  # fmt: skip
 # Longer than the window, of unlike lengths.
 TEXTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [20, 21, 22, 23, 24, 25, 26], [30, 31, 32, 33, 34, 35, 36, 37, 38], [40, 41]]
 
 
-def base_of(family: str, last_layers: int | None = None, **more) -> SharedBase:
+def base_of(family: str, last_layers: int | None = None, targets="all-linear", **more) -> SharedBase:
     torch.manual_seed(0)
-    config = getattr(transformers, f"{family}Config")(**{**SIZES, **WINDOWS.get(family, {}), **more})
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **FAMILIES.get(family, {}), **STATES.get(family, {}), **more})
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
     tokenizer = SimpleNamespace(pad_token_id=0, eos_token_id=2, bos_token_id=1)
-    return SharedBase(model, tokenizer, LoraConfig(rank=2, alpha=4.0, last_layers=last_layers))
+    return SharedBase(model, tokenizer, LoraConfig(rank=2, alpha=4.0, last_layers=last_layers, target_modules=targets))
 
 
 @torch.no_grad()
@@ -58,7 +71,7 @@ def alone(base, text) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("last_layers", [None, 2, 1])
-@pytest.mark.parametrize("family", WINDOWS)
+@pytest.mark.parametrize("family", [*FAMILIES, *STATES])
 def test_in_two_parts_and_side_by_side_a_model_reads_as_it_does_alone(family, last_layers):
     base = base_of(family, last_layers)
     base.add(POLICY, trainable=True)
@@ -76,7 +89,7 @@ def test_in_two_parts_and_side_by_side_a_model_reads_as_it_does_alone(family, la
     check_reading(base)
 
 
-@pytest.mark.parametrize("family", WINDOWS)
+@pytest.mark.parametrize("family", [*FAMILIES, *STATES])
 def test_log_probabilities_and_their_gradient_are_those_of_the_model_itself(family):
     base, temperature = base_of(family, 2), 0.7
     if family == "Phi":
@@ -166,14 +179,52 @@ def test_a_family_that_cannot_be_run_in_parts_is_one_line():
         base_of("GPT2", n_embd=32, n_layer=2, n_head=2)
 
 
-def test_answers_are_not_put_side_by_side_where_layers_carry_a_state():
-    base = base_of("Lfm2", layer_types=["conv", "full_attention"] * 2)
+@pytest.mark.parametrize("family", STATES)
+def test_answers_are_not_put_side_by_side_where_layers_carry_a_state(family):
+    """Their kinds are a field of the config, or follow from the architecture."""
+    base = base_of(family)
+    assert not base.side_by_side and base_of("Gemma3Text").side_by_side
+    layout = Lists.of([(TEXTS[0], TEXTS[1:])], 0)
+    with pytest.raises(ValueError, match="carry a state from token to token"):
+        base.list_states(base.list_trunk(layout), layout, BASE)
+
+
+def test_what_a_kernel_reads_past_its_layer_is_not_adapted():
+    base = base_of("Mamba", state_size=4)
     base.add(POLICY, trainable=True)
-    with pytest.raises(UserError, match="of the kind conv, which carry a state from one answer to the next"):
-        base.encode_lists([(TEXTS[0], TEXTS[1:])], POLICY)
-    # Kinds that follow from the architecture alone.
-    recurrent = transformers.MambaForCausalLM(transformers.MambaConfig(vocab_size=VOCABULARY, hidden_size=16, num_hidden_layers=2, state_size=4))
-    base = SharedBase(recurrent.eval(), base.tokenizer, LoraConfig(rank=2))
-    check_reading(base)
-    with pytest.raises(UserError, match="of the kind linear_attention, which carry"):
-        base.encode_lists([(TEXTS[0], TEXTS[1:])], BASE)
+    assert {name.split(".")[-3] for name in base.state(POLICY)} == {"in_proj", "x_proj", "dt_proj"}
+    with pytest.raises(UserError, match="lora.target_modules: out_proj of MambaModel cannot be adapted"):
+        base_of("Mamba", targets=["out_proj"], state_size=4)
+
+
+def test_a_model_whose_layers_look_tokens_up_is_refused():
+    more = {**FAMILIES["Gemma4Text"], "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
+    with pytest.raises(UserError, match="every layer of Gemma4ForCausalLM looks tokens up by itself"):
+        check_reading(base_of("Gemma4Text", **more))
+
+
+def test_a_model_that_passes_over_the_cache_is_refused():
+    """Mamba has another name for it, and draws every token as if nothing stood before; it is read well."""
+    with pytest.raises(UserError, match="MambaForCausalLM draws otherwise than it reads.*nats on average"):
+        check_reading(base_of("Mamba", state_size=4))
+
+
+def test_a_model_that_cannot_be_read_in_parts_is_one_line(monkeypatch):
+    base = base_of("Llama", 2)
+    monkeypatch.setattr(base, "_trunk", lambda **given: {}["sliding_attention"])
+    with pytest.raises(UserError, match="LlamaForCausalLM cannot be read the way training does .KeyError.*Leave out lora.last_layers"):
+        check_reading(base)
+    monkeypatch.setattr(base, "_trunk", lambda **given: (_ for _ in ()).throw(torch.OutOfMemoryError("out of memory")))
+    with pytest.raises(torch.OutOfMemoryError):
+        check_reading(base)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *STATES])
+def test_rows_that_come_and_go_are_drawn_as_they_would_be_alone(family):
+    base = base_of(family)
+    together = sample(base.causal_lm, TEXTS, Sampling(4, 0.0), eos_id=-1, pad_id=0)
+    for text, found in zip(TEXTS, together, strict=True):
+        ids = list(text)
+        for _ in range(4):
+            ids.append(int(alone(base, ids)[-1].argmax()))
+        assert list(found.ids) == ids[len(text) :]

@@ -135,6 +135,9 @@ def _shape_from(found: dict[str, Any], file: Path) -> Shape:
         raise UserError(f"{file}: no {', '.join(missing)} in it, so the model's memory cannot be planned.")
     if any("expert" in key for key in found):
         raise UserError(f"{file}: a mixture of experts, whose memory this plan does not know.")
+    kinds = {str(kind) for kind in found.get("layer_types") or ()} | {"mamba" for key in found if key.startswith("mamba_")}
+    if unlike := sorted(kinds - {"full_attention", "sliding_attention"}):
+        raise UserError(f"{file}: layers of the kind {', '.join(unlike)}, whose memory this plan does not know.")
     heads, hidden = found["num_attention_heads"], found["hidden_size"]
     old = found.get("model_type") in ("gpt_neox", "gpt2", "opt", "bloom", "falcon", "phi")
     return Shape(

@@ -11,11 +11,11 @@ import torch
 from pipeline.adapters import SharedBase
 from pipeline.generation import Sample, Sampling, sample
 from pipeline.ppo.logprobs import token_logprobs
+from pipeline.reading import MOST_APART
 from pipeline.rollouts.paged import Cannot, Failed, draw
 
-# Nats a token, on average over the answers of `CHECKED` rows, between the library's log-probabilities and those that training reads. Rounding
-# in bfloat16 stays far below; a model that the library misreads is nats away.
-MOST_APART, CHECKED = 0.25, 4
+# Rows whose answers are held against what training reads.
+CHECKED = 4
 
 
 class ContinuousEngine:
