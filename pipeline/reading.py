@@ -11,9 +11,10 @@ import torch
 
 from data.errors import UserError
 from pipeline.adapters import BASE, SharedBase
+from pipeline.decoder import Decoder
 from pipeline.evaluation.likelihood import token_logprobs_of
-from pipeline.generation import Sampling, sample
 from pipeline.memory import is_out_of_memory
+from pipeline.sampling import Sampling
 
 # Of the largest logit. The same arithmetic twice: what is apart is rounding, in bfloat16 and between two kernels of attention.
 APART = 0.05
@@ -61,13 +62,19 @@ def check_reading(base: SharedBase) -> None:
 
 
 def _check_drawing(base: SharedBase, prompts: list[list[int]]) -> None:
-    """Draws some tokens in rows of unlike length. What is drawn badly is read well all the same: a model that passes over the cache, or minds
-    the padding before a short prompt, draws from another distribution than its own."""
-    eos, pad = -1, base.tokenizer.pad_token_id
+    """Draws some tokens in rows of unlike length, of which one leaves before the other. A model that passes over the cache, or minds the padding
+    before a short prompt, draws from another distribution than its own, and is read well all the same."""
+    decoder = Decoder(base.causal_lm, eos_id=-1, pad_id=base.tokenizer.pad_token_id)
+    drawn = [[] for _ in prompts]
     with base.acting_as(BASE):
-        answers = sample(base.causal_lm, prompts, Sampling(_DRAWN, 1.0), eos_id=eos, pad_id=pad)
-    again = token_logprobs_of(base, BASE, prompts, [answer.ids for answer in answers])
-    apart = [abs(a - b) for answer, own in zip(answers, again, strict=True) for a, b in zip(answer.logprobs, own, strict=True)]
+        decoder.join(prompts, Sampling(2 * _DRAWN, 1.0))
+        for left in range(_DRAWN):
+            for step in decoder.step():
+                drawn[step.row].append(step)
+            if left == _DRAWN // 2:
+                decoder.leave([0])
+    again = token_logprobs_of(base, BASE, prompts, [[step.token for step in row] for row in drawn])
+    apart = [abs(s.logprob - own) for row, read in zip(drawn, again, strict=True) for s, own in zip(row, read, strict=True)]
     if not sum(apart) <= MOST_APART * len(apart):
         raise UserError(
             f"model.name: {type(base.causal_lm).__name__} draws otherwise than it reads: the log-probabilities of {len(apart)} tokens, drawn row "
