@@ -27,6 +27,11 @@ MIXED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention"] * 3 + ["
 FAMILIES = {
     "Llama": {},
     "Mistral": {"sliding_window": WINDOW},
+    "Qwen3Moe": {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    "GptOss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, **MIXED},
+    "Olmo3": MIXED,
+    "SmolLM3": {},
+    "Glm4": {"head_dim": 8},
     "Qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
     "Gemma3Text": {"head_dim": 8, **MIXED},
     "Phi": {},
@@ -52,6 +57,7 @@ STATES = {
         "num_local_experts": 0, "shared_intermediate_size": 64, "logits_scaling": 4.0, "embedding_multiplier": 3.0,
     },
 }  # fmt: skip
+BAMBA = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1, "mamba_d_state": 8, "attn_layer_indices": [1]}
 # Longer than the window, of unlike lengths.
 TEXTS = [[5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16], [20, 21, 22, 23, 24, 25, 26], [30, 31, 32, 33, 34, 35, 36, 37, 38], [40, 41]]
 
@@ -201,6 +207,13 @@ def test_a_model_whose_layers_look_tokens_up_is_refused():
     more = {**FAMILIES["Gemma4Text"], "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY}
     with pytest.raises(UserError, match="every layer of Gemma4ForCausalLM looks tokens up by itself"):
         check_reading(base_of("Gemma4Text", **more))
+
+
+def test_kinds_of_layers_that_do_not_follow_the_parts_are_noticed():
+    """They stand by their numbers: in the upper part, layer 1 is another one. Only padding tells, which no text alone has."""
+    with pytest.raises(UserError, match="BambaForCausalLM cannot be read the way training does .*Leave out lora.last_layers"):
+        check_reading(base_of("Bamba", 2, **BAMBA))
+    check_reading(base_of("Bamba", **BAMBA))
 
 
 def test_a_model_that_passes_over_the_cache_is_refused():

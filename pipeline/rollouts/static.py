@@ -60,7 +60,8 @@ class StaticEngine:
     def _say_so(self) -> None:
         if not self._said:
             self._said = True
-            print("ppo.rollout: the model keeps windows or states, for which engine static has no cache; engine hf draws.", file=sys.stderr, flush=True)
+            what = "the model keeps windows or states, for which engine static has no cache; engine hf draws."
+            print(f"ppo.rollout: {what}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Holds nothing between two rollouts."""
