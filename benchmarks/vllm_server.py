@@ -44,7 +44,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.part == "points" and arguments.where:
         from pipeline.config import ModelConfig
-        from pipeline.models import locate
+        from pipeline.weights import locate
 
         print(locate(ModelConfig()))
     elif arguments.part == "points":
