@@ -55,10 +55,10 @@ def check(
     if problems := check_files(loaded):
         raise UserError(problems)
     started = time.monotonic()
-    from pipeline.models import context_tokens, load_tokenizer, unfit
+    from pipeline.models import context_tokens, load_tokenizer
     from pipeline.preflight import check as checked_data
 
-    checked = checked_data(loaded, load_tokenizer(loaded.model), context_tokens(loaded.model), unfit=unfit(loaded.model))
+    checked = checked_data(loaded, load_tokenizer(loaded.model), context_tokens(loaded.model))
     for name, count in checked.counts().items():
         print(f"{name:<26} {count:>9,}")
     for key, reasons in checked.left_out.items():

@@ -74,22 +74,18 @@ class Checked:
         }
 
 
-def check(config, tokenizer, context: int | None = None, *, unfit: Sequence[str] = ()) -> Checked:
+def check(config, tokenizer, context: int | None = None) -> Checked:
     """Reads, splits and measures the data of a config.
 
     Args:
         context: tokens that the model reads at most; None where that is not known.
-        unfit: what is wrong with the model itself, to be told with the rest.
 
     Raises:
         UserError: every mistake: of each row of each file, or, once all rows can be used, of splits, leaks and lengths.
     """
-    try:
-        given, left_out, yardsticks = _load_all(config.data)
-    except UserError as error:
-        raise UserError([*unfit, *error.problems]) from None
+    given, left_out, yardsticks = _load_all(config.data)
     train, test = _split(given, config.data)
-    problems = [*unfit, *_empty_sides(train, test, given, thumbs_are_used(config))]
+    problems = _empty_sides(train, test, given, thumbs_are_used(config))
     sets = {
         **{f"{name} train": records for name, records in train.items()},
         **{f"{name} test": records for name, records in test.items()},

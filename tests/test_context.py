@@ -38,25 +38,6 @@ def test_the_stage_that_looks_at_the_data_knows_the_models_context(namespace, tm
     assert [line.split(":")[0] for line in caught.value.problems] == ["evaluation.max_new_tokens", "ppo.max_new_tokens"]
 
 
-def test_a_model_whose_layers_carry_a_state_is_refused_before_anything_is_trained(namespace, tmp_path):
-    """Mamba, and hybrids: SFT would be trained on them for nothing, since no reward model can be."""
-    from transformers import FalconH1Config, LlamaConfig, Qwen3NextConfig, RecurrentGemmaConfig
-
-    tokenizer = load(ModelConfig(name="tiny-random"))[1]
-    kinds = {FalconH1Config: "hybrid", Qwen3NextConfig: "linear_attention", RecurrentGemmaConfig: "linear_attention", LlamaConfig: None}
-    for number, (family, kind) in enumerate(kinds.items()):
-        folder, out = folder_of(tmp_path, f"model-{number}"), folder_of(tmp_path, f"out-{number}")
-        family(max_position_embeddings=1024).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        # With everything else that is wrong.
-        config = load_config(SMOKE, [f"model.name={folder}", "ppo.max_new_tokens=1023"])
-        with pytest.raises(UserError) as caught:
-            prepare.run(namespace(config=config, out=out))
-        *said, drawn = caught.value.problems
-        assert drawn.startswith("ppo.max_new_tokens") and not list(out.iterdir())
-        assert [line.split(", which carry a state")[0] for line in said] == ([f"model.name: it has layers of the kind {kind}"] if kind else [])
-
-
 def test_an_evaluation_that_would_outgrow_it_draws_nothing(make_base):
     base, asked = make_base(), [Prompt("p", (Message("user", "Why?"),))]
     tokens = len(prompt_ids(base.tokenizer, asked[0].messages))

@@ -19,6 +19,9 @@ GATED = {
     "num_key_value_heads": 2, "vocab_size": 300, "tie_word_embeddings": False,
 }  # fmt: skip
 NORMED = {**GATED, "model_type": "qwen3", "head_dim": 16}
+CAPPED = {**GATED, "model_type": "gemma2", "head_dim": 16, "attn_logit_softcapping": 50.0, "tie_word_embeddings": True}
+FOUR_NORMS = {**GATED, "model_type": "gemma3_text", "head_dim": 16, "tie_word_embeddings": True}
+ONE_MATRIX = {**GATED, "model_type": "phi3", "pad_token_id": 0}
 OLD = {
     "model_type": "gpt_neox", "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 6,
     "vocab_size": 300, "tie_word_embeddings": False,
@@ -38,7 +41,9 @@ def written(tmp_path, config: dict):
     return tmp_path
 
 
-@pytest.mark.parametrize("config", [GATED, {**GATED, "tie_word_embeddings": True}], ids=["untied", "tied"])
+@pytest.mark.parametrize(
+    "config", [GATED, {**GATED, "tie_word_embeddings": True}, CAPPED, ONE_MATRIX], ids=["untied", "tied", "four norms", "one matrix"]
+)
 def test_parameters_are_those_of_the_model(tmp_path, config):
     shape = shape_in(written(tmp_path, config) / "config.json")
     assert shape.parameters == sum(p.numel() for p in model_of(config).parameters())
@@ -71,7 +76,7 @@ def test_adapters_have_as_many_parameters_as_peft_gives_them(tmp_path, last_laye
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("config", [GATED, NORMED, OLD], ids=["gated", "qk-norm", "fused"])
+@pytest.mark.parametrize("config", [GATED, NORMED, CAPPED, FOUR_NORMS, OLD], ids=["gated", "qk-norm", "capped", "four norms", "fused"])
 def test_what_a_layer_keeps_for_its_backward_pass_is_what_torch_keeps(tmp_path, config, dtype):
     """One layer more, less one layer less, over one and the same batch: what surrounds the layers falls out. One row is shorter, as most are."""
     shape = shape_in(written(tmp_path, config) / "config.json")
@@ -96,6 +101,20 @@ def test_what_a_layer_keeps_for_its_backward_pass_is_what_torch_keeps(tmp_path, 
         kept.append(sum(t.untyped_storage().nbytes() for t in seen.values()))
     expected = rows * tokens * memory.layer_activations(shape, 4, memory.Numbers(dtype.itemsize), length=tokens)
     assert kept[1] - kept[0] == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"layer_types": ["linear_attention", "full_attention"]}, "layers of the kind linear_attention"),
+        ({"mamba_d_state": 16}, "layers of the kind mamba"),
+        ({"head_dim": 16, "global_head_dim": 32}, "layers of several shapes"),
+        ({"num_experts": 8}, "a mixture of experts"),
+    ],
+)
+def test_what_the_formulas_are_not_made_for_is_not_planned(tmp_path, more, why):
+    with pytest.raises(UserError, match=f"{why}, whose memory this plan does not know"):
+        shape_in(written(tmp_path, {**GATED, **more}) / "config.json")
 
 
 def test_the_cache_is_as_large_as_the_models(tmp_path):
@@ -193,7 +212,7 @@ def test_what_is_read_without_learning_is_planned_as_many_rows_as_are_read():
     small = {"reward": {"micro_lists": 1, "max_tokens": 4096}, "model": {"gradient_checkpointing": True}}
     stages = {s.name: s for s in make_plan(config_of(**small), on_gpu=True, bfloat16=True).stages}
     shape = KNOWN["meta-llama/Llama-3.1-8B"]
-    assert stages["reward"].moments["measuring the scale"] == memory.forward(shape, 32 * 4096, memory.Numbers(2))
+    assert stages["reward"].moments["measuring the scale"] == memory.forward(shape, 32 * 4096, memory.Numbers(2), length=4096)
     assert stages["evaluate"].fullest.startswith("reading") and READ_AT_ONCE == 32
     assert inspect.signature(RewardModel.score_lists).parameters["batch_size"].default == LISTS_AT_ONCE
 

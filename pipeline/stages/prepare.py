@@ -8,10 +8,11 @@ from pathlib import Path
 
 from data.quality import report as quality
 from data.rows import demonstration_row, prompt_row, ranking_row, thumb_row, write_rows
-from pipeline.models import context_tokens, load_tokenizer, unfit, weights_sha256
+from pipeline.models import context_tokens, load_tokenizer
 from pipeline.planning.here import warning
 from pipeline.preflight import Checked, check
 from pipeline.template import template_sha256
+from pipeline.weights import weights_sha256
 
 
 def run(ctx) -> dict[str, float]:
@@ -21,7 +22,7 @@ def run(ctx) -> dict[str, float]:
     if said := warning(config):
         print(said, file=sys.stderr, flush=True)
     tokenizer = load_tokenizer(config.model)
-    checked = check(config, tokenizer, context_tokens(config.model), unfit=unfit(config.model))
+    checked = check(config, tokenizer, context_tokens(config.model))
     _write_sets(ctx.out, checked)
     counts = checked.counts()
     report = {
