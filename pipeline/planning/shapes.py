@@ -137,9 +137,12 @@ def shape_in(file: Path) -> Shape:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as the model's config ({str(error).splitlines()[0]}).") from None
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"{file}: cannot be read as the model's config ({why}).") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: cannot be read as the model's config (no object of settings).")
     # Models that also read pictures keep the decoder's part apart.
-    return _shape_from({**found, **found.get("text_config", {})}, file)
+    return _shape_from({**found, **(found.get("text_config") or {})}, file)
 
 
 def _shape_from(found: dict[str, Any], file: Path) -> Shape:
