@@ -25,6 +25,13 @@ def test_whitening_sees_real_tokens_only():
 def test_whitening_refuses_fewer_than_8_tokens():
     with pytest.raises(ValueError, match="at least 8 real tokens, got 3"):
         masking.masked_whiten(torch.randn(1, 3), torch.ones(1, 3, dtype=torch.bool))
+    assert masking.masked_whiten(torch.arange(8.0)[None], torch.ones(1, 8, dtype=torch.bool)).shape == (1, 8)
+
+
+def test_whitening_what_does_not_vary_gives_zeros():
+    x, mask = torch.full((2, 4), 3.0), torch.ones(2, 4, dtype=torch.bool)
+    assert masking.masked_whiten(x, mask).tolist() == [[0.0] * 4] * 2
+    assert masking.masked_whiten(x, mask, shift_mean=False).tolist() == [[3.0] * 4] * 2
 
 
 def test_masked_mean_and_variance_are_numpys():
@@ -83,6 +90,8 @@ def test_kl_estimates_average_to_the_exact_kl():
     mean = {e: (p * kl.token_kl(p.log(), q.log(), estimator=e)).sum().item() for e in kl.ESTIMATORS}
     assert mean["k1"] == pytest.approx(exact) and mean["k3"] == pytest.approx(exact) and abs(mean["k2"] - exact) > 1e-3
     assert (kl.token_kl(p.log(), q.log(), estimator="k3") >= 0).all()
+    by_hand = [0.5 * math.log(a / b) ** 2 for a, b in zip(p.tolist(), q.tolist(), strict=True)]
+    assert kl.token_kl(p.log(), q.log(), estimator="k2").tolist() == pytest.approx(by_hand)
 
 
 def test_an_unknown_estimator_names_those_there_are():
@@ -96,6 +105,18 @@ def test_the_penalty_lowers_the_reward_of_a_token_the_reference_dislikes():
 
 def test_the_score_stands_on_the_last_real_token():
     checks.score_stands_on_the_last_real_token(kl.shape_rewards)
+
+
+def test_the_score_of_an_answer_of_one_token_stands_on_it():
+    rewards = kl.shape_rewards(T([5.0]), torch.zeros(1, 3), torch.zeros(1, 3), T([[True, False, False]]), kl_coef=0.1)
+    assert rewards.tolist() == [[5.0, 0.0, 0.0]]
+
+
+def test_rewards_advantages_and_returns_carry_no_gradient():
+    a, b = (torch.zeros(1, 3).requires_grad_() for _ in range(2))
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    found = kl.shape_rewards(T([1.0]), a, b, mask, kl_coef=0.1), *advantages.gae(a, b, mask, gamma=1.0, lam=0.95)
+    assert not any(x.requires_grad for x in found)
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
@@ -115,6 +136,10 @@ def test_the_adaptive_controller_is_the_papers_formula_and_settles_at_its_target
     controller = kl.AdaptiveKLController(0.2, target=6.0, horizon=10_000)
     controller.update(12.0, 256)
     assert controller.value == pytest.approx(0.2 * (1 + 0.2 * 256 / 10_000))
+    for kl_now, error in ((6.6, 0.1), (5.4, -0.1), (0.0, -0.2)):
+        controller = kl.AdaptiveKLController(0.2, target=6.0, horizon=1000)
+        controller.update(kl_now, 100)
+        assert controller.value == pytest.approx(0.2 * (1 + error * 100 / 1000))
     controller = kl.AdaptiveKLController(1.0, target=6.0, horizon=1000)
     for _ in range(3000):
         controller.update(3.0 / controller.value, 64)
@@ -184,6 +209,23 @@ def test_explained_variance_of_a_perfect_and_of_a_constant_value():
     r = checks.ragged(13)
     assert losses.explained_variance(r, r, checks.MASK).item() == pytest.approx(1.0)
     assert losses.explained_variance(torch.ones(3, 4), r, checks.MASK).item() == pytest.approx(0.0, abs=1e-6)
+    assert losses.explained_variance(r, torch.ones(3, 4), checks.MASK).isnan(), "returns that do not vary explain nothing"
+
+
+def test_the_figures_of_the_policy_loss_are_those_of_the_real_tokens():
+    """Ratios 0.5, 1 and 2 with A = 1, 1, -1 at ε = 0.2: none is held; with A = -1, 1, 1 the outer two are."""
+    new, mask = T([[math.log(0.5), 0.0, math.log(2.0), 9.0]]), T([[True, True, True, False]])
+    for adv, held in (([1.0, 1.0, -1.0, 1.0], 0.0), ([-1.0, 1.0, 1.0, 1.0], 2 / 3)):
+        _, figures = losses.policy_loss(new, torch.zeros(1, 4), T([adv]), mask, clip_range=0.2)
+        assert figures["clip_fraction"].item() == pytest.approx(held) and figures["ratio_max"].item() == 2.0
+        assert figures["approx_kl"].item() == pytest.approx((0.5 - 1 - math.log(0.5) + 2 - 1 - math.log(2)) / 3)
+
+
+def test_a_weight_that_reaches_the_cap_without_passing_it_is_not_held():
+    same, mask = torch.full((1, 2), -1.0), torch.ones(1, 2, dtype=torch.bool)
+    weights, figures = losses.importance_weights(same, same, mask, cap=1.0)
+    assert weights.tolist() == [[1.0, 1.0]] and figures == {"sampler_kl": 0.0, "importance_capped": 0.0}
+    assert all(type(x) is float for x in figures.values()), "they go into a file as they are"
 
 
 # -- scores ----------------------------------------------------------------------------------------------------------------
@@ -208,6 +250,15 @@ def test_running_moments_equal_numpy_on_the_concatenation_and_survive_a_resume()
         again.load_state_dict(moments.state_dict())
         moments = again
     assert (moments.mean, moments.std) == (pytest.approx(numpy.mean(seen)), pytest.approx(numpy.std(seen)))
+    assert torch.allclose(moments.scale(T(seen)), (T(seen) - numpy.mean(seen)) / numpy.std(seen), atol=1e-5)
+
+
+def test_scores_that_do_not_vary_are_only_centred():
+    moments = scores.RunningMoments()
+    assert moments.std == 1.0
+    for _ in range(2):
+        moments.update(T([3.0, 3.0]))
+        assert moments.std == 1.0 and moments.scale(T([3.0, 4.0])).tolist() == [0.0, 1.0]
 
 
 def test_identical_members_make_every_ensemble_the_single_one_and_an_outlier_moves_only_what_it_should():
