@@ -322,7 +322,7 @@ class PPO:
         for name, optimizer in (("policy", self.policy_optimizer), ("value", self.value_optimizer)):
             tensors |= tensors_of(optimizer, f"adam/{name}/")
         if self.ema is not None:
-            tensors |= {f"ema/{n}": t for n, t in self.ema.state_dict()["state"].items()}
+            tensors |= {f"ema/{n}": t for n, t in self.ema.state.items()}
         facts = {
             "done": self.done,
             "micro_batch": self.micro_batch.size,
@@ -349,7 +349,7 @@ class PPO:
         self.base.load_state(VALUE, _part(tensors, "value/"))
         self.value_head.load_state_dict(_part(tensors, "head/"))
         if self.ema is not None:
-            self.ema.load_state_dict({**self.ema.state_dict(), "state": _part(tensors, "ema/")})
+            self.ema.load(_part(tensors, "ema/"))
 
     # -- what is next ----------------------------------------------------------------------------------------------------
 

@@ -48,7 +48,8 @@ def test_masked_mean_and_variance_are_numpys():
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_token_logprobs_and_entropy_equal_the_whole_softmax_and_its_gradient(chunk, temperature):
+@pytest.mark.parametrize("with_entropy", [True, False])
+def test_token_logprobs_and_entropy_equal_the_whole_softmax_and_its_gradient(chunk, temperature, with_entropy):
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(7, 5, generator=generator, dtype=torch.float64).requires_grad_()
     head = torch.randn(11, 5, generator=generator, dtype=torch.float64)
@@ -56,14 +57,15 @@ def test_token_logprobs_and_entropy_equal_the_whole_softmax_and_its_gradient(chu
     weights = torch.randn(7, 2, generator=generator)
     everything = torch.log_softmax(states @ head.T / temperature, -1)
     expected = everything.gather(1, tokens[:, None])[:, 0], -(everything.exp() * everything).sum(-1)
-    (expected[0] @ weights[:, 0].double() + expected[1] @ weights[:, 1].double()).backward()
+    asked = 1 + with_entropy
+    sum(x @ w.double() for x, w in zip(expected[:asked], weights.T, strict=False)).backward()
     gradient, states.grad = states.grad.clone(), None
-    found = logprobs.token_logprobs(states, head, tokens, temperature=temperature, with_entropy=True, chunk=chunk)
-    (found[0] @ weights[:, 0] + found[1] @ weights[:, 1]).backward()
-    assert torch.allclose(found[0].double(), expected[0], atol=1e-5) and torch.allclose(
-        found[1].double(), expected[1], atol=1e-5
+    found = logprobs.token_logprobs(
+        states, head, tokens, temperature=temperature, with_entropy=with_entropy, chunk=chunk
     )
-    assert torch.allclose(states.grad, gradient, atol=1e-5)
+    sum(x @ w for x, w in zip(found[:asked], weights.T, strict=False)).backward()
+    assert all(torch.allclose(x.double(), e, atol=1e-5) for x, e in zip(found[:asked], expected, strict=False))
+    assert torch.allclose(states.grad, gradient, atol=1e-5) and (found[1] is None) == (not with_entropy)
 
 
 def test_no_positions_give_no_logprobs():
@@ -272,8 +274,11 @@ def test_identical_members_make_every_ensemble_the_single_one_and_an_outlier_mov
 
 def test_an_average_that_was_taken_up_leaves_the_checkpoint_as_it_was():
     kept = {"x": T([1.0, 2.0])}
-    average = EMA({"x": torch.zeros(2)}, 0.5)
-    average.load_state_dict({"decay": 0.5, "state": kept})
+    first = {"x": torch.zeros(2)}
+    average = EMA(first, 0.5)
+    average.update({"x": T([4.0, 4.0])})
+    assert first["x"].tolist() == [0.0, 0.0] and average.state["x"].tolist() == [2.0, 2.0]
+    average.load(kept)
     average.update({"x": T([3.0, 0.0])})
     assert kept["x"].tolist() == [1.0, 2.0] and average.state["x"].tolist() == [2.0, 1.0]
 
