@@ -168,6 +168,26 @@ def test_the_gradient_of_an_update_is_that_of_the_slow_one(make_ppo, options):  
     assert sorted(set(lengths)) == [1, 2, 4, 7, 9, 10] and figures["response_tokens"] == pytest.approx(statistics.fmean(lengths))
 
 
+def test_the_figures_of_an_update_are_those_of_its_rollout(make_ppo):  # noqa: F811
+    """With γ = λ = 1 and β = 0 every token's return is its answer's score."""
+    free = {"kl_coef": 0.0, "gamma": 1.0, "lam": 1.0, "missing_eos_penalty": 0.0, "score_clip": None}
+    ppo = make_ppo(**{**ONE_STEP, **free, "micro_batch": 2})
+    drawn = rollout_of(ppo)
+    rollout = doctored(ppo)
+    _, _, figures = gradients(ppo)
+    scores, lengths = rollout.scores.tolist(), rollout.mask.sum(1).tolist()
+    assert figures["score_std"] == pytest.approx(statistics.pstdev(scores))
+    assert figures["eos_rate"] == pytest.approx(statistics.fmean(map(float, rollout.finished)))
+    values = [rollout.values[i, :n].tolist() for i, n in enumerate(lengths)]
+    wrong = [s - v for s, row in zip(scores, values, strict=True) for v in row]
+    returns = [s for s, n in zip(scores, lengths, strict=True) for _ in range(n)]
+    explained = 1 - statistics.pvariance(wrong) / statistics.pvariance(returns)
+    assert figures["explained_variance"] == pytest.approx(explained, abs=1e-4)
+    ratios = (drawn.logprobs - rollout.logprobs)[rollout.mask].exp().tolist()
+    assert figures["ratio_max"] == figures["first_ratio_max"] == pytest.approx(max(ratios), rel=1e-3)
+    assert figures["approx_kl"] == pytest.approx(statistics.fmean(r - 1 - math.log(r) for r in ratios), rel=1e-2)
+
+
 def test_the_entropy_is_the_mean_over_the_tokens_that_there_are(make_ppo):  # noqa: F811
     ppo = make_ppo()
     rollout, each = rollout_of(ppo), []
