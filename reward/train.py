@@ -167,7 +167,7 @@ def train(
                 f"reward model: loss {loss}, gradient norm {float(norm)} at step {step}. Lower reward.learning_rate."
             )
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         on_step(
             {
                 "step": step,
@@ -190,7 +190,7 @@ def _backward(
     size: int,
 ) -> tuple[float, int, int]:
     """Leaves the gradient of the batch's loss, from `size` elements a forward pass. Returns loss, pairs and thumbs right, and how many."""
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     total, right, pairs = 0.0, 0, 0
     for first in range(0, len(batch), size):
         part = batch[first : first + size]
