@@ -266,9 +266,9 @@ def test_scores_that_do_not_vary_are_only_centred():
 def test_identical_members_make_every_ensemble_the_single_one_and_an_outlier_moves_only_what_it_should():
     one = T([1.0, -2.0])
     for how in ("mean", "worst", "uncertainty"):
-        assert combine_ensemble(one.repeat(3, 1), how=how).tolist() == one.tolist()
+        assert combine_ensemble(one.repeat(3, 1), how=how, coef=1.0).tolist() == one.tolist()
     members = T([[1.0], [1.0], [-5.0]])
-    assert combine_ensemble(members, how="worst").item() == -5.0
+    assert combine_ensemble(members, how="worst", coef=1.0).item() == -5.0
     assert combine_ensemble(members, how="uncertainty", coef=0.5).item() == pytest.approx(-1.0 - 0.5 * 8.0)
 
 

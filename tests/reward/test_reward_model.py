@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import reward.train
 from pipeline.adapters import REWARD
 from pipeline.config import PpoConfig
 from pipeline.memory import MicroBatch
@@ -16,6 +17,7 @@ from pipeline.roles import RewardEnsemble, RewardModel, member_folder, member_ro
 from reward.metrics import pair_outcomes, pairs_by
 from reward.model import ScalarHead, last_states, score, score_all
 from reward.scale import Scale
+from reward.thumbs import EncodedThumbs
 from reward.train import EncodedRanking, _batches, centring, ranking_loss, total_steps, train, with_mismatched
 
 
@@ -174,6 +176,80 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(make_base):
         )
 
 
+def one_step_caught(monkeypatch, base, head, rankings, thumbs, changed):
+    """The gradient of one step over everything, the optimizer's groups and what the step says of itself."""
+    caught, told = {}, []
+    real = reward.train.make_optimizer
+
+    def caught_optimizer(*args, **kwargs):
+        optimizer = real(*args, **kwargs)
+
+        def step():
+            caught["gradient"] = [p.grad.clone() for group in optimizer.param_groups for p in group["params"]]
+            caught["groups"] = [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
+
+        optimizer.step = step
+        return optimizer
+
+    monkeypatch.setattr(reward.train, "make_optimizer", caught_optimizer)
+    train(
+        lambda lists: base.encode_lists(lists, REWARD), head, base.parameters(REWARD), rankings, changed, seed=0, thumbs=thumbs,
+        on_step=lambda figures, state: told.append(figures),
+    )  # fmt: skip
+    return caught, told
+
+
+@pytest.mark.parametrize("size", [4, 1])
+def test_a_step_is_that_of_a_slow_loop_over_rankings_and_thumbs(make_base, monkeypatch, size):
+    """Answers read one by one, losses written out; the centring term counts in the gradient and not in the loss that is told."""
+    torch.manual_seed(0)
+    base = make_base(REWARD)
+    head = ScalarHead(base.hidden_size)
+    rankings = [
+        EncodedRanking((30, 31), ((40, 41), (42,), (43, 44, 45)), ((2, 0), (2, 1), (0, 1)), 2),
+        EncodedRanking((32,), ((46,), (47, 48)), ((0, 1),), 0),
+    ]
+    thumbs = [EncodedThumbs((33, 34), ((50,), (51, 52), (53,)), (True, False, True), (0.4, -0.3, -2.0))]
+    changed = settings(
+        micro_lists=size, center_coef=0.3, thumbs_weight=0.7, thumbs_prompt_spread=0.0, max_grad_norm=1e9, weight_decay=0.02
+    )
+
+    def slow(prompt, answers):
+        return [head(base.encode([(*prompt, *a)], REWARD)[0][0, -1]) for a in answers]
+
+    told, centre, right = 0.0, 0.0, []
+    for r in rankings:
+        s = slow(r.prompt, r.answers)
+        told = told + sum(torch.log1p(torch.exp(s[w] - s[b])) for b, w in r.pairs) / len(r.pairs) / 3
+        centre = centre + (2 * sum(s) / len(s)) ** 2 / 3
+        right += [bool(s[b] > s[w]) for b, w in r.pairs]
+    s = [x - offset for x, offset in zip(slow(thumbs[0].prompt, thumbs[0].answers), thumbs[0].offsets, strict=True)]
+    told = told + 0.7 * sum(torch.log1p(torch.exp(-x if up else x)) for x, up in zip(s, thumbs[0].ups, strict=True)) / 3 / 3
+    right += [bool(x > 0) == up for x, up in zip(s, thumbs[0].ups, strict=True)]
+    expected = torch.autograd.grad(told + 0.3 * centre, [*base.parameters(REWARD), *head.parameters()])
+    assert 0 < sum(right) < len(right) == 7
+
+    caught, (figures,) = one_step_caught(monkeypatch, base, head, rankings, thumbs, changed)
+    assert len(expected) == len(caught["gradient"])
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(caught["gradient"], expected, strict=True))
+    norm = math.sqrt(sum(float(g.square().sum()) for g in expected))
+    assert figures["loss"] == pytest.approx(told.item(), rel=1e-4) and figures["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    assert figures["accuracy"] == pytest.approx(sum(right) / 7) and figures["learning_rate"] == 5e-3
+    assert caught["groups"] == [(5e-3, 0.02), (1e-2, 0.02)]
+
+
+def test_the_rates_rise_over_the_warm_up_and_fall_linearly_to_zero(make_base):
+    base = make_base(REWARD)
+    head = ScalarHead(base.hidden_size)
+    told = []
+    train(
+        lambda lists: base.encode_lists(lists, REWARD), head, base.parameters(REWARD), lists_about_a_token(20, 0),
+        settings(lists_per_step=2, warmup_share=0.4), seed=0, on_step=lambda figures, state: told.append(figures["learning_rate"]),
+    )  # fmt: skip
+    expected = [1 / 4, 2 / 4, 3 / 4, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    assert told == pytest.approx([5e-3 * share for share in expected])
+
+
 def reward_weights(base, head):
     return [p.detach().clone() for p in (*base.parameters(REWARD), *head.parameters())]
 
@@ -276,6 +352,7 @@ def test_an_answer_to_the_same_question_is_never_borrowed_as_one_to_another():
             assert ranking.answers[2][0] % 2 != i % 2
     same = [EncodedRanking((1,), ((10 + i,), (20 + i,)), ((1, 0),), best=1) for i in range(3)]
     assert with_mismatched(same, random.Random(0)) == same
+    assert with_mismatched(same[:1], random.Random(0)) == same[:1]
 
 
 def test_a_borrowed_answer_fits_into_the_models_context():
@@ -290,8 +367,10 @@ def test_the_scale_makes_reference_scores_standard_and_keeps_the_order():
     scaled = Scale.of(raw)(raw)
     assert scaled.mean().item() == pytest.approx(0.0, abs=1e-6) and scaled.std().item() == pytest.approx(1.0)
     assert scaled.argsort().tolist() == raw.argsort().tolist()
-    with pytest.raises(ValueError, match="tells no answers apart"):
-        Scale.of(torch.ones(5))
+    for nothing in ([1.0] * 5, [1.0], [1.0, math.nan, 2.0], [1.0, math.inf, 2.0]):
+        with pytest.raises(ValueError, match="tells no answers apart"):
+            Scale.of(torch.tensor(nothing))
+    assert Scale()(raw).tolist() == raw.tolist()
 
 
 def test_saved_and_loaded_scores_the_same(make_base, tmp_path):
@@ -345,4 +424,5 @@ def test_an_ensemble_is_its_members_scores_combined_by_hand(make_base, tmp_path)
 
 def test_pairs_and_outcomes_by_hand():
     assert pairs_by([1.0, 3.0, 1.0]) == [(1, 0), (1, 2)]
+    assert pairs_by([1.0, 3.0, 2.0], margin=1.0) == [(1, 0)], "a difference of the margin itself tells nothing apart"
     assert pair_outcomes([0.0, 1.0, 1.0], [(1, 0), (1, 2), (0, 2)]) == [1.0, 0.5, 0.0]
