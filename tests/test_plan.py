@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,9 +10,9 @@ import torch
 from data.errors import UserError
 from pipeline.adapters import POLICY, REFERENCE, Batch, SharedBase
 from pipeline.config import Config, LoraConfig
-from pipeline.planning import here, memory, show
+from pipeline.planning import here, memory, rows, show
 from pipeline.planning.plan import make_plan
-from pipeline.planning.shapes import KNOWN, shape_in, shape_of
+from pipeline.planning.shapes import KNOWN, Shape, shape_in, shape_of
 
 DATA = {"demonstrations": "-", "rankings": "-", "heldout_prompts": "-"}
 GATED = {
@@ -217,6 +218,60 @@ def test_rows_of_a_file_that_is_there_give_tokens_and_answers(tmp_path):
     assert {s.name: s for s in make_plan(config_of(), on_gpu=True, bfloat16=True).stages}["sft"].tokens["learnt"] is None
     said = "\n".join(show.lines(make_plan(made, on_gpu=True, bfloat16=True), None, {"learnt": 10.0}))
     assert f"at most {7 * 0.9 * 400 / 1e6:.2f} million tokens learnt; {7 * 0.9 * 400 / 10 / 3600:.1f} hours" in said
+
+
+# Matrices of a layer, in × out: 64, 32, 32, 64 and three of 96 in 480 parameters; their outputs are 56 wide together.
+SMALL = Shape(2, hidden=8, inner=12, heads=2, kv_heads=1, head_dim=4, vocabulary=30, tied=True)
+SINGLE, HALF = memory.Numbers(4), memory.Numbers(2)
+
+
+def test_bytes_of_a_small_model_by_hand():
+    """Two layers; beside them 30 · 8 of the embedding and five norms of 8."""
+    assert memory.weights(SMALL, memory.Numbers(2, "8bit")) == 2 * 480 + 2 * 56 * 4 + 280 * 2
+    assert memory.unpacked(SMALL, HALF) == 0
+    # The largest matrix has 96 numbers in blocks of 64: 1½ maxima of four bytes.
+    assert memory.unpacked(SMALL, memory.Numbers(2, "4bit")) == 96 * 2 + 1.5 * 4
+    # Ten tokens: both halves of 12 and four times the states of 8; in float32 twice 12, and the states where they are not float32.
+    assert memory.forward(SMALL, 10, SINGLE) == 10 * (4 * 56 + 4 * 24)
+    assert memory.forward(SMALL, 10, HALF) == 10 * (2 * 56 + 4 * 32)
+    assert memory.forward(replace(SMALL, gated=False), 10, HALF) == 10 * (2 * 44 + 4 * 32)
+    assert memory.forward(SMALL, 10, memory.Numbers(2, "4bit")) == 10 * (2 * 56 + 4 * 32) + 198
+    one = 10 * memory.layer_activations(SMALL, 4, HALF)
+    assert memory.backward(SMALL, 4, 2, 10, HALF) == 2 * one
+    assert memory.backward(SMALL, 4, 2, 10, memory.Numbers(2, recompute=True)) == one + 2 * 10 * 8 * 2
+    # Logits of 256 positions at most, in the weights' numbers and two or three times in float32.
+    assert memory.logits(SMALL, 1000, HALF, learning=True) == 256 * 30 * (2 + 3 * 4)
+    assert memory.logits(SMALL, 100, HALF, learning=False) == 100 * 30 * (2 + 2 * 4)
+    assert memory.sampling_logits(SMALL, 3, HALF) == 3 * 30 * (2 + 4 * 4)
+    wide = replace(SMALL, vocabulary=40_000)
+    assert memory.trainer_logits(SMALL, 10, HALF) == 10 * 30 * (2 + 7 * 4 + 1) + 10 * 8 * 4
+    assert memory.trainer_logits(wide, 5000, memory.Numbers(2, on_card=True)) == 4096 * 32768 * 2 + 5000 * 8 * 4
+
+
+def test_known_shapes_hold_together():
+    """Published vocabularies are filled up to a multiple of 64; but for Qwen3 0.6B the heads are together as wide as the states."""
+    for name, shape in KNOWN.items():
+        assert shape.vocabulary % 64 == 0 or name == "tiny-random"
+        assert shape.query == shape.hidden or name == "Qwen/Qwen3-0.6B"
+        assert shape.qk_norm == name.startswith("Qwen/Qwen3")
+
+
+def test_a_shape_is_read_where_the_model_lies_or_was_left_by_a_download(tmp_path, monkeypatch):
+    directory = written(tmp_path, GATED)
+    expected = Shape(3, 96, 160, 6, 2, 16, 300, tied=False)
+    assert shape_of(str(directory)) == expected
+    left = {("some/body", "config.json"): str(directory / "config.json")}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: left.get((name, file)))
+    assert shape_of("some/body") == expected
+
+
+def test_rows_and_answers_are_seen_without_reading_them_as_records(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    # A carriage return between two fields ends no row.
+    file.write_bytes(b'{"responses":\r ["a", "b"]}\n  \nno JSON\n{"responses": 7}\n[1, 2, 3]\n')
+    assert rows.rows_of(str(file), None) == 4 and rows.rows_of(str(file), 3) == 3 and rows.answers_of(str(file)) == 2
+    file.write_text('{"prompt": "q"}\n')
+    assert rows.answers_of(str(file)) is None and rows.rows_of(str(tmp_path / "none.jsonl"), None) is None
 
 
 def test_a_plan_says_what_fits_and_what_to_change_where_it_does_not(capsys):
