@@ -13,10 +13,11 @@ from starlette.testclient import TestClient
 from data.errors import UserError
 from data.feedback import FeedbackStore
 from data.records import Message
-from pipeline import learner, lineup
+from pipeline import lineup
 from pipeline.adapters import SharedBase
 from pipeline.assistant import Assistant
 from pipeline.config import load_config
+from pipeline.learner import meant
 from pipeline.models import load
 from pipeline.run import Run
 from pipeline.sampling import Sampling
@@ -71,9 +72,9 @@ def test_rounds_are_offered_once_and_what_is_not_offered_is_told(made):
 
 def test_the_stages_name_means_the_policy_that_another_learner_made():
     offered = ["sft", "kto", "kto-round-2", "ppo-round-3"]
-    meant = {"ppo": "kto", "ppo-round-2": "kto-round-2", "ppo-round-3": "ppo-round-3", "ppo-round-1": "ppo-round-1", "sft": "sft", "dpo": "dpo"}
-    assert {name: learner.meant(name, offered) for name in meant} == meant
-    assert learner.meant("sft-round-2", offered) == "sft-round-2" and learner.meant("ppo", ["ppo", "kto"]) == "ppo"
+    said = {"ppo": "kto", "ppo-round-2": "kto-round-2", "ppo-round-3": "ppo-round-3", "ppo-round-1": "ppo-round-1", "sft": "sft", "dpo": "dpo"}
+    assert {name: meant(name, offered) for name in said} == said
+    assert meant("sft-round-2", offered) == "sft-round-2" and meant("ppo", ["ppo", "kto"]) == "ppo"
 
 
 def test_a_checkpoint_is_called_by_the_learner_that_ran(made, tmp_path):
