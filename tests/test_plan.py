@@ -248,6 +248,46 @@ def test_bytes_of_a_small_model_by_hand():
     assert memory.trainer_logits(wide, 5000, memory.Numbers(2, on_card=True)) == 4096 * 32768 * 2 + 5000 * 8 * 4
 
 
+def test_a_moment_holds_all_its_parts_at_once(tmp_path):
+    """The parts have their own tests; here is which of them lie in memory together, and over how many rows of which length."""
+    thumbs = tmp_path / "thumbs.jsonl"
+    thumbs.write_text("{}\n")
+    shape = KNOWN["tiny-random"]
+    settings = {
+        "data": {**DATA, "thumbs": str(thumbs), "max_prompt_tokens": 100},
+        "lora": {"last_layers": 2, "rank": 4},
+        "ppo": {"episodes": 8, "minibatch": 8, "micro_batch": 4, "max_new_tokens": 20, "rollout": {"batch": 6}},
+        "kto": {"max_new_tokens": 30},
+        "sft": {"max_tokens": 150},
+        "evaluation": {"batch_size": 5, "max_new_tokens": 40},
+        "detectors": {"judge_prompts": 7},
+    }
+
+    def moments(**more):
+        made = config_of("tiny-random", **{**settings, **more})
+        return {s.name: s.moments for s in make_plan(made, on_gpu=False, bfloat16=False).stages}
+
+    def drawing(rows, length):
+        parts = memory.cache(shape, rows * length, SINGLE), memory.sampling_logits(shape, rows, SINGLE), memory.forward(shape, rows, SINGLE)
+        return sum(parts)
+
+    def reading(rows, length):
+        return memory.cache(shape, rows * length, SINGLE) + memory.forward(shape, rows * length, SINGLE)
+
+    plain = moments()
+    assert plain["ppo"]["drawing"] == drawing(6, 120) and plain["ppo"]["reading the prompts"] == reading(6, 100)
+    # The trunk's states of all eight answers; and of the four that are learnt from what backward passes keep, and logits of 80 tokens.
+    kept = 8 * 120 * 64 * 4 + memory.backward(shape, 4, 2, 480, SINGLE, length=120)
+    assert plain["ppo"]["learning"] == kept + memory.logits(shape, 80, SINGLE, learning=True)
+    assert plain["evaluate"]["drawing"] == drawing(5, 140) and plain["evaluate"]["reading the prompts"] == reading(5, 100)
+    assert plain["evaluate"]["reading answers"] == memory.forward(shape, 32 * 150, SINGLE)
+    longer = moments(sft={"max_tokens": 110})["evaluate"]
+    assert longer["reading answers"] == memory.forward(shape, 32 * 140, SINGLE)
+    kto = moments(learner="kto")["kto"]
+    assert kto["drawing for the detectors"] == drawing(7, 130)
+    assert kto["reading for the detectors"] == memory.forward(shape, 7 * 130, SINGLE)
+
+
 def test_known_shapes_hold_together():
     """Published vocabularies are filled up to a multiple of 64; but for Qwen3 0.6B the heads are together as wide as the states."""
     for name, shape in KNOWN.items():
