@@ -223,6 +223,7 @@ RISING = [look(4 * u, u, u, 0.5) for u in range(3)]
 )
 def test_two_weaker_signs_together_are_reward_hacking(lines, looks, said):
     (found,) = alarms(History(lines, looks), BOUNDS)
+    assert (found.value, found.bound) == (2.0, 2.0)
     assert (
         found.detector == "reward_hacking"
         and found.stops

@@ -16,6 +16,7 @@ from pipeline.memory import MicroBatch
 from pipeline.roles import RewardEnsemble, RewardModel, member_folder, member_role
 from reward.metrics import pair_outcomes, pairs_by
 from reward.model import ScalarHead, last_states, score, score_all
+from reward.optimizer import load_tensors, make_optimizer, tensors_of
 from reward.scale import Scale
 from reward.thumbs import EncodedThumbs
 from reward.train import EncodedRanking, _batches, centring, ranking_loss, total_steps, train, with_mismatched
@@ -238,6 +239,25 @@ def test_a_step_is_that_of_a_slow_loop_over_rankings_and_thumbs(make_base, monke
     assert caught["groups"] == [(5e-3, 0.02), (1e-2, 0.02)]
 
 
+def test_an_optimizer_is_the_one_asked_for_and_its_state_has_one_name_for_each_piece_of_memory():
+    assert type(make_optimizer("adamw", [torch.nn.Parameter(torch.zeros(2))], lr=0.1)) is torch.optim.AdamW
+    table = torch.arange(4.0)
+    inner = {"map": table, "moment": torch.ones(3)}
+    # As bitsandbytes keeps it: a number of steps, a dictionary within, a table that all share.
+    state = {0: {"step": 7, "__bnb_optimizer_quant_state__": inner}, 1: {"step": 7, "map": table}}
+    loaded = {}
+    theirs = SimpleNamespace(state_dict=lambda: {"state": state, "groups": 1}, load_state_dict=loaded.update)
+    found = tensors_of(theirs, "adam/")
+    assert {n: t.tolist() for n, t in found.items()} == {
+        "adam/0/step": 7, "adam/0/map": [0, 1, 2, 3], "adam/0/moment": [1, 1, 1], "adam/1/step": 7, "adam/1/map": [0, 1, 2, 3],
+    }  # fmt: skip
+    assert found["adam/0/map"].data_ptr() != found["adam/1/map"].data_ptr()
+    load_tensors(theirs, {**found, "head/weight": table}, "adam/")
+    assert loaded["groups"] == 1 and loaded["state"].keys() == {0, 1}
+    assert type(loaded["state"][0]["step"]) is int and loaded["state"][1]["step"] == 7
+    assert loaded["state"][0]["moment"].tolist() == [1, 1, 1]
+
+
 def test_the_rates_rise_over_the_warm_up_and_fall_linearly_to_zero(make_base):
     base = make_base(REWARD)
     head = ScalarHead(base.hidden_size)
@@ -371,6 +391,7 @@ def test_the_scale_makes_reference_scores_standard_and_keeps_the_order():
         with pytest.raises(ValueError, match="tells no answers apart"):
             Scale.of(torch.tensor(nothing))
     assert Scale()(raw).tolist() == raw.tolist()
+    assert Scale.of(torch.tensor([1.0, 3.0])) == Scale(2.0, pytest.approx(math.sqrt(2))), "two are enough"
 
 
 def test_saved_and_loaded_scores_the_same(make_base, tmp_path):
