@@ -74,7 +74,8 @@ def test_the_stages_name_means_the_policy_that_another_learner_made():
     offered = ["sft", "kto", "kto-round-2", "ppo-round-3"]
     said = {"ppo": "kto", "ppo-round-2": "kto-round-2", "ppo-round-3": "ppo-round-3", "ppo-round-1": "ppo-round-1", "sft": "sft", "dpo": "dpo"}
     assert {name: meant(name, offered) for name in said} == said
-    assert meant("sft-round-2", offered) == "sft-round-2" and meant("ppo", ["ppo", "kto"]) == "ppo"
+    assert [meant(slip, offered) for slip in ("", "-round-2", "sft-round-2")] == ["", "-round-2", "sft-round-2"]
+    assert meant("ppo", ["ppo", "kto"]) == "ppo"
 
 
 def test_a_checkpoint_is_called_by_the_learner_that_ran(made, tmp_path):

@@ -308,7 +308,7 @@ def test_a_shape_is_read_where_the_model_lies_or_was_left_by_a_download(tmp_path
 def test_rows_and_answers_are_seen_without_reading_them_as_records(tmp_path):
     file = tmp_path / "rows.jsonl"
     # A carriage return between two fields ends no row.
-    file.write_bytes(b'{"responses":\r ["a", "b"]}\n  \nno JSON\n{"responses": 7}\n[1, 2, 3]\n')
+    file.write_bytes(b'no JSON\n{"responses":\r ["a", "b"]}\n  \n{"responses": 7}\n[1, 2, 3]\n')
     assert rows.rows_of(str(file), None) == 4 and rows.rows_of(str(file), 3) == 3 and rows.answers_of(str(file)) == 2
     file.write_text('{"prompt": "q"}\n')
     assert rows.answers_of(str(file)) is None and rows.rows_of(str(tmp_path / "none.jsonl"), None) is None

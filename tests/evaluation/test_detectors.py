@@ -286,6 +286,9 @@ def test_the_last_of_three_looks_in_a_row_is_the_one_that_is_told(proxy):
     # The spread of the last differences is 0.1, the mean of them -2: the tail of Student's with 23 degrees of freedom.
     t = 2.0 / (0.1 * math.sqrt(24 / 23) / math.sqrt(24))
     assert found.value == pytest.approx(-scipy.stats.norm.isf(scipy.stats.t.sf(t, 23)))
+    if proxy is not None:
+        (doubted,) = alarms(History(scored(2.5), looks), DetectorsConfig(judge_patience=3, judge_fall=99.0))
+        assert f"from 0 (after 0) to -2, {-found.value:.1f} standard errors, while the reward rose from 0 to 3" in doubted.sentence
     assert alarms(History((), looks[:3]), bounds) == []
 
 
