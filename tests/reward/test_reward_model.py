@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 import statistics
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -43,6 +44,9 @@ def test_the_head_starts_with_the_stated_spread():
     head = ScalarHead(4096)
     assert head.weight.std().item() == pytest.approx(4097**-0.5, rel=0.1) and head.bias.item() == 0.0
     assert head.weight.dtype == torch.float32
+    small = torch.cat([ScalarHead(3).weight.detach() for _ in range(2000)])
+    # 6,000 numbers know their spread to 0.9 %.
+    assert small.std().item() == pytest.approx(0.5, rel=0.04)
 
 
 def test_the_score_is_read_at_the_last_real_token():
@@ -58,7 +62,9 @@ def test_company_and_padding_leave_a_score_alone(make_base):
     alone = torch.cat([score(encode, head, [t]) for t in texts])
     assert torch.allclose(together, alone, atol=1e-5)
     pairs = lambda rows, work: [work(rows[k : k + 2]) for k in range(0, len(rows), 2)]  # noqa: E731
-    assert torch.allclose(score_all(encode, head, texts, in_parts=pairs), alone, atol=1e-5)
+    seen = []
+    found = score_all(encode, head, texts, in_parts=pairs, on_batch=seen.append)
+    assert torch.allclose(found, alone, atol=1e-5) and seen == [2, 1] and not found.requires_grad
 
 
 def test_the_score_sees_the_prompt_and_the_end(make_base):
@@ -236,7 +242,33 @@ def test_a_step_is_that_of_a_slow_loop_over_rankings_and_thumbs(make_base, monke
     norm = math.sqrt(sum(float(g.square().sum()) for g in expected))
     assert figures["loss"] == pytest.approx(told.item(), rel=1e-4) and figures["grad_norm"] == pytest.approx(norm, rel=1e-3)
     assert figures["accuracy"] == pytest.approx(sum(right) / 7) and figures["learning_rate"] == 5e-3
-    assert caught["groups"] == [(5e-3, 0.02), (1e-2, 0.02)]
+    assert caught["groups"] == [(5e-3, 0.02), (1e-2, 0.02)] and 0 <= figures["seconds"] < 60
+
+
+def test_rankings_borrow_answers_and_thumbs_stay_as_they_are(make_base):
+    base = make_base(REWARD)
+    head, read = ScalarHead(base.hidden_size), []
+
+    def encode(lists):
+        read.extend((prompt, tuple(answers)) for prompt, answers in lists)
+        return base.encode_lists(lists, REWARD)
+
+    thumbs = [EncodedThumbs((33,), ((50,), (51, 52)), (True, False), (0.0, 0.0)), EncodedThumbs((34,), ((53,),), (True,), (0.0,))]
+    rankings = [EncodedRanking((20 + i,), ((10 + i,), (40 + i,)), ((1, 0),), best=1) for i in range(3)]
+    changed = settings(lists_per_step=5, mismatched_negatives=True, thumbs_weight=1.0, thumbs_prompt_spread=1.0)
+    train(encode, head, base.parameters(REWARD), rankings, changed, seed=0, thumbs=thumbs)
+    own = {r.prompt: r.answers for r in (*rankings, *thumbs)}
+    assert len(read) == 5 and all(answers[: len(own[prompt])] == own[prompt] for prompt, answers in read)
+    assert sorted(len(answers) for _, answers in read) == [1, 2, 3, 3, 3]
+
+
+def test_everybody_lends_as_often_as_everybody_else():
+    rankings = [EncodedRanking((i,), ((10 + i,), (20 + i,)), ((1, 0),), best=1) for i in range(5)]
+    rng, lent = random.Random(0), Counter()
+    for _ in range(2000):
+        lent.update((i, r.answers[2][0] - 20) for i, r in enumerate(with_mismatched(rankings, rng)))
+    # Four others each: Binomial(2000, 1/4), whose standard deviation is 19.4; twenty counts within five of them.
+    assert len(lent) == 20 and all(abs(n - 500) < 5 * 19.4 for n in lent.values())
 
 
 def test_an_optimizer_is_the_one_asked_for_and_its_state_has_one_name_for_each_piece_of_memory():

@@ -112,6 +112,14 @@ def test_answers_that_cannot_be_are_a_failure(ids, logprobs):
         paged._answer(given, Sampling(2, 1.0), eos_id=9)
 
 
+@pytest.mark.parametrize(("rows", "tokens"), [(3, paged.PASS_TOKENS), (paged.PASS_TOKENS + 5, paged.PASS_TOKENS + 5)])
+def test_a_pass_has_room_for_a_token_of_every_row(rows, tokens):
+    found = paged.settings(PROMPTS, Sampling(4, 1.0), rows, 0, flash=False, record=None)
+    assert found.max_batch_tokens == tokens and found.max_requests_per_batch == rows
+    # No text here goes over a page: one that is begun and one ahead, for each of the longest rows.
+    assert found.num_blocks == 2 * min(rows, len(PROMPTS))
+
+
 def test_a_failure_is_told_in_one_line_of_bounded_length():
     assert paged._first_line(ValueError(" x" * 300 + "\nmore")) == ("x " * 300)[:200]
     assert paged._first_line(KeyError()) == "KeyError"
