@@ -88,11 +88,11 @@ class FourBases:
     def __init__(self, bases: dict[str, SharedBase]):
         self.bases = bases
         first = bases[POLICY]
-        self.tokenizer, self.device, self.hidden_size, self.head_weight = (
+        self.tokenizer, self.device, self.hidden_size, self.lm_head = (
             first.tokenizer,
             first.device,
             first.hidden_size,
-            first.head_weight,
+            first.lm_head,
         )
         self.causal_lm = first.causal_lm
 

@@ -94,10 +94,10 @@ def parts():
                 base.states(base.trunk(batch), batch.mask, role)
 
     def logprobs_of_answers() -> None:
-        token_logprobs(states[answers], base.head_weight, targets[answers], temperature=1.0)
+        token_logprobs(states[answers], base.lm_head, targets[answers], temperature=1.0)
 
     def logprobs_everywhere() -> None:
-        logits = (states @ base.head_weight.T).float()
+        logits = (states @ base.lm_head.weight.T).float()
         logits.log_softmax(-1).gather(-1, targets[..., None])
 
     def learn(groups: list[list[int]]) -> None:

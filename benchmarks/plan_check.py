@@ -144,7 +144,7 @@ def update(base, config, *, uneven: bool = False) -> None:
         base.add(role, trainable=role in (POLICY, VALUE))
     plain = engine.sample
     engine.sample = lambda *a, eos_id, **k: plain(*a, eos_id=-1, **k)
-    most = min(20000, len(base.head_weight))
+    most = min(20000, len(base.lm_head.weight))
     ids = torch.randint(
         100, most, (config.ppo.episodes, config.data.max_prompt_tokens), generator=torch.Generator().manual_seed(0)
     ).tolist()
@@ -176,7 +176,7 @@ def step(base, config) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def ids(count: int) -> tuple[int, ...]:
-        return tuple(torch.randint(100, min(20000, len(base.head_weight)), (count,), generator=generator).tolist())
+        return tuple(torch.randint(100, min(20000, len(base.lm_head.weight)), (count,), generator=generator).tolist())
 
     prompt = config.data.max_prompt_tokens
     answer = config.reward.max_tokens - prompt
@@ -209,7 +209,7 @@ def demonstrations(base, config) -> None:
     # The trainer wants a tokenizer for its padding, of which there is none.
     base.tokenizer = load_tokenizer(ModelConfig(name="tiny-random"))
     prompt, whole = config.data.max_prompt_tokens, config.sft.max_tokens
-    most, generator = min(20000, len(base.head_weight)), torch.Generator().manual_seed(0)
+    most, generator = min(20000, len(base.lm_head.weight)), torch.Generator().manual_seed(0)
     examples = [
         {
             "input_ids": torch.randint(100, most, (whole,), generator=generator).tolist(),

@@ -7,6 +7,8 @@ the reward model on rows of full length, as in `plan_check.py`, each of a config
 the first token the cache is made as long as it will be, and the last two tokens are drawn. What is counted is what the program holds; what a
 card keeps for itself, and blocks that its allocator cannot use again, are not in it, nor in the plan's figure beside it.
 
+The same for models of other families (`families.py`), all with one recipe, since a plan is asked about any model.
+
 Then, as `benchmarks/gpu.py` measures it on a card, one base with four roles beside a model for each role, and the task of its part `peer8b` on
 our side and, with `--peer-python` (benchmarks/side_by_side.py says how to make that environment), in TRL's last PPO trainer.
 
@@ -30,6 +32,7 @@ from unittest import mock
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
+from families import FAMILIES, RECIPE  # noqa: E402
 from gpu import PEER_8B  # noqa: E402
 
 RESULTS = HERE / "results" / "plan_counted.json"
@@ -40,12 +43,12 @@ SEPARATE = [(model, bits) for model in ("135m", "8b") for bits in ("none", "4bit
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", help="configs by name, 'roles' or 'peer'")
+    parser.add_argument("--only", nargs="*", help="configs or families by name, 'roles' or 'peer'")
     parser.add_argument("--peer-python", help="the Python of an environment that holds TRL 1.12.0")
     parser.add_argument("--again", action="store_true", help="count anew what is in the results already")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    kept = {"command": "python benchmarks/plan_counted.py", "plans": [], "roles": [], "peer": []}
+    kept = {"command": "python benchmarks/plan_counted.py", "plans": [], "families": [], "roles": [], "peer": []}
     if arguments.out.exists():
         kept |= json.loads(arguments.out.read_text(encoding="utf-8"))
 
@@ -60,6 +63,9 @@ def main() -> None:
     for name in CONFIGS:
         for stage in STAGES:
             among("plans", name, {"config": name, "stage": stage}, counted_stage)
+    for name in FAMILIES:
+        for stage in STAGES:
+            among("families", name, {"family": name, "stage": stage}, counted_family)
     for model, bits in SEPARATE:
         among("roles", "roles", {"model": model, "bits": bits}, counted_roles)
     for side in PEER_8B:
@@ -68,23 +74,45 @@ def main() -> None:
     kept["plans"].sort(key=lambda row: (CONFIGS.index(row["config"]), STAGES.index(row["stage"])))
     # The plan is code that may have changed since something was counted.
     for row in kept["plans"]:
-        row.update(planned_stage(row["config"], row["stage"]))
+        row.update(planned_stage(load(row["config"]), row["stage"]))
+    for row in kept["families"]:
+        with recipe_for(row["family"]) as config:
+            row.update(planned_stage(config, row["stage"]))
     arguments.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def counted_stage(config: str, stage: str) -> dict:
-    """The peaks of one stage of a config in bytes, by moment."""
+    """The peaks of one stage of a shipped config in bytes, by moment."""
+    return counted(load(config), stage)
+
+
+def counted_family(family: str, stage: str) -> dict:
+    """The same of `RECIPE` with a model of that family."""
+    with recipe_for(family) as config:
+        return counted(config, stage)
+
+
+@contextmanager
+def recipe_for(family: str):
+    """`RECIPE` with a base of that family, of which there is nothing but its config.json."""
+    from pipeline.config import load_config
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(FAMILIES[family]), encoding="utf-8")
+        yield load_config(ROOT / "configs" / f"{RECIPE}.yaml", [f"model.name={folder}"])
+
+
+def counted(config, stage: str) -> dict:
     import plan_check
     from counting import Counted
 
-    config = load(config)
-    with Counted() as counted, without_numbers(counted):
+    with Counted() as count, without_numbers(count):
         base = base_of(config)
-        counted.count_module(base.causal_lm)
-        loaded = counted.begin()
+        count.count_module(base.causal_lm)
+        loaded = count.begin()
         work = {"sft": demonstrations, "reward": plan_check.step, "ppo": partial(plan_check.update, uneven=True)}
         work[stage](base, config)
-    return {"weights": loaded, "counted": counted.peak, "counted_moments": counted.peaks}
+    return {"weights": loaded, "counted": count.peak, "counted_moments": count.peaks}
 
 
 def demonstrations(base, config) -> None:
@@ -107,11 +135,11 @@ def demonstrations(base, config) -> None:
         plan_check.demonstrations(base, config)
 
 
-def planned_stage(config: str, stage: str) -> dict:
+def planned_stage(config, stage: str) -> dict:
     """What the plan says of it, without what a card keeps for itself."""
     from pipeline.planning.plan import make_plan
 
-    said = next(s for s in make_plan(load(config), on_gpu=True, bfloat16=True).stages if s.name == stage)
+    said = next(s for s in make_plan(config, on_gpu=True, bfloat16=True).stages if s.name == stage)
     held = sum(said.parts.values())
     return {
         "planned_weights": said.parts["weights"],
@@ -213,6 +241,8 @@ def described(name: str, shape) -> dict:
     """What `transformers` needs to build a model of that family and shape."""
     from peer.task import llama
 
+    if (file := Path(name) / "config.json").exists():
+        return json.loads(file.read_text(encoding="utf-8"))
     if "pythia" in name:
         return {
             "model_type": "gpt_neox", "hidden_size": shape.hidden, "intermediate_size": shape.inner, "num_hidden_layers": shape.layers,
@@ -302,7 +332,10 @@ def drawn_at_its_ends(counted, model, prompts, sampling, pad_id: int) -> list:
     if most > 3:
         columns = max(map(len, prompts)) + most - 3
         for layer in decoder._cache.layers:
-            layer.keys, layer.values = (x.new_empty(*x.shape[:2], columns, x.shape[3]) for x in (layer.keys, layer.values))
+            wide = columns
+            if layer.is_sliding:
+                wide, layer.cumulative_length = min(columns, layer.sliding_window - 1), columns
+            layer.keys, layer.values = (x.new_empty(*x.shape[:2], wide, x.shape[3]) for x in (layer.keys, layer.values))
         decoder._mask = torch.cat([decoder._mask, decoder._mask.new_ones(len(prompts), most - 3)], dim=1)
         decoder._positions = decoder._positions + (most - 3)
         decoder._groups[0].drawn = most - 2

@@ -102,7 +102,7 @@ def embedded() -> str:
     """The embedded model, converted once."""
     sys.path.insert(0, str(HERE.parent))
     from pipeline.config import ModelConfig
-    from pipeline.models import locate
+    from pipeline.weights import locate
 
     return str(locate(ModelConfig()))
 

@@ -44,7 +44,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.part == "points" and arguments.where:
         from pipeline.config import ModelConfig
-        from pipeline.models import locate
+        from pipeline.weights import locate
 
         print(locate(ModelConfig()))
     elif arguments.part == "points":
@@ -151,7 +151,7 @@ def apart(base, prompts, answers) -> dict:
             ids = [*prompt, *answer.ids]
             batch = Batch.of([ids], base.tokenizer.pad_token_id, base.device)
             states = base.states(base.trunk(batch), batch.mask, POLICY)[0, len(prompt) - 1 : len(ids) - 1]
-            again, _ = token_logprobs(states, base.head_weight, torch.tensor(answer.ids), temperature=TEMPERATURE)
+            again, _ = token_logprobs(states, base.lm_head, torch.tensor(answer.ids), temperature=TEMPERATURE)
             differences.append(torch.tensor(answer.logprobs) - again)
     each = torch.cat(differences)
     tokens = [len(d) for d in differences]

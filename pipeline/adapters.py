@@ -6,97 +6,26 @@ With adapters on the last N layers only (`lora.last_layers`), everything below i
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from data.errors import UserError
 from pipeline.adapter_file import other_scale
+from pipeline.batches import Batch, Lists, attends, side_by_side
+from pipeline.lm_head import LMHead
+from pipeline.slices import Recomputed, layers_of
+from reward.model import last_states
 
-# What families of models call the norm after their last layer.
-_FINAL_NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f")
-# Kinds of attention under which answers can stand side by side; other layers carry a state from one to the next.
-_SIDE_BY_SIDE = {"full_attention", "sliding_attention"}
+# Families whose kernels take the weights of the projection out of a layer and never run the layer itself.
+_FUSED = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
 BASE, POLICY, REFERENCE, REWARD, VALUE = "base", "policy", "reference", "reward", "value"
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Right-padded token ids.
-
-    Attributes:
-        ids: (b, t) int64.
-        mask: (b, t) bool, True on real tokens.
-    """
-
-    ids: Tensor
-    mask: Tensor
-
-    @staticmethod
-    def of(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device | str = "cpu") -> Batch:
-        """Right padding: positions then count from 0 in every row, and no real token attends to a pad."""
-        width = max(len(s) for s in sequences)
-        ids = torch.tensor([list(s) + [pad_id] * (width - len(s)) for s in sequences], device=device)
-        lengths = torch.tensor([len(s) for s in sequences], device=device)
-        return Batch(ids, torch.arange(width, device=device) < lengths[:, None])
-
-
-@dataclass(frozen=True)
-class Lists:
-    """Prompts with their answers side by side, one list a row, right-padded.
-
-    Attributes:
-        ids: (b, t) int64.
-        positions: (b, t) int64, those that an answer's tokens would have behind the prompt alone.
-        allowed: (b, 1, t, t) bool, True where a query may look.
-        ends: (2, Σ K) row and column of every answer's last token, list by list.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    allowed: Tensor
-    ends: Tensor
-
-    @staticmethod
-    def of(
-        lists: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]], pad_id: int, device: torch.device | str = "cpu"
-    ) -> Lists:
-        """The layout of (prompt ids, K answers' ids), each answer at least one token."""
-        rows = [[*prompt, *(token for answer in answers for token in answer)] for prompt, answers in lists]
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), pad_id)
-        positions = torch.zeros((len(rows), width), dtype=torch.long)
-        # 0 is the prompt, 1…K the answers, −1 padding (which attends to itself alone, so that its softmax is defined).
-        segment = torch.full((len(rows), width), -1)
-        ends: list[tuple[int, int]] = []
-        for i, (row, (prompt, answers)) in enumerate(zip(rows, lists, strict=True)):
-            ids[i, : len(row)] = torch.tensor(row)
-            positions[i, : len(prompt)] = torch.arange(len(prompt))
-            segment[i, : len(prompt)] = 0
-            at = len(prompt)
-            for k, answer in enumerate(answers, start=1):
-                span = slice(at, at + len(answer))
-                positions[i, span] = torch.arange(len(prompt), len(prompt) + len(answer))
-                segment[i, span] = k
-                at += len(answer)
-                ends.append((i, at - 1))
-        # From here on the squares of the width, which are made where they are used.
-        ids, positions, segment = (x.to(device) for x in (ids, positions, segment))
-        causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
-        own = segment[:, :, None] == segment[:, None, :]
-        allowed = causal & (own | (segment[:, None, :] == 0)) & (segment[:, :, None] >= 0) | torch.eye(
-            width, dtype=torch.bool, device=device
-        )
-        return Lists(ids, positions, allowed[:, None], torch.tensor(ends, device=device).T)
 
 
 class SharedBase:
@@ -122,10 +51,10 @@ class SharedBase:
             raise UserError(f"lora.last_layers: {lora.last_layers}, but the model has {self.layers} layers.")
         self._refuse_unknown_targets(decoder)
         self.trunk_layers = self.layers - lora.last_layers if lora.last_layers is not None else 0
-        self._trunk = _slice(decoder, 0, self.trunk_layers) if self.trunk_layers else None
-        self._upper = _slice(decoder, self.trunk_layers, self.layers)
+        self._trunk = layers_of(decoder, 0, self.trunk_layers) if self.trunk_layers else None
+        self._upper = layers_of(decoder, self.trunk_layers, self.layers)
         if recompute:
-            self._upper.layers = nn.ModuleList(_Recomputed(layer, self) for layer in self._upper.layers)
+            self._upper.layers = nn.ModuleList(Recomputed(layer, self) for layer in self._upper.layers)
         self._peft = None
         self.active = BASE
 
@@ -241,13 +170,18 @@ class SharedBase:
         return self._peft
 
     @property
-    def head_weight(self) -> Tensor:
-        """(v, d) output embedding, frozen in every role."""
-        return self._model.get_output_embeddings().weight
+    def lm_head(self) -> LMHead:
+        """Makes logits of final states, in every role the same."""
+        return LMHead.of(self._model)
 
     @property
     def hidden_size(self) -> int:
-        return self._model.config.hidden_size
+        return self._model.config.get_text_config().hidden_size
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether answers can stand beside each other in a row: no layer carries a state past the end of one into the next."""
+        return attends(self._model.config.get_text_config())
 
     @torch.no_grad()
     def trunk(self, batch: Batch) -> Tensor:
@@ -270,11 +204,14 @@ class SharedBase:
 
         A list is one row: its prompt once, then its K answers side by side. An answer attends to the prompt and to itself,
         at the positions that it would have alone, so the states are those of K separate rows, for one reading of the prompt
-        and without padding between answers.
+        and without padding between answers. Where layers carry a state along (`side_by_side` is False), they are K separate rows.
 
         Args:
             lists: (prompt ids, K answers' ids), each answer at least one token.
         """
+        if not self.side_by_side:
+            rows = [[*prompt, *answer] for prompt, answers in lists for answer in answers]
+            return last_states(*self.encode(rows, role))
         layout = Lists.of(lists, self.tokenizer.pad_token_id, self.device)
         return self.list_states(self.list_trunk(layout), layout, role)
 
@@ -294,7 +231,7 @@ class SharedBase:
         """`mask` is (b, t), True on real tokens, or (b, 1, t, t), True where a query may look."""
         if positions is None:
             positions = torch.arange(states.shape[1], device=states.device)[None]
-        seen = mask.long() if mask.dim() == 2 else _added(part.config, mask, positions, states.dtype)
+        seen = mask.long() if mask.dim() == 2 else side_by_side(part.config, mask, positions, states.dtype)
         return part(
             inputs_embeds=states, attention_mask=seen, position_ids=positions, use_cache=False
         ).last_hidden_state
@@ -308,6 +245,15 @@ class SharedBase:
         if missing:
             there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
             raise UserError(f"lora.target_modules: the model has no linear layer {', '.join(missing)}; there are {there}.")
+        if unfit := sorted(self._unfit().intersection(self._lora.target_modules)):
+            raise UserError(
+                f"lora.target_modules: {', '.join(unfit)} of {type(decoder).__name__} cannot be adapted, its weights are read past the layer by a "
+                "kernel. Leave it out, or set all-linear."
+            )
+
+    def _unfit(self) -> set[str]:
+        """Linear layers that PEFT refuses to adapt (peft.tuners.tuners_utils, _check_lora_target_modules_mamba)."""
+        return {"out_proj"} if self._model.config.model_type in _FUSED else set()
 
     # -- inside PEFT -----------------------------------------------------------------------------------------------------
 
@@ -322,6 +268,7 @@ class SharedBase:
                     for name, module in self._model.get_decoder().named_modules()
                     if isinstance(module, nn.Linear) and "lora_" not in name and "base_layer" not in name
                 }
+                - self._unfit()
                 | {name.rsplit(".", 1)[-1] for name, module in self._model.named_modules() if hasattr(module, "lora_A")}
             )
         layers = list(range(self.trunk_layers, self.layers)) if self.trunk_layers else None
@@ -366,83 +313,3 @@ class SharedBase:
 
     def _is_trainable(self, role: str) -> bool:
         return any(p.requires_grad for p in self._parameters(role))
-
-
-class _Recomputed(nn.Module):
-    """A layer that keeps its input alone for the backward pass, and runs again there, in the role that it ran in."""
-
-    def __init__(self, layer: nn.Module, base: SharedBase):
-        super().__init__()
-        self.layer = layer
-        # Past nn.Module's registry: the base holds this module, and would be part of itself.
-        object.__setattr__(self, "base", base)
-
-    def __getattr__(self, name: str):
-        # The decoder asks its layers which kind of attention they are.
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.layer, name)
-
-    def forward(self, *args, **kwargs):
-        if not torch.is_grad_enabled():
-            return self.layer(*args, **kwargs)
-        role = self.base.active
-
-        def run(*args, **kwargs):
-            # The backward pass comes when the block that chose the role has ended: another adapter would be read, in silence.
-            with self.base.acting_as(role):
-                return self.layer(*args, **kwargs)
-
-        # Dropout is off in every role that comes here, so no chance has to be repeated.
-        return checkpoint(run, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
-
-
-def _added(config, allowed: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
-    """What is added to the attention's scores: 0 where a query may look, the least number elsewhere; by kind of layer where a model has
-    several. A layer with a window looks back as far as it would in an answer that stands alone: by position, not by column.
-
-    Args:
-        allowed: (b, 1, t, t) bool; positions: (b, t).
-    """
-
-    def added(allowed: Tensor) -> Tensor:
-        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
-
-    kinds, window = getattr(config, "layer_types", None), getattr(config, "sliding_window", None)
-    if kinds and not _SIDE_BY_SIDE.issuperset(kinds):
-        other = ", ".join(sorted(set(kinds) - _SIDE_BY_SIDE))
-        raise UserError(
-            f"model.name: it has layers of the kind {other}, which carry a state from one answer to the next where answers to one question "
-            "stand side by side. A reward model cannot be trained on it here; take another model."
-        )
-    if window is None or (kinds and "sliding_attention" not in kinds):
-        return added(allowed)
-    near = allowed & (positions[:, None, :, None] - positions[:, None, None, :] < window)
-    return {"full_attention": added(allowed), "sliding_attention": added(near)} if kinds else added(near)
-
-
-def _slice(decoder: nn.Module, first: int, end: int) -> nn.Module:
-    """A view of the decoder that runs layers `first` to `end` on given states; it shares every weight with the original.
-
-    A shallow copy with its own list of layers, so that the architecture's own forward (masks, rotary embedding) is used as it
-    is. The final norm belongs to the upper part alone.
-    """
-    part = copy.copy(decoder)
-    part._modules = dict(decoder._modules)
-    part.config = copy.copy(decoder.config)
-    part.config.num_hidden_layers = end - first
-    # The forward pass looks up each layer's kind of attention by its place among those that it runs. Where the kinds are no field of the
-    # config but follow from others, `pipeline/reading.py` finds out whether they still fit.
-    if vars(decoder.config).get("layer_types"):
-        part.config.layer_types = decoder.config.layer_types[first:end]
-    part.layers = nn.ModuleList(decoder.layers[first:end])
-    if end < len(decoder.layers):
-        name = next((name for name in _FINAL_NORMS if hasattr(decoder, name)), None)
-        if name is None:
-            raise UserError(
-                f"lora.last_layers: {type(decoder).__name__} has its final norm under another name than {', '.join(_FINAL_NORMS)}, so its "
-                "lower layers cannot be run by themselves. Leave the setting out to adapt all layers."
-            )
-        setattr(part, name, nn.Identity())
-    return part

@@ -274,8 +274,9 @@ def _refuse_other_base(run: Run, chosen: Sequence[str], steps: dict[str, Step], 
     report = run.path / steps["prepare"].folder / "report.json"
     if not to_make or "prepare" in gone or not report.is_file():
         return
-    from pipeline.models import load_tokenizer, weights_sha256
+    from pipeline.models import load_tokenizer
     from pipeline.template import template_sha256
+    from pipeline.weights import weights_sha256
 
     began, model = json.loads(report.read_text(encoding="utf-8")), run.config.model
     template = f"in {model.chat_template}" if model.chat_template else f"of '{model.name}'"

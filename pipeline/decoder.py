@@ -144,7 +144,8 @@ class Decoder:
             return
         kept = torch.tensor(keep, device=self._tokens.device)
         self._tokens, self._positions, self._mask = self._tokens[kept], self._positions[kept], self._mask[kept]
-        self._cache.batch_select_indices(kept)
+        # Of states that are carried along too; `batch_select_indices` knows of keys and values alone.
+        self._cache.reorder_cache(kept)
 
     def _set_beside(self, tokens: Tensor, positions: Tensor, mask: Tensor, cache: DynamicCache) -> None:
         if not self._groups:

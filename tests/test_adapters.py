@@ -154,7 +154,7 @@ def test_saved_and_loaded_is_the_same_and_opens_in_peft(make_base, tmp_path):
     assert same(states(fresh, POLICY), states(base, POLICY))
     theirs = PeftModel.from_pretrained(make_base().causal_lm, tmp_path)
     with torch.no_grad():
-        ours = base.encode([TEXTS[0]], POLICY)[0] @ base.head_weight.T
+        ours = base.encode([TEXTS[0]], POLICY)[0] @ base.lm_head.weight.T
         assert torch.allclose(theirs(torch.tensor([TEXTS[0]])).logits, ours, atol=1e-4)
 
 

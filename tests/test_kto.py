@@ -32,7 +32,7 @@ def logprob(base, config, thumb: Thumb) -> float:
     with torch.no_grad():
         states, _ = base.encode([[*asked, *said]], POLICY)
         own = states[0, len(asked) - 1 : len(asked) - 1 + len(said)]
-        return token_logprobs(own, base.head_weight, torch.tensor(said), temperature=1.0)[0].sum().item()
+        return token_logprobs(own, base.lm_head, torch.tensor(said), temperature=1.0)[0].sum().item()
 
 
 def test_it_starts_at_sft_and_moves_towards_what_was_liked(context):

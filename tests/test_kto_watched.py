@@ -30,7 +30,7 @@ def opinionated(monkeypatch):
     def open_base(config):
         base = opened(config)
         with torch.no_grad():
-            base.head_weight.mul_(5)
+            base.lm_head.weight.mul_(5)
         return base
 
     monkeypatch.setattr(kto, "open_base", open_base)

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -84,3 +86,38 @@ def test_a_figure_that_is_no_number_is_null_in_the_log(tmp_path):
     (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
     found = json.loads(line, parse_constant=lambda name: SimpleNamespace())
     assert found == {"update": 0, "explained_variance": None, "ratio_max": None, "kl": 0.5, "name": "x"}
+
+
+VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+
+
+@pytest.mark.parametrize(
+    ("family", "vision", "text"),
+    [
+        ("Gemma3", {}, {"sliding_window": 4, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}),
+        ("Mistral3", {"model_type": "pixtral"}, {"model_type": "mistral", "head_dim": 8}),
+    ],
+)
+def test_of_a_model_that_reads_pictures_the_decoder_alone_is_loaded(saved, tmp_path, family, vision, text):
+    settings, size = saved("<|reserved_7|>")
+    text |= {"vocab_size": size, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = getattr(transformers, f"{family}Config")(
+        text_config={**text, "num_key_value_heads": 1, "initializer_range": 0.3}, vision_config={**VISION, **vision}
+    )
+    whole = getattr(transformers, f"{family}ForConditionalGeneration")(config).eval()
+    whole.save_pretrained(tmp_path)
+    model, _ = load(settings)
+    ids = torch.arange(3, 12)[None]
+    assert torch.allclose(model(input_ids=ids).logits, whole(input_ids=ids).logits, atol=1e-5)
+    assert not any("vision" in name for name, _ in model.named_parameters())
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in whole.parameters())
+
+
+def test_weights_that_are_not_there_are_not_made_up(saved, tmp_path):
+    settings, _ = saved()
+    file = tmp_path / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.0.mlp.up_proj.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 of the weights that its config names, model.layers.0.mlp.up_proj.weight first"):
+        load(settings)

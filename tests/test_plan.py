@@ -20,6 +20,9 @@ GATED = {
     "num_key_value_heads": 2, "vocab_size": 300, "tie_word_embeddings": False,
 }  # fmt: skip
 NORMED = {**GATED, "model_type": "qwen3", "head_dim": 16}
+CAPPED = {**GATED, "model_type": "gemma2", "head_dim": 16, "attn_logit_softcapping": 50.0, "tie_word_embeddings": True}
+FOUR_NORMS = {**GATED, "model_type": "gemma3_text", "head_dim": 16, "tie_word_embeddings": True}
+ONE_MATRIX = {**GATED, "model_type": "phi3", "pad_token_id": 0}
 OLD = {
     "model_type": "gpt_neox", "hidden_size": 96, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 6,
     "vocab_size": 300, "tie_word_embeddings": False,
@@ -39,7 +42,9 @@ def written(tmp_path, config: dict):
     return tmp_path
 
 
-@pytest.mark.parametrize("config", [GATED, {**GATED, "tie_word_embeddings": True}], ids=["untied", "tied"])
+@pytest.mark.parametrize(
+    "config", [GATED, {**GATED, "tie_word_embeddings": True}, CAPPED, ONE_MATRIX], ids=["untied", "tied", "four norms", "one matrix"]
+)
 def test_parameters_are_those_of_the_model(tmp_path, config):
     shape = shape_in(written(tmp_path, config) / "config.json")
     assert shape.parameters == sum(p.numel() for p in model_of(config).parameters())
@@ -72,7 +77,7 @@ def test_adapters_have_as_many_parameters_as_peft_gives_them(tmp_path, last_laye
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("config", [GATED, NORMED, OLD], ids=["gated", "qk-norm", "fused"])
+@pytest.mark.parametrize("config", [GATED, NORMED, CAPPED, FOUR_NORMS, OLD], ids=["gated", "qk-norm", "capped", "four norms", "fused"])
 def test_what_a_layer_keeps_for_its_backward_pass_is_what_torch_keeps(tmp_path, config, dtype):
     """One layer more, less one layer less, over one and the same batch: what surrounds the layers falls out. One row is shorter, as most are."""
     shape = shape_in(written(tmp_path, config) / "config.json")
@@ -97,6 +102,20 @@ def test_what_a_layer_keeps_for_its_backward_pass_is_what_torch_keeps(tmp_path, 
         kept.append(sum(t.untyped_storage().nbytes() for t in seen.values()))
     expected = rows * tokens * memory.layer_activations(shape, 4, memory.Numbers(dtype.itemsize), length=tokens)
     assert kept[1] - kept[0] == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"layer_types": ["linear_attention", "full_attention"]}, "layers of the kind linear_attention"),
+        ({"mamba_d_state": 16}, "layers of the kind mamba"),
+        ({"head_dim": 16, "global_head_dim": 32}, "layers of several shapes"),
+        ({"num_experts": 8}, "a mixture of experts"),
+    ],
+)
+def test_what_the_formulas_are_not_made_for_is_not_planned(tmp_path, more, why):
+    with pytest.raises(UserError, match=f"{why}, whose memory this plan does not know"):
+        shape_in(written(tmp_path, {**GATED, **more}) / "config.json")
 
 
 def test_the_cache_is_as_large_as_the_models(tmp_path):
@@ -194,7 +213,7 @@ def test_what_is_read_without_learning_is_planned_as_many_rows_as_are_read():
     small = {"reward": {"micro_lists": 1, "max_tokens": 4096}, "model": {"gradient_checkpointing": True}}
     stages = {s.name: s for s in make_plan(config_of(**small), on_gpu=True, bfloat16=True).stages}
     shape = KNOWN["meta-llama/Llama-3.1-8B"]
-    assert stages["reward"].moments["measuring the scale"] == memory.forward(shape, 32 * 4096, memory.Numbers(2))
+    assert stages["reward"].moments["measuring the scale"] == memory.forward(shape, 32 * 4096, memory.Numbers(2), length=4096)
     assert stages["evaluate"].fullest.startswith("reading") and READ_AT_ONCE == 32
     assert inspect.signature(RewardModel.score_lists).parameters["batch_size"].default == LISTS_AT_ONCE
 
@@ -232,13 +251,16 @@ def test_bytes_of_a_small_model_by_hand():
     # The largest matrix has 96 numbers in blocks of 64: 1½ maxima of four bytes.
     assert memory.unpacked(SMALL, memory.Numbers(2, "4bit")) == 96 * 2 + 1.5 * 4
     # Ten tokens: both halves of 12 and four times the states of 8; in float32 twice 12, and the states where they are not float32.
-    assert memory.forward(SMALL, 10, SINGLE) == 10 * (4 * 56 + 4 * 24)
-    assert memory.forward(SMALL, 10, HALF) == 10 * (2 * 56 + 4 * 32)
-    assert memory.forward(replace(SMALL, gated=False), 10, HALF) == 10 * (2 * 44 + 4 * 32)
-    assert memory.forward(SMALL, 10, memory.Numbers(2, "4bit")) == 10 * (2 * 56 + 4 * 32) + 198
-    one = 10 * memory.layer_activations(SMALL, 4, HALF)
-    assert memory.backward(SMALL, 4, 2, 10, HALF) == 2 * one
-    assert memory.backward(SMALL, 4, 2, 10, memory.Numbers(2, recompute=True)) == one + 2 * 10 * 8 * 2
+    assert memory.forward(SMALL, 10, SINGLE, length=10) == 10 * (4 * 56 + 4 * 24)
+    assert memory.forward(SMALL, 10, HALF, length=10) == 10 * (2 * 56 + 4 * 32)
+    assert memory.forward(replace(SMALL, gated=False), 10, HALF, length=10) == 10 * (2 * 44 + 4 * 32)
+    assert memory.forward(SMALL, 10, memory.Numbers(2, "4bit"), length=10) == 10 * (2 * 56 + 4 * 32) + 198
+    # Scores that are capped are all made: of ten tokens each looks back on fifty, under two heads; beside them four times the queries.
+    capped = replace(SMALL, capped_attention=True)
+    assert memory.forward(capped, 10, HALF, length=50) == 10 * 2 * 50 * (2 + 4) + 10 * 2 * (2 * 8 + 4 * 8)
+    one = 10 * memory.layer_activations(SMALL, 4, HALF, length=10)
+    assert memory.backward(SMALL, 4, 2, 10, HALF, length=10) == 2 * one
+    assert memory.backward(SMALL, 4, 2, 10, memory.Numbers(2, recompute=True), length=10) == one + 2 * 10 * 8 * 2
     # Logits of 256 positions at most, in the weights' numbers and two or three times in float32.
     assert memory.logits(SMALL, 1000, HALF, learning=True) == 256 * 30 * (2 + 3 * 4)
     assert memory.logits(SMALL, 100, HALF, learning=False) == 100 * 30 * (2 + 2 * 4)
@@ -268,11 +290,11 @@ def test_a_moment_holds_all_its_parts_at_once(tmp_path):
         return {s.name: s.moments for s in make_plan(made, on_gpu=False, bfloat16=False).stages}
 
     def drawing(rows, length):
-        parts = memory.cache(shape, rows * length, SINGLE), memory.sampling_logits(shape, rows, SINGLE), memory.forward(shape, rows, SINGLE)
-        return sum(parts)
+        parts = memory.cache(shape, rows * length, SINGLE), memory.sampling_logits(shape, rows, SINGLE)
+        return sum(parts) + memory.forward(shape, rows, SINGLE, length=length)
 
     def reading(rows, length):
-        return memory.cache(shape, rows * length, SINGLE) + memory.forward(shape, rows * length, SINGLE)
+        return memory.cache(shape, rows * length, SINGLE) + memory.forward(shape, rows * length, SINGLE, length=length)
 
     plain = moments()
     assert plain["ppo"]["drawing"] == drawing(6, 120) and plain["ppo"]["reading the prompts"] == reading(6, 100)
@@ -280,12 +302,12 @@ def test_a_moment_holds_all_its_parts_at_once(tmp_path):
     kept = 8 * 120 * 64 * 4 + memory.backward(shape, 4, 2, 480, SINGLE, length=120)
     assert plain["ppo"]["learning"] == kept + memory.logits(shape, 80, SINGLE, learning=True)
     assert plain["evaluate"]["drawing"] == drawing(5, 140) and plain["evaluate"]["reading the prompts"] == reading(5, 100)
-    assert plain["evaluate"]["reading answers"] == memory.forward(shape, 32 * 150, SINGLE)
+    assert plain["evaluate"]["reading answers"] == memory.forward(shape, 32 * 150, SINGLE, length=150)
     longer = moments(sft={"max_tokens": 110})["evaluate"]
-    assert longer["reading answers"] == memory.forward(shape, 32 * 140, SINGLE)
+    assert longer["reading answers"] == memory.forward(shape, 32 * 140, SINGLE, length=140)
     kto = moments(learner="kto")["kto"]
     assert kto["drawing for the detectors"] == drawing(7, 130)
-    assert kto["reading for the detectors"] == memory.forward(shape, 7 * 130, SINGLE)
+    assert kto["reading for the detectors"] == memory.forward(shape, 7 * 130, SINGLE, length=130)
 
 
 def test_known_shapes_hold_together():

@@ -19,10 +19,11 @@ from pipeline import service
 from pipeline.conductor import _refuse_other_base, _refuse_other_settings, all_steps, conduct
 from pipeline.config import load_config
 from pipeline.errors import RunBusy
-from pipeline.models import load_tokenizer, weights_sha256
+from pipeline.models import load_tokenizer
 from pipeline.run import Run
 from pipeline.step import Step
 from pipeline.template import template_sha256
+from pipeline.weights import weights_sha256
 
 HERE = Path(__file__).resolve().parent
 BODY = """

@@ -51,8 +51,8 @@ def main() -> None:
     value_head, reward_head = (ScalarHead(base.hidden_size).to(base.device) for _ in range(2))
     torch.nn.init.zeros_(value_head.weight)
     # Random weights draw from as many tokens as there are rows, also from those that the tokenizer does not know.
-    known = min(len(tokenizer), len(base.head_weight))
-    pays = torch.zeros(len(base.head_weight))
+    known = min(len(tokenizer), len(base.lm_head.weight))
+    pays = torch.zeros(len(base.lm_head.weight))
     pays[:known] = torch.tensor(task.pays([tokenizer.decode([i]) for i in range(known)]))
     prompts = [
         PromptIds(

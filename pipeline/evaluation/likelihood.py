@@ -54,7 +54,7 @@ class Texts:
                 said = self._continuations[i]
                 found[i] = token_logprobs(
                     states[j, first : first + len(said)],
-                    self.base.head_weight,
+                    self.base.lm_head,
                     torch.tensor(said, device=states.device),
                     temperature=temperature,
                 )[0].tolist()

@@ -64,7 +64,7 @@ def optimizer(trained: int, numbers: Numbers) -> float:
     return trained * (moments + FLOAT32)
 
 
-def layer_activations(shape: Shape, rank: int, numbers: Numbers, *, length: int = 0) -> float:
+def layer_activations(shape: Shape, rank: int, numbers: Numbers, *, length: int, mask_given: bool = False) -> float:
     """Bytes a token that one adapted layer keeps for its backward pass, in a batch with padding.
 
     A frozen matrix needs none of its input. What is kept: the input of every A in float32 (shared where the weights are float32 and
@@ -75,36 +75,52 @@ def layer_activations(shape: Shape, rank: int, numbers: Numbers, *, length: int 
     `tests/test_plan.py`.
 
     Args:
-        length: of a row, where every layer makes the mask of its attention anew; 0 where it gets one ready to be added.
+        length: of a row.
+        mask_given: whether a layer gets the mask of its attention ready to be added; else each makes it anew.
     """
     h, f, q = shape.hidden, shape.inner, shape.query
     # In float32 the output projection's A reads what the attention keeps anyway.
     adapters_in = 2 * h + f if numbers.weight == FLOAT32 else sum(width for width, _ in shape.linears)
     kept = FLOAT32 * (adapters_in + len(shape.linears) * rank)
+    mask = 0 if mask_given else length
+    if shape.capped_attention:
+        # The hyperbolic tangent, the softmax in float32, and that in the weights' format where it is another.
+        kept += shape.heads * length * (numbers.weight + FLOAT32 + (numbers.weight if numbers.weight != FLOAT32 else 0))
+        mask = 0
     if shape.gated:
-        norms = FLOAT32 * (2 * h + (q + shape.key_value if shape.qk_norm else 0))
-        return kept + norms + numbers.weight * (4 * q + 3 * f + length)
+        norms = FLOAT32 * (shape.norms * h + (q + shape.key_value if shape.qk_norm else 0))
+        return kept + norms + numbers.weight * (4 * q + 3 * f + mask)
     # Both norms of a layer read the same states, and keep them as they are.
     attention = 6 * q + (q if numbers.weight == FLOAT32 else 0)
-    return kept + numbers.weight * (h + attention + f + length)
+    return kept + numbers.weight * (h + attention + f + mask)
 
 
-def backward(shape: Shape, rank: int, layers: int, tokens: int, numbers: Numbers, *, length: int = 0) -> float:
+def backward(
+    shape: Shape, rank: int, layers: int, tokens: int, numbers: Numbers, *, length: int, mask_given: bool = False
+) -> float:
     """Bytes that a pass over `tokens`, in rows of `length`, keeps until its gradient is taken.
 
     With recomputing (Chen et al. 2016): the input of each layer, and all of one layer at a time.
     """
-    one = tokens * layer_activations(shape, rank, numbers, length=length)
+    one = tokens * layer_activations(shape, rank, numbers, length=length, mask_given=mask_given)
     kept = layers * tokens * shape.hidden * numbers.weight + one if numbers.recompute else layers * one
     return kept + unpacked(shape, numbers)
 
 
-def forward(shape: Shape, tokens: int, numbers: Numbers) -> float:
+def forward(shape: Shape, tokens: int, numbers: Numbers, *, length: int) -> float:
     """Bytes of the one layer that is at work when nothing is kept, in its wide part: the states before and within it, one or both halves of the
-    wide part, and twice in float32 what an adapter adds to the second, before and after it is scaled."""
+    wide part, and twice in float32 what an adapter adds to the second, before and after it is scaled. Where scores are capped: at the
+    softmax, if that takes more.
+
+    Args:
+        length: of a row: what each token looks back on.
+    """
     wide = (2 if shape.gated else 1) * shape.inner
     cast = 0 if numbers.weight == FLOAT32 else shape.hidden
     states = tokens * (numbers.weight * (wide + 4 * shape.hidden) + FLOAT32 * (2 * shape.inner + cast))
+    if shape.capped_attention:
+        scores = tokens * shape.heads * length * (numbers.weight + FLOAT32)
+        states = max(states, scores + tokens * numbers.weight * (2 * shape.hidden + 4 * shape.query))
     return states + unpacked(shape, numbers)
 
 

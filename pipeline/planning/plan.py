@@ -107,9 +107,9 @@ def _reward(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
         "reward",
         _held(shape, numbers, trained, roles=_reward_models(config), trained_roles=1),
         {
-            "learning": memory.backward(shape, lora.rank, layers, tokens, numbers)
+            "learning": memory.backward(shape, lora.rank, layers, tokens, numbers, length=width, mask_given=True)
             + _ranking_mask(settings.micro_lists, width, numbers),
-            "measuring the scale": memory.forward(shape, READ_AT_ONCE * settings.max_tokens, numbers),
+            "measuring the scale": memory.forward(shape, READ_AT_ONCE * settings.max_tokens, numbers, length=settings.max_tokens),
         },
         {"learnt": _learnt(config, config.data.rankings, settings.epochs * width * _passes(settings))},
     )
@@ -127,16 +127,16 @@ def _ppo(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
     moments = {
         "drawing": memory.cache(shape, at_once * length, numbers)
         + memory.sampling_logits(shape, at_once, numbers)
-        + memory.forward(shape, at_once, numbers),
+        + memory.forward(shape, at_once, numbers, length=length),
         "reading the prompts": memory.cache(shape, at_once * prompt, numbers)
-        + memory.forward(shape, at_once * prompt, numbers),
+        + memory.forward(shape, at_once * prompt, numbers, length=prompt),
         "learning": kept
         + memory.backward(shape, lora.rank, layers, micro * length, numbers, length=length)
         + memory.logits(shape, micro * answer, numbers, learning=True),
     }
     if config.judged_by and config.detectors.enabled and config.detectors.judge_every:
         looked_at = min(config.detectors.judge_prompts, READ_AT_ONCE)
-        moments["reading for the judge"] = memory.forward(shape, looked_at * length, numbers)
+        moments["reading for the judge"] = memory.forward(shape, looked_at * length, numbers, length=length)
     drawn = settings.updates * rows
     return StagePlan(
         "ppo",
@@ -168,9 +168,9 @@ def _kto(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
         moments["drawing for the detectors"] = (
             memory.cache(shape, rows * length, numbers)
             + memory.sampling_logits(shape, rows, numbers)
-            + memory.forward(shape, rows, numbers)
+            + memory.forward(shape, rows, numbers, length=length)
         )
-        moments["reading for the detectors"] = memory.forward(shape, rows * length, numbers)
+        moments["reading for the detectors"] = memory.forward(shape, rows * length, numbers, length=length)
     learnt = _learnt(config, config.data.thumbs or "", settings.epochs * config.reward.max_tokens)
     return StagePlan(
         "kto",
@@ -203,11 +203,11 @@ def _evaluation(config, shape: Shape, numbers: memory.Numbers) -> StagePlan:
         {
             "drawing": memory.cache(shape, rows * (prompt + settings.max_new_tokens), numbers)
             + memory.sampling_logits(shape, rows, numbers)
-            + memory.forward(shape, rows, numbers),
+            + memory.forward(shape, rows, numbers, length=prompt + settings.max_new_tokens),
             "reading the prompts": memory.cache(shape, rows * prompt, numbers)
-            + memory.forward(shape, rows * prompt, numbers),
-            "reading answers": memory.forward(shape, READ_AT_ONCE * longest, numbers),
-            "reading rankings": memory.forward(shape, LISTS_AT_ONCE * width, numbers)
+            + memory.forward(shape, rows * prompt, numbers, length=prompt),
+            "reading answers": memory.forward(shape, READ_AT_ONCE * longest, numbers, length=longest),
+            "reading rankings": memory.forward(shape, LISTS_AT_ONCE * width, numbers, length=width)
             + _ranking_mask(LISTS_AT_ONCE, width, numbers),
         },
         {"drawn": None},

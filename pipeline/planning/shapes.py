@@ -23,6 +23,9 @@ class Shape:
         fused_qkv: whether queries, keys and values come from one matrix.
         biases: whether the linear layers add a bias.
         qk_norm: whether queries and keys go through norms of their own.
+        norms: as wide as the states, in a layer.
+        fused_gate: whether both halves of the gated part come from one matrix.
+        capped_attention: whether the scores of the attention are capped, which no fused kernel does: they are all made.
     """
 
     layers: int
@@ -37,6 +40,9 @@ class Shape:
     fused_qkv: bool = False
     biases: bool = False
     qk_norm: bool = False
+    norms: int = 2
+    fused_gate: bool = False
+    capped_attention: bool = False
 
     @property
     def query(self) -> int:
@@ -53,6 +59,8 @@ class Shape:
         """(in, out) of the linear layers of one layer: those that LoRA adapts and that are stored in few bits."""
         h, f, q, kv = self.hidden, self.inner, self.query, self.key_value
         attention = ((h, q + 2 * kv), (q, h)) if self.fused_qkv else ((h, q), (h, kv), (h, kv), (q, h))
+        if self.fused_gate:
+            return (*attention, (h, 2 * f), (f, h))
         return (*attention, (h, f), (h, f), (f, h)) if self.gated else (*attention, (h, f), (f, h))
 
     @property
@@ -65,15 +73,20 @@ class Shape:
         """Embeddings, norms and biases of the whole model: what stays in the weights' number format."""
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         biases = sum(out for _, out in self.linears) if self.biases else 0
-        return embeddings + (2 * self.layers + 1) * self.hidden + self.layers * biases
+        return embeddings + (self.norms * self.layers + 1) * self.hidden + self.layers * biases
 
     @property
     def parameters(self) -> int:
         return self.layers * self.linear_parameters + self.other_parameters
 
 
-# Families with norms on queries and keys, by `model_type`.
-_QK_NORMED = ("qwen3", "gemma3", "gemma3_text", "olmo2", "olmo3")
+# By `model_type`: families with norms on queries and keys, with two more around each half of a layer, without a gate, and with one matrix for
+# several.
+_QK_NORMED = ("qwen3", "gemma3", "gemma3_text", "gemma4", "gemma4_text", "olmo2", "olmo3", "exaone4")
+_FOUR_NORMS = ("gemma2", "gemma3", "gemma3_text", "gemma4", "gemma4_text", "glm4", "hyperclovax")
+_NO_GATE = ("gpt_neox", "gpt2", "opt", "bloom", "falcon", "phi", "starcoder2", "nemotron")
+_FUSED_QKV = ("gpt_neox", "gpt2", "bloom", "falcon", "phi3")
+_FUSED_GATE = ("phi3", "glm", "glm4")
 # The models that the shipped configs name, so that a plan needs no network. From each one's published config.json on the Hub.
 _SMOL = Shape(30, 576, 1536, 9, 3, 64, 49152, tied=True)
 _LLAMA_8B = Shape(32, 4096, 14336, 32, 8, 128, 128256, tied=False)
@@ -135,8 +148,13 @@ def _shape_from(found: dict[str, Any], file: Path) -> Shape:
         raise UserError(f"{file}: no {', '.join(missing)} in it, so the model's memory cannot be planned.")
     if any("expert" in key for key in found):
         raise UserError(f"{file}: a mixture of experts, whose memory this plan does not know.")
+    kinds = {str(kind) for kind in found.get("layer_types") or ()} | {"mamba" for key in found if key.startswith("mamba_")}
+    if unlike := sorted(kinds - {"full_attention", "sliding_attention"}):
+        raise UserError(f"{file}: layers of the kind {', '.join(unlike)}, whose memory this plan does not know.")
+    if found.get("global_head_dim", found.get("head_dim")) != found.get("head_dim"):
+        raise UserError(f"{file}: layers of several shapes, whose memory this plan does not know.")
     heads, hidden = found["num_attention_heads"], found["hidden_size"]
-    old = found.get("model_type") in ("gpt_neox", "gpt2", "opt", "bloom", "falcon", "phi")
+    family = found.get("model_type")
     return Shape(
         layers=found["num_hidden_layers"],
         hidden=hidden,
@@ -146,11 +164,14 @@ def _shape_from(found: dict[str, Any], file: Path) -> Shape:
         head_dim=found.get("head_dim") or hidden // heads,
         vocabulary=found["vocab_size"],
         # What `transformers` takes where the file says nothing.
-        tied=bool(found.get("tie_word_embeddings", found.get("model_type") != "gpt_neox")),
-        gated=not old,
-        fused_qkv=old,
-        biases=old,
-        qk_norm=found.get("model_type") in _QK_NORMED,
+        tied=bool(found.get("tie_word_embeddings", family != "gpt_neox")),
+        gated=family not in _NO_GATE,
+        fused_qkv=family in _FUSED_QKV,
+        biases=family in _NO_GATE and family != "nemotron",
+        qk_norm=family in _QK_NORMED,
+        norms=4 if family in _FOUR_NORMS else 2,
+        fused_gate=family in _FUSED_GATE,
+        capped_attention=bool(found.get("attn_logit_softcapping")),
     )
 
 

@@ -194,7 +194,7 @@ class View:
         """
         states = self._states(base, role)
         found, seen = token_logprobs(
-            states[self.mask], base.head_weight, self.tokens[self.mask], temperature=temperature, with_entropy=entropy
+            states[self.mask], base.lm_head, self.tokens[self.mask], temperature=temperature, with_entropy=entropy
         )
         logprobs = found.new_zeros(self.mask.shape).masked_scatter(self.mask, found)
         return logprobs, seen.new_zeros(self.mask.shape).masked_scatter(self.mask, seen) if entropy else None

@@ -306,7 +306,7 @@ class PPO:
             for i, (ids, prompt) in enumerate(part):
                 mask[i, prompt - 1 : len(ids) - 1] = True
                 target[i, : len(ids) - 1] = torch.tensor(ids[1:], device=states.device)
-            logprobs, _ = token_logprobs(states[mask], self.base.head_weight, target[mask], temperature=1.0)
+            logprobs, _ = token_logprobs(states[mask], self.base.lm_head, target[mask], temperature=1.0)
             loss = -logprobs.sum() / tokens
             (self.settings.ptx_coef * loss).backward()
             total += loss.item()

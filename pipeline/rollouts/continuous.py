@@ -11,11 +11,11 @@ import torch
 from pipeline.adapters import SharedBase
 from pipeline.generation import Sample, Sampling, sample
 from pipeline.ppo.logprobs import token_logprobs
+from pipeline.reading import MOST_APART
 from pipeline.rollouts.paged import Cannot, Failed, draw
 
-# Nats a token, on average over the answers of `CHECKED` rows, between the library's log-probabilities and those that training reads. Rounding
-# in bfloat16 stays far below; a model that the library misreads is nats away.
-MOST_APART, CHECKED = 0.25, 4
+# Rows whose answers are held against what training reads.
+CHECKED = 4
 
 
 class ContinuousEngine:
@@ -92,13 +92,13 @@ def _check(base: SharedBase, prompts: Sequence[Sequence[int]], answers: Sequence
     tokens, given = ([x for i in rows for x in getattr(answers[i], name)] for name in ("ids", "logprobs"))
 
     def read(of: torch.Tensor, temperature: float) -> torch.Tensor:
-        return token_logprobs(states[at], base.head_weight, of, temperature=temperature)[0].cpu()
+        return token_logprobs(states[at], base.lm_head, of, temperature=temperature)[0].cpu()
 
     drawn = torch.tensor(tokens, device=base.device)
     if sampling.temperature > 0:
         apart = (read(drawn, sampling.temperature) - torch.tensor(given)).abs()
     else:
-        likeliest = torch.cat([(part @ base.head_weight.T).argmax(-1) for part in states[at].split(256)])
+        likeliest = torch.cat([base.lm_head.logits(part).argmax(-1) for part in states[at].split(256)])
         apart = read(likeliest, 1.0) - read(drawn, 1.0)
     if not float(apart.mean()) <= MOST_APART:
         raise Cannot(f"its log-probabilities are {float(apart.mean()):.2f} nats a token from those that training reads")

@@ -28,6 +28,9 @@ class StaticEngine:
 
     foreign = False
 
+    def __init__(self):
+        self._said = False
+
     def sample(
         self,
         base: SharedBase,
@@ -46,13 +49,19 @@ class StaticEngine:
             part = [prompts[i] for i in rows]
             drawn = _draw(base.causal_lm, part, sampling, generator, **ends)
             if drawn is None:
-                # Windows and recurrent states have no cache of this kind.
+                self._say_so()
                 drawn = sample(
                     base.causal_lm, part, sampling, generator=generator, batch_size=batch_size, **ends
                 )
             for i, answer in zip(rows, drawn, strict=True):
                 answers[i] = answer
         return answers
+
+    def _say_so(self) -> None:
+        if not self._said:
+            self._said = True
+            what = "the model keeps windows or states, for which engine static has no cache; engine hf draws."
+            print(f"ppo.rollout: {what}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Holds nothing between two rollouts."""

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from data.quality import report as quality
 from data.rows import demonstration_row, prompt_row, ranking_row, thumb_row, write_rows
-from pipeline.models import context_tokens, load_tokenizer, weights_sha256
+from pipeline.models import context_tokens, load_tokenizer
 from pipeline.planning.here import warning
 from pipeline.preflight import Checked, check
 from pipeline.template import template_sha256
+from pipeline.weights import weights_sha256
 
 
 def run(ctx) -> dict[str, float]:

@@ -120,7 +120,7 @@ def test_reading_is_planned_as_it_is_counted(changes):
         with torch.no_grad():
             base.encode(rows, "reward")
     numbers = Numbers(getattr(torch, config.model.dtype).itemsize, config.model.quantization)
-    assert forward(KNOWN[name], 32 * 512, numbers) == pytest.approx(counted.peak - held, rel=0.05)
+    assert forward(KNOWN[name], 32 * 512, numbers, length=512) == pytest.approx(counted.peak - held, rel=0.05)
 
 
 @pytest.mark.parametrize(("tokens", "dtype"), [(600, "float32"), (600, "bfloat16"), (5000, "bfloat16")])

@@ -579,7 +579,7 @@ def test_a_policy_that_forgets_is_stopped_and_the_run_goes_back_to_one_that_has_
     ppo, watch = make_run(high_tokens, None, PROBES_ALONE, texts=TEXTS, temperature=1.0)
     with torch.no_grad():
         # A fresh model finds all tokens about equally likely, whatever its layers say, and has nothing to forget.
-        ppo.base.head_weight.mul_(10)
+        ppo.base.lm_head.weight.mul_(10)
     watch._read = Probes(ppo.base, TEXTS, ())
     # Without its adapter such a model only ever repeats what it read, so here SFT alone is the yardstick.
     watch._read._base_nll = watch._read.read(0).nll
@@ -602,7 +602,7 @@ def test_a_reward_for_length_is_stopped_as_length_and_undone(make_run):
     often = Counter(token for sample in drawn for token in sample.ids).most_common(1)[0][0]
     with torch.no_grad():
         # A fresh model hardly ever ends: here the end is as likely as the token that it likes best.
-        ppo.base.head_weight[ppo.base.tokenizer.eos_token_id] = ppo.base.head_weight[often] * 1.2
+        ppo.base.lm_head.weight[ppo.base.tokenizer.eos_token_id] = ppo.base.lm_head.weight[often] * 1.2
     start = ppo.base.state(POLICY)
     train(ppo, watch)
     assert watch.alarm.detector == "length_drift" and watch.alarm.value > 0.3 and ppo.done < 12

@@ -100,9 +100,9 @@ def test_a_paragraphs_loss_is_the_models_own_softmax_from_its_first_token_on(mak
 def test_a_model_that_knows_nothing_has_the_vocabulary_as_its_perplexity(make_base):
     base = make_base(POLICY)
     with torch.no_grad():
-        base.head_weight.zero_()
+        base.lm_head.weight.zero_()
     readings = Paragraphs(base, TEXTS).read(POLICY)
-    words = base.head_weight.shape[0]
+    words = base.lm_head.weight.shape[0]
     tokens, size = sum(len(r.nll) for r in readings), sum(r.bytes for r in readings)
     assert perplexity(readings).value == pytest.approx(words, rel=1e-5)
     assert bits_per_byte(readings).value == pytest.approx(tokens * math.log2(words) / size, rel=1e-5)

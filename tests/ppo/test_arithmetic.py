@@ -7,6 +7,7 @@ import numpy
 import pytest
 import torch
 
+from pipeline.lm_head import LMHead
 from pipeline.ppo import advantages, kl, logprobs, losses, masking, scores
 from pipeline.ppo.ema import EMA
 from reward.ensemble import combine_ensemble
@@ -49,13 +50,20 @@ def test_masked_mean_and_variance_are_numpys():
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 @pytest.mark.parametrize("with_entropy", [True, False])
-def test_token_logprobs_and_entropy_equal_the_whole_softmax_and_its_gradient(chunk, temperature, with_entropy):
+@pytest.mark.parametrize("made", [{}, {"scale": 0.3}, {"cap": 1.5}, {"bias": True, "scale": 2.0, "cap": 3.0}], ids=str)
+def test_token_logprobs_and_entropy_equal_the_whole_softmax_and_its_gradient(made, with_entropy, chunk, temperature):
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(7, 5, generator=generator, dtype=torch.float64).requires_grad_()
-    head = torch.randn(11, 5, generator=generator, dtype=torch.float64)
+    weight, bias = (torch.randn(11, *shape, generator=generator, dtype=torch.float64) for shape in ((5,), ()))
+    head = LMHead(weight, **{name: bias if name == "bias" else value for name, value in made.items()})
     tokens = torch.randint(11, (7,), generator=generator)
     weights = torch.randn(7, 2, generator=generator)
-    everything = torch.log_softmax(states @ head.T / temperature, -1)
+    logits = states @ weight.T + (bias if "bias" in made else 0)
+    if made.get("scale"):
+        logits = logits * made["scale"]
+    if made.get("cap"):
+        logits = made["cap"] * torch.tanh(logits / made["cap"])
+    everything = torch.log_softmax(logits / temperature, -1)
     expected = everything.gather(1, tokens[:, None])[:, 0], -(everything.exp() * everything).sum(-1)
     asked = 1 + with_entropy
     sum(x @ w.double() for x, w in zip(expected[:asked], weights.T, strict=False)).backward()
@@ -70,16 +78,16 @@ def test_token_logprobs_and_entropy_equal_the_whole_softmax_and_its_gradient(chu
 
 def test_no_positions_give_no_logprobs():
     found, entropy = logprobs.token_logprobs(
-        torch.empty(0, 4), torch.randn(9, 4), torch.empty(0, dtype=torch.long), temperature=1.0
+        torch.empty(0, 4), LMHead(torch.randn(9, 4)), torch.empty(0, dtype=torch.long), temperature=1.0
     )
     assert found.shape == (0,) and entropy is None
 
 
 def test_shapes_that_do_not_match_and_a_temperature_of_0_are_refused():
     with pytest.raises(ValueError, match="do not match"):
-        logprobs.token_logprobs(torch.randn(3, 4), torch.randn(9, 4), T([1, 2]), temperature=1.0)
+        logprobs.token_logprobs(torch.randn(3, 4), LMHead(torch.randn(9, 4)), T([1, 2]), temperature=1.0)
     with pytest.raises(ValueError, match="above 0"):
-        logprobs.token_logprobs(torch.randn(1, 4), torch.randn(9, 4), T([1]), temperature=0.0)
+        logprobs.token_logprobs(torch.randn(1, 4), LMHead(torch.randn(9, 4)), T([1]), temperature=0.0)
 
 
 # -- KL and rewards --------------------------------------------------------------------------------------------------------

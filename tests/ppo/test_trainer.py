@@ -91,7 +91,7 @@ def test_logprobs_and_values_stand_at_the_token_they_belong_to(make_ppo):
         ids, n = list(answer.ids), len(answer.ids) - len(prompt.ids)
         with torch.no_grad():
             states, _ = ppo.base.encode([ids], POLICY)
-            expected = (states[0] @ ppo.base.head_weight.T / SETTINGS["temperature"]).log_softmax(-1)
+            expected = (states[0] @ ppo.base.lm_head.weight.T / SETTINGS["temperature"]).log_softmax(-1)
             values = ppo.value_head(ppo.base.encode([ids], VALUE)[0][0])
         for t in range(n):
             before = len(prompt.ids) + t - 1

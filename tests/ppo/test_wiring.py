@@ -105,7 +105,7 @@ def slow(ppo, rollout, beta):
     for i, answer in enumerate(rollout.answers):
         start = len(PROMPTS[i].ids)
         states, _ = ppo.base.encode([answer.ids], POLICY)
-        dist = (states[0] @ ppo.base.head_weight.T / s.temperature).log_softmax(-1)
+        dist = (states[0] @ ppo.base.lm_head.weight.T / s.temperature).log_softmax(-1)
         critic = ppo.value_head(ppo.base.encode([answer.ids], VALUE)[0][0])
         for t in range(lengths[i]):
             before, token = start + t - 1, answer.ids[start + t]
@@ -122,7 +122,7 @@ def slow(ppo, rollout, beta):
     total = policy / tokens - s.entropy_coef * entropy / tokens
     if s.ptx_coef > 0:
         ids, prompt = DEMONSTRATION
-        dist = (ppo.base.encode([ids], POLICY)[0][0] @ ppo.base.head_weight.T).log_softmax(-1)
+        dist = (ppo.base.encode([ids], POLICY)[0][0] @ ppo.base.lm_head.weight.T).log_softmax(-1)
         told = sum(dist[t - 1, ids[t]] for t in range(prompt, len(ids)))
         total = total - s.ptx_coef * told / (len(ids) - prompt)
     return total, s.value_coef * value / tokens, statistics.fmean(kls)
@@ -165,7 +165,7 @@ def test_the_gradient_of_an_update_is_that_of_the_slow_one(make_ppo, options):  
     if "ptx_coef" in options:
         ids, prompt = DEMONSTRATION
         with torch.no_grad():
-            dist = (ppo.base.encode([ids], POLICY)[0][0] @ ppo.base.head_weight.T).log_softmax(-1)
+            dist = (ppo.base.encode([ids], POLICY)[0][0] @ ppo.base.lm_head.weight.T).log_softmax(-1)
         told = statistics.fmean(float(dist[t - 1, ids[t]]) for t in range(prompt, len(ids)))
         assert figures["ptx_loss"] == pytest.approx(-told, rel=1e-4)
     lengths = rollout.mask.sum(1).tolist()
@@ -209,7 +209,7 @@ def test_the_entropy_is_the_mean_over_the_tokens_that_there_are(make_ppo):  # no
     rollout, each = rollout_of(ppo), []
     for prompt, answer in zip(PROMPTS, rollout.answers, strict=True):
         with torch.no_grad():
-            dist = (ppo.base.encode([answer.ids], POLICY)[0][0] @ ppo.base.head_weight.T / ppo.settings.temperature).log_softmax(-1)
+            dist = (ppo.base.encode([answer.ids], POLICY)[0][0] @ ppo.base.lm_head.weight.T / ppo.settings.temperature).log_softmax(-1)
         each += [-float((row.exp() * row).sum()) for row in dist[len(prompt.ids) - 1 : -1]]
     assert len(each) == int(rollout.mask.sum()) < rollout.mask.numel()
     assert rollout.entropy == pytest.approx(statistics.fmean(each), rel=1e-4)

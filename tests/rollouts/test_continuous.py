@@ -40,7 +40,7 @@ def ending_with(end):
 def read(base, prompt, ids, role, temperature):
     """log softmax(z / τ) of an answer's tokens, the whole text in one pass."""
     states, _ = base.encode([[*prompt, *ids]], role)
-    logits = states[0, len(prompt) - 1 : -1] @ base.head_weight.T / temperature
+    logits = states[0, len(prompt) - 1 : -1] @ base.lm_head.weight.T / temperature
     return logits.log_softmax(-1).gather(1, torch.tensor(ids)[:, None])[:, 0].tolist()
 
 
@@ -139,7 +139,7 @@ def test_tokens_fall_as_often_as_their_probability_says(nothing_left):
     found = drawn(base, Sampling(1, temperature), prompts=[PROMPTS[0]] * n, batch_size=n)
     with torch.no_grad():
         states, _ = base.encode([PROMPTS[0]], POLICY)
-        logprobs = (states[0, -1] @ base.head_weight.T / temperature).log_softmax(-1).double()
+        logprobs = (states[0, -1] @ base.lm_head.weight.T / temperature).log_softmax(-1).double()
     entropy = -(logprobs.exp() * logprobs).sum()
     spread = ((logprobs.exp() * logprobs**2).sum() - entropy**2).sqrt()
     seen = -torch.tensor([a.logprobs[0] for a in found], dtype=torch.double).mean()

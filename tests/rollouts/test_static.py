@@ -97,10 +97,14 @@ def test_a_pass_asks_no_tensor_for_its_number(make_base, monkeypatch):
     assert len(drawn(StaticEngine(), base, PROMPTS, Sampling(5, 1.0))) == 4 and len(seen) == 5
 
 
-def test_another_kind_of_cache_is_drawn_from_by_the_other_loop(make_base, monkeypatch):
+def test_another_kind_of_cache_is_drawn_from_by_the_other_loop(make_base, monkeypatch, capsys):
     from pipeline.rollouts import static
 
     base = make_base(POLICY)
     expected = drawn(InProcess(), base, PROMPTS, Sampling(6, 1.0))
     monkeypatch.setattr(static, "_filled", lambda *args, **kwargs: None)
-    assert drawn(StaticEngine(), base, PROMPTS, Sampling(6, 1.0)) == expected
+    engine = StaticEngine()
+    assert drawn(engine, base, PROMPTS, Sampling(6, 1.0)) == expected
+    assert "engine static has no cache; engine hf draws" in capsys.readouterr().err
+    drawn(engine, base, PROMPTS, Sampling(6, 1.0))
+    assert not capsys.readouterr().err
