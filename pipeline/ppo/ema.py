@@ -17,6 +17,6 @@ class EMA:
             average.lerp_(state[name], 1 - self.decay)
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Takes up where a saved `state` left off."""
+        """Takes up where a saved `state` left off; KeyError where it lacks a tensor."""
         # A checkpoint is read into the machine's own memory; the average lives where the adapter does.
-        self.state = {name: tensor.to(self.state[name].device, copy=True) for name, tensor in state.items()}
+        self.state = {name: state[name].to(own.device, copy=True) for name, own in self.state.items()}

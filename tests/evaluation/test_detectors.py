@@ -5,6 +5,7 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import scipy.stats
@@ -621,6 +622,18 @@ def test_a_reward_for_the_suggested_answer_is_noticed_as_sycophancy(make_run):
 
 def without_timing(lines):
     return [{k: v for k, v in line.items() if k not in ("seconds", "rollout_seconds")} for line in lines]
+
+
+def test_what_looks_show_is_noted_under_the_name_of_the_start():
+    watch = Watch(DetectorsConfig(), PROMPTS, lambda answers: [])
+    shown = iter([look(4 * u, min(u, 3) - max(0, u - 3), u, noise=0.5) for u in range(8)])
+    watch._look, watch._keep = (lambda ppo: next(shown)), (lambda ppo: None)
+    stops = [watch.before(SimpleNamespace(done=4 * u, settings=SimpleNamespace(updates=99))) for u in range(6)]
+    assert [stop is not None for stop in stops] == [False] * 5 + [True] and stops[5].detector == "reward_hacking"
+    other = Watch(DetectorsConfig(), PROMPTS, lambda answers: [])
+    other.start, other.lines = OTHER_START, ending_in("entropy", 0.39)
+    other._note({"mode_collapse": DETECTORS["mode_collapse"]})
+    assert "nats a token, the start 1.33" in other.alarms[0].sentence and "SFT" not in other.alarms[0].sentence
 
 
 def test_two_looks_at_one_policy_see_the_same_answers(make_run):

@@ -306,6 +306,7 @@ def test_logprobs_kept_from_generation_spare_a_reading_and_are_the_same(make_ppo
         read[way] = (roles.count(POLICY), rollout)
     assert read["recompute"][0] > 0 and read["generation"][0] == 0
     again, kept = read["recompute"][1], read["generation"][1]
+    assert again.sampler_gap == max((again.generated - again.logprobs)[again.mask].abs().tolist()) > 0
     assert torch.allclose(again.logprobs[again.mask], kept.logprobs[kept.mask], atol=1e-3) and kept.sampler_gap is None
     assert kept.entropy == pytest.approx(-float(kept.logprobs[kept.mask].mean()), rel=1e-5)
 
