@@ -23,6 +23,7 @@ from pipeline.ppo.probes import Probes, spread_evenly
 from pipeline.ppo.rollout import PromptIds, draw
 from pipeline.ppo.trainer import PPO
 from pipeline.ppo.watch import Watch
+from pipeline.rollouts.engine import InProcess
 from reward.model import ScalarHead
 
 BOUNDS = DetectorsConfig()
@@ -596,6 +597,19 @@ def test_a_policy_that_forgets_is_stopped_and_the_run_goes_back_to_one_that_has_
     assert watch.kept_update > 0 or same(start, ppo.base.state(POLICY))
 
 
+def test_a_probe_reads_the_base_without_any_adapter(make_base):
+    """With its adapter all zeros the policy is the base."""
+    base = make_base(POLICY)
+    read = Probes(base, TEXTS, ())
+    first = read.read(0)
+    assert len(first.base_nll) == len(TEXTS) and first.base_nll != pytest.approx(first.nll, rel=1e-4)
+    for parameter in base.parameters(POLICY):
+        parameter.data.zero_()
+    second = read.read(4)
+    assert second.nll == pytest.approx(first.base_nll, rel=1e-5) and second.base_nll == first.base_nll
+    assert second.perplexity == pytest.approx(second.base_perplexity, rel=1e-5)
+
+
 def test_a_reward_for_length_is_stopped_as_length_and_undone(make_run):
     """Its answers end by themselves at first; the reward pays for every token."""
     ppo, watch = make_run(lambda answers: [len(said(a)) / 16 for a in answers], None, PROBES_ALONE, max_new_tokens=16)
@@ -644,9 +658,20 @@ def test_two_looks_at_one_policy_see_the_same_answers(make_run):
         seen.append([a.ids for a in answers])
         return variety(answers)
 
+    class Counting(InProcess):
+        drawn = 0
+
+        def sample(self, *args, **kwargs):
+            self.drawn += 1
+            return super().sample(*args, **kwargs)
+
     ppo, watch = make_run(low_tokens, judge, {"judge_every": 1}, learning_rate=1e-12, updates=3)
+    ppo.engine, told = Counting(), []
+    watch.onlooker = lambda update, answers, judged: told.append((update, [a.ids for a in answers], len(judged)))
     train(ppo, watch)
     assert len(seen) == 4 and all(ids == seen[0] for ids in seen) and len(set(seen[0])) == len(PROMPTS)
+    # Looks are drawn as rollouts are, three and four of them, and shown to whoever wants to see them.
+    assert ppo.engine.drawn == 7 and told == [(update, seen[0], len(PROMPTS)) for update in range(4)]
 
 
 def test_looking_changes_nothing_in_the_run(make_run):
