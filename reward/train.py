@@ -166,6 +166,8 @@ def train(
                 f"reward model: loss {loss}, gradient norm {float(norm)} at step {step}. Lower reward.learning_rate."
             )
         optimizer.step()
+        # Nothing but memory: the next step begins with it anyway, and what comes after the last one needs no gradients.
+        optimizer.zero_grad()
         on_step(
             {
                 "step": step,
