@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 
-from data.database import Database
+from data.database import BUSY_SECONDS, Database, now_ms
 from data.errors import UserError
 
 
 class Deletion(Database):
-    """What removes rows. The words go from the file's free pages too: `wipe` after it leaves no trace of them."""
+    """What removes rows, and their words with them.
+
+    A removed row is overwritten with zeros where it stands. Two more places may hold its words: the log of writes, until `empty_log`, and
+    copies that SQLite left behind within pages when it moved rows between them, until `wipe`, which writes the whole file anew. That
+    traces may be left is noted in the file with the deletion itself, so that a kill between the two does not hide it.
+    """
 
     def forget(self, rater: str) -> dict[str, int]:
         """Removes a rater with all that this person said and voted. Returns how many rows went, by what they were.
@@ -54,14 +59,29 @@ class Deletion(Database):
         self._db.execute("PRAGMA secure_delete = ON")
         # Messages may go before the edits that name them: which are theirs can only be told while both are there.
         self._db.execute("PRAGMA defer_foreign_keys = ON")
+        self._db.execute("INSERT INTO trace (created_ms) VALUES (?)", (now_ms(),))
         return {what: self._changed(sql, parameters) for what, sql in steps.items()}
 
+    def has_traces(self) -> bool:
+        """Whether something was removed since the last `wipe`."""
+        return bool(self.rows("SELECT 1 FROM trace LIMIT 1"))
+
+    def empty_log(self) -> bool:
+        """Brings what was written into the file and empties the log, which still holds removed rows; in a few milliseconds, whatever the size of
+        the file. False where somebody reads what was there before: nobody is waited for."""
+        self._db.execute("PRAGMA busy_timeout = 0")
+        try:
+            return not self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+
     def wipe(self) -> None:
-        """Leaves no word of deleted rows in the file or beside it: they also stood in free pages and in the log of writes.
+        """Leaves no word of deleted rows in the file or beside it. Takes as long as copying the file twice, and nobody else writes meanwhile.
 
         Raises:
             UserError: the rows are gone, and some of their words may still stand there.
         """
+        known = self.rows("SELECT max(id) FROM trace")[0][0]
         try:
             self._db.execute("VACUUM")
             why = ""
@@ -70,7 +90,11 @@ class Deletion(Database):
         # Tells with a number, not with an error, that somebody still reads what was there before.
         if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
             why = why or "another process reads it"
-        if why:
+        if not why:
+            with self._write():
+                # Not what another process has removed since.
+                self._db.execute("DELETE FROM trace WHERE id <= ?", (known,))
+        else:
             raise UserError(
                 f"{self.path}: the rows are removed, but traces of their words may stay in the file and in {self.path.name}-wal "
                 f"({why}). Free space, end what uses it, and run `sqlite3 {self.path} VACUUM`."

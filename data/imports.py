@@ -7,7 +7,7 @@ import re
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,8 @@ def add_votes(store: FeedbackStore, format_name: str, found: Sequence[Elsewhere]
     """Puts into the store what `read_votes` found, all of it or nothing; what is there already is counted."""
     done = Imported(left_out=left_out)
     with store.together():
+        if format_name in _NUMBERED:
+            found = _numbered(store, format_name, found)
         for vote in found:
             if _keep(store, format_name, vote):
                 done.votes += 1
@@ -137,9 +139,35 @@ def _rows(path: Path) -> Iterator[tuple[int, Any]]:
                 yield number, _NoJson(str(error))
 
 
+def _numbered(store: FeedbackStore, source: str, found: Sequence[Elsewhere]) -> list[Elsewhere]:
+    """The votes with raters who are numbered through the whole store, and not from 1 in each file.
+
+    Addresses are not kept, so a person of two files cannot be told by theirs: whoever votes in a file that shares no vote with the store
+    is somebody new, and two people never become one. A vote that is known tells who gave it; so a log that has grown goes on as it began.
+    """
+    names: dict[str, str] = {}
+    for vote in found:
+        known = store.rows(
+            "SELECT c.rater FROM message m JOIN conversation c ON c.id = m.conversation WHERE m.id = ?", (_ids(source, vote)[0],)
+        )
+        if known and vote.rater not in names and known[0][0] not in names.values():
+            names[vote.rater] = known[0][0]
+    taken = (name.removeprefix(f"{source}-") for (name,) in store.rows("SELECT id FROM rater") if name.startswith(f"{source}-"))
+    last = max((int(number) for number in taken if number.isdecimal()), default=0)
+    for vote in found:
+        if vote.rater not in names:
+            names[vote.rater] = f"{source}-{(last := last + 1)}"
+    return [replace(vote, rater=names[vote.rater]) for vote in found]
+
+
+def _ids(source: str, vote: Elsewhere) -> list[str]:
+    """Ids of its answers in the store, the same in every import."""
+    return [str(uuid.uuid5(_NAMESPACE, f"{source} {vote.key} {side}")) for side in range(len(vote.answers))]
+
+
 def _keep(store: FeedbackStore, source: str, vote: Elsewhere) -> bool:
     """False where the vote is in the store already."""
-    ids = [str(uuid.uuid5(_NAMESPACE, f"{source} {vote.key} {side}")) for side in range(len(vote.answers))]
+    ids = _ids(source, vote)
     if store.rows("SELECT 1 FROM message WHERE id = ?", (ids[0],)):
         return False
     system = vote.prompt[0].content if vote.prompt[0].role == "system" else None
@@ -251,14 +279,14 @@ _ERRORS = ("**NETWORK ERROR", "$MODERATION$", "**API REQUEST ERROR")
 
 
 def _fastchat() -> Callable[[dict], list[Elsewhere]]:
-    """Lines of `*-conv.json`. Addresses become fastchat-1, fastchat-2, … in the order in which the file first has them."""
+    """Lines of `*-conv.json`. Addresses become 1, 2, … in the order in which the file first has them; `_numbered` names them."""
     numbers: dict[str, int] = {}
 
     def parse(row: dict) -> list[Elsewhere]:
         kind = row["type"]
         if kind not in _CHOICES and kind not in _SINGLE:
             raise LeftOut(f"lines of type {kind!r:.30}")
-        rater = f"fastchat-{numbers.setdefault(str(row.get('ip')), len(numbers) + 1)}"
+        rater = str(numbers.setdefault(str(row.get("ip")), len(numbers) + 1))
         states = row["states"] if kind in _CHOICES else [row["state"]]
         talks = [_talk(state) for state in states]
         if any(prompt != talks[0][0] for prompt, _ in talks):
@@ -288,3 +316,5 @@ def _talk(state: dict) -> tuple[tuple[Message, ...], str]:
 
 
 IMPORTS: dict[str, Callable[[], Callable[[dict], list[Elsewhere]]]] = {"open-webui": _open_webui, "fastchat": _fastchat}
+# Whose raters have no name outside their file.
+_NUMBERED = ("fastchat",)

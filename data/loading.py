@@ -13,6 +13,7 @@ from data.errors import UserError
 from data.fields import suggest
 from data.formats import FORMATS
 from data.hub import is_hub
+from data.numbers import many
 from data.records import Message, Ranking, Record, ScoredAnswer, Several, ranking_by_score
 from data.sources import files_of, read_rows
 
@@ -200,7 +201,7 @@ class _FirstFaults:
 
     def raise_any(self) -> None:
         if self.count > STREAMED_FAULTS:
-            self.told.append(f"{self.path}: {self.count - STREAMED_FAULTS} more rows cannot be used.")
+            self.told.append(f"{self.path}: {many(self.count - STREAMED_FAULTS, 'more row')} cannot be used.")
         if self.same > TIED_SHARE * self.seen:
             self.told.append(f"{self.path}: {_same_share(self.same, self.seen)}. Drop them.")
         if self.told:
@@ -248,7 +249,7 @@ def _same_answers(records: dict[Place, Record]) -> dict[Place, str]:
 
 
 def _same_share(same: int, rows: int) -> str:
-    return f"chosen and rejected are the same text; {same} of {rows} rows are so, and at most {TIED_SHARE:.0%} may be"
+    return f"chosen and rejected are the same text; so it is in {same} of {many(rows, 'row')}, and at most {TIED_SHARE:.0%} may be so"
 
 
 def told(path: Path, faults: dict[int, str], *, all_rows: bool) -> list[str]:

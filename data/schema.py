@@ -50,6 +50,15 @@ MIGRATIONS: tuple[str, ...] = (
         id INTEGER PRIMARY KEY, rater TEXT NOT NULL REFERENCES rater (id),
         level TEXT NOT NULL CHECK (level IN ('local', 'train', 'publish')), created_ms INTEGER NOT NULL);
     """,
+    # Whoever removes a message is asked who refers to it: without an index that is a walk over the table for each. And deletions whose
+    # traces were not wiped yet.
+    """
+    CREATE INDEX message_of_parent ON message (parent);
+    CREATE INDEX comparison_of_left ON comparison (left_message);
+    CREATE INDEX comparison_of_right ON comparison (right_message);
+    CREATE INDEX edit_of_original ON edit (original);
+    CREATE TABLE trace (id INTEGER PRIMARY KEY, created_ms INTEGER NOT NULL);
+    """,
 )
 # What a rater may allow, each including the one before.
 CONSENTS = ("local", "train", "publish")

@@ -99,11 +99,11 @@ def evaluate(
         Path | None, typer.Option(help="directory with YAML tasks of your own for --benchmarks")
     ] = None,
     benchmark_limit: Annotated[int | None, typer.Option(min=1, help="first N questions of each benchmark")] = None,
-    again: Annotated[bool, typer.Option("--again", help="measure anew what was measured; nothing is trained")] = False,
+    again: Annotated[bool, typer.Option("--again", help="measure every card anew, also those that are as they would be now")] = False,
     accept: AcceptOption = None,
     why: WhyOption = None,
 ) -> None:
-    """Judge every finished stage and write the report."""
+    """Judge every finished stage, what is measured and not outdated left as it is, and write the report."""
     from pipeline.conductor import hold_benchmarks, registry
 
     accepts = accepting(accept, why)

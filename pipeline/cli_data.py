@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from data.errors import UserError
+from data.numbers import many
 from pipeline.cli_options import DEFAULT_CONFIG, printable, wrong_besides
 
 app = typer.Typer(no_args_is_help=True, help="Look at data, and check it before anything is trained.")
@@ -62,7 +63,7 @@ def check(
         print(f"{name:<26} {count:>9,}")
     for key, reasons in checked.left_out.items():
         for reason, count in reasons.items():
-            print(f"data.{key}: left out by its format: {count:,} {reason}")
+            print(f"data.{key}: left out by its format: {reason}: {count:,}")
     print("\n".join(checked.notes), end="\n" if checked.notes else "")
     if checked.shared:
         print("questions that two sets share (never a training set with a test or held-out one):")
@@ -75,20 +76,20 @@ def _guessed(path: Path) -> str:
     from data.inspect import guess
 
     best, *others = guess(path)
-    print(f"{path}: format {best.format_name} (a guess: it reads {best.read} of the first {best.looked_at} rows)")
+    print(f"{path}: format {best.format_name} (a guess: it reads {best.read} of the first {many(best.looked_at, 'row')})")
     if also := [f"{g.format_name} ({g.read})" for g in others if g.read * 2 >= best.read]:
         print(f"  also read by: {', '.join(also)}")
     return best.format_name
 
 
 def _show_counts(loaded, problems: list[str], most: int) -> None:
-    kinds = Counter(type(record).__name__.lower() + "s" for record in loaded.records)
-    print("  " + ", ".join(f"{count:,} {kind}" for kind, count in kinds.items()) + f" (of at most {most:,} rows)")
+    kinds = Counter(type(record).__name__.lower() for record in loaded.records)
+    print("  " + ", ".join(many(count, kind) for kind, count in kinds.items()) + f" (of at most {many(most, 'row')})")
     for reason, count in loaded.left_out.items():
         if count:
-            print(f"  left out by the format: {count:,} {reason}")
+            print(f"  left out by the format: {reason}: {count:,}")
     if problems:
-        print(f"  {len(problems):,} problems, which would stop a run:")
+        print(f"  {many(len(problems), 'problem')}, which would stop a run:")
         for line in problems[:SHOWN_PROBLEMS]:
             print(f"    {line}")
         if len(problems) > SHOWN_PROBLEMS:

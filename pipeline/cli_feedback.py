@@ -14,6 +14,7 @@ import typer
 from data.consent import Consents, check_level
 from data.errors import UserError
 from data.feedback import FeedbackStore
+from data.numbers import many
 from data.tallies import thumbs_by_checkpoint
 from pipeline.cli_options import open_run, printable
 
@@ -42,7 +43,8 @@ def stats(run_name: RunOption = None, config: ConfigOption = None, db: DbOption 
     for line in _thumbs(tallies, Path(settings.runs_dir) / settings.run_name):
         print(line)
     total = sum(lesson.given.values())
-    print(f"{total:,} judgements stand ('both bad' is two), of {len(lesson.given)} raters" + (":" if lesson.given else ""))
+    stand = many(total, "judgement stands", "judgements stand")
+    print(f"{stand} ('both bad' is two), of {many(len(lesson.given), 'rater')}" + (":" if lesson.given else ""))
     for rater, count in lesson.given.most_common():
         allows = consents.level(rater) + ("" if consents.given(rater) else ", not asked")
         print(f"  {printable(rater):<32} {count:>7,}  {count / total:.0%}  consent: {allows}")
@@ -54,15 +56,15 @@ def preview(run_name: RunOption = None, config: ConfigOption = None, db: DbOptio
     """What a round would learn from, with a few examples of each kind."""
     with _opened(run_name, config, db) as (store, settings):
         lesson = _lesson(store, settings, "train")
-    print(f"{len(lesson.rankings):,} rankings with {lesson.pairs:,} pairs, for the reward model")
+    print(f"{many(len(lesson.rankings), 'ranking')} with {many(lesson.pairs, 'pair')}, for the reward model")
     for r in lesson.rankings[:SHOWN]:
         _show(r.prompt, [(_place(rank, r.ranks), text) for rank, text in zip(r.ranks, r.responses, strict=True)])
-    print(f"{len(lesson.demonstrations):,} demonstrations")
+    print(many(len(lesson.demonstrations), 'demonstration'))
     for d in lesson.demonstrations[:SHOWN]:
         _show(d.prompt, [("answer", d.response)])
     up = sum(t.up for t in lesson.unpaired)
-    print(f"{up:,} unpaired thumbs up, {len(lesson.unpaired) - up:,} down")
-    print(f"{len(lesson.again):,} prompts to try again")
+    print(f"{many(up, 'unpaired thumb')} up, {len(lesson.unpaired) - up:,} down")
+    print(f"{many(len(lesson.again), 'prompt')} to try again")
     _counted(lesson)
     print(f"training set {lesson.sha256}")
 
@@ -113,9 +115,9 @@ def import_(
     read = read_votes(format_name, file)
     with _opened(run_name, config, db, new=True) as (store, _):
         done = add_votes(store, format_name, *read)
-    print(f"{done.votes:,} votes added, {done.known:,} were here already")
+    print(f"{many(done.votes, 'vote')} added, here already: {done.known:,}")
     for reason, count in done.left_out.items():
-        print(f"  left out: {count:,} {reason}")
+        print(f"  left out: {reason}: {count:,}")
 
 
 @app.command()
@@ -133,7 +135,7 @@ def delete(
         if not yes:
             typer.confirm(f"Remove everything of '{rater}' from {store.path}? This cannot be undone", abort=True)
         elsewhere, gone = store.exports_with(rater), store.forget(rater)
-        print("removed: " + ", ".join(f"{count:,} {what}" for what, count in gone.items()))
+        print("removed: " + ", ".join(f"{what} {count:,}" for what, count in gone.items()))
         for path, digest in elsewhere:
             there = "" if Path(path).exists() else ", which is not there any more"
             print(f"still in {path}{there} (sha256 {digest})")
@@ -199,10 +201,10 @@ def _counted(lesson) -> None:
         "raters": lesson.disagreement,
         "note": lesson.notes,
     }
-    print(f"{lesson.used:,} of {sum(lesson.given.values()):,} judgements used")
+    print(f"{lesson.used:,} of {many(sum(lesson.given.values()), 'judgement')} used")
     for name, counts in groups.items():
         for reason, count in counts.items():
-            print(f"  {name}: {count:,} {reason}")
+            print(f"  {name}: {reason}: {count:,}")
 
 
 def _thumbs(tallies, base: Path) -> Iterator[str]:
@@ -217,7 +219,7 @@ def _thumbs(tallies, base: Path) -> Iterator[str]:
     yield "thumbs by checkpoint, with 95 % intervals as if each were a person's only one:"
     for one in tallies:
         rate = wilson(one.up, one.up + one.down)
-        people = f"{one.people:,} {'person' if one.people == 1 else 'people'}"
+        people = many(one.people, "person", "people")
         yield (
             f"  {printable(one.run)} ({called(known_as(base, one.run), one.stage)}): {one.up:,} up, {one.down:,} down: "
             f"{rate.value:.0%} [{rate.low:.0%}, {rate.high:.0%}] of {people}"

@@ -38,6 +38,7 @@ def wrong_besides(
         accept: gates that are let pass now, beside those that were in the run `named`.
     """
     from pipeline.config import DataConfig, source_problems
+    from pipeline.config.partial import is_mistaken
     from pipeline.evaluation import accepted
     from pipeline.evaluation.expected import refused
 
@@ -49,7 +50,9 @@ def wrong_besides(
     for gate, bounds in gates.items() if isinstance(gates, dict) else ():
         try:
             wrong = refused({gate: bounds}, part, excused=excused)
-        except AttributeError:
+        except AttributeError as error:
+            if not is_mistaken(error):
+                raise
             # Whether it is measured depends on a setting that is mistaken.
             wrong = refused({gate: bounds})
         found |= {f"gates.{gate}": line for line in wrong.values()}

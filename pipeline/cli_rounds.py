@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from data.numbers import many
 from pipeline.cli_options import AcceptOption, ConfigOption, Overrides, RunOption, WhyOption, accepting, open_run
 
 
@@ -47,7 +48,7 @@ def rounds(overrides: Overrides = None, config: ConfigOption = None, run_name: R
         right = end.before and end.before["value"]
         known = f"; old reward model {right:.0%} right on them" if right is not None else ""
         print(
-            f"  {end.number:03d}  {'promoted    ' if end.promoted else 'not promoted'}  {end.counts['new_pairs']} new pairs{known}"
+            f"  {end.number:03d}  {'promoted    ' if end.promoted else 'not promoted'}  {many(end.counts['new_pairs'], 'new pair')}{known}"
         )
         print(f"       {end.why}")
         _doubt(end)

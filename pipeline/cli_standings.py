@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from data.numbers import many
 from pipeline import cli_feedback
 from pipeline.cli_feedback import ConfigOption, DbOption, RunOption
 from pipeline.cli_options import open_run, printable
@@ -47,9 +48,9 @@ def _lines(found) -> list[str]:
         said += [f"  {printable(name):<{wide}}  {words.points(at)}" for name, at in group]
     said += [f"no places: {printable(why)}" for why in found.unplaced]
     if found.first_side is not None:
-        said.append(f"left side chosen in {words.share(found.first_side)} of {found.decisive} choices of a side")
+        said.append(f"left side chosen in {words.share(found.first_side)} of {many(found.decisive, 'choice')} of a side")
     if found.agreement is not None:
-        said.append(f"two people agree in {words.share(found.agreement)} of {found.judged_twice} verdicts on the same")
+        said.append(f"two people agree in {words.share(found.agreement)} of {many(found.judged_twice, 'verdict')} on the same")
         said += [f"  {printable(name)}: {same} of {of}" for name, (same, of) in sorted(found.agreement_of.items())]
     elif found.votes:
         said.append("how far people agree cannot be told: no two of them judged the same two answers")

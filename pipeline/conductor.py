@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipeline.errors import DiskFull, UserError, is_disk_full
 from pipeline.evaluation import accepted, detectors, gates
 from pipeline.manifest import TAKEN_OVER, StageManifest
 from pipeline.memory import is_out_of_memory
+from pipeline.outdated import outdated
 from pipeline.run import Run
 from pipeline.step import Step
 
@@ -75,8 +76,8 @@ def conduct(
         redo: a stage to make anew, with all that follows from it.
         accept: gates that may be missed, with the reason, kept in the run.
         inherited: what was accepted in the run that this one grows out of (`accepted.of`).
-        evaluate_only: leaves the stages as they are and only judges them.
-        again: forgets every evaluation first, and no stage.
+        evaluate_only: leaves the stages as they are and only judges them: what was not measured yet, and cards that are outdated.
+        again: judges them all, also those whose card is as it would be now.
 
     Raises:
         UserError: a data file is missing, a gate does not exist, or a step cannot run.
@@ -84,14 +85,13 @@ def conduct(
     """
     steps = all_steps()
     gone = follows(redo) if redo else frozenset()
-    if again:
-        gone |= {evaluation.name for evaluation in registry()[1].values()}
     if problems := refusals(run, chosen, gone, accept or {}, inherited or {}, redo=redo):
         raise UserError(problems)
     with run.lock() as fresh:
         try:
-            _refuse_other_settings(run, steps, gone)
-            _refuse_other_base(run, chosen, steps, gone)
+            renewed = _renewed(run, chosen, steps, again=again) if evaluate_only else {}
+            _refuse_other_settings(run, steps, gone | renewed.keys())
+            _refuse_other_base(run, chosen, steps, gone | renewed.keys())
             removed = [name for name, step in steps.items() if name in gone and run.remove(step)]
             for name in removed:
                 say(f"{name}: removed")
@@ -103,9 +103,11 @@ def conduct(
             accepted.inherit(run.path, {gate: one for gate, one in (inherited or {}).items() if gate in run.config.gates})
             for gate, why in (accept or {}).items():
                 accepted.accept(run.path, gate, why)
+            for name, why in renewed.items():
+                say(f"{name}: measured anew, {why}")
             # Another gate may be accepted, or have another bound: what was judged before is shown by that. What was removed no more.
             anew = evaluate_only or bool(accept) or bool(removed)
-            return _take(run, chosen, steps, say, evaluate_only=evaluate_only, anew=anew)
+            return _take(run, chosen, steps, say, evaluate_only=evaluate_only, renewed=renewed, anew=anew)
         except Exception as error:
             if is_disk_full(error):
                 raise _disk_full(run) from None
@@ -130,9 +132,20 @@ def conduct(
             raise
 
 
-def _take(run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, evaluate_only: bool, anew: bool) -> int:
+def _renewed(run: Run, chosen: Sequence[str], steps: dict[str, Step], *, again: bool) -> dict[str, str]:
+    """Evaluation of a chosen stage → why its card, which is there, is measured once more."""
+    _, evaluations = registry()
+    judged = [evaluations[stage] for stage in chosen if stage in evaluations]
+    every = {step.name: "as `evaluate --again` asks" for step in judged if again and (run.path / step.folder).exists()}
+    old = outdated(run, steps)
+    return every | {step.name: old[step.name] for step in judged if step.name in old}
+
+
+def _take(
+    run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, evaluate_only: bool, renewed: Collection[str], anew: bool
+) -> int:
     """The chosen stages in their order, each with its evaluation and gates; the report in any case, written `anew` also when
-    nothing ran."""
+    nothing ran. The evaluations `renewed` are made whether there is a card or not."""
     stages, evaluations = registry()
     ran = 0
     try:
@@ -145,7 +158,7 @@ def _take(run: Run, chosen: Sequence[str], steps: dict[str, Step], say: Say, *, 
                 ran += _step(run, stage, steps, say)
             evaluation = evaluations.get(stage.name)
             if evaluation is not None:
-                ran += _step(run, evaluation, steps, say)
+                ran += _step(run, evaluation, steps, say, anew=evaluation.name in renewed)
                 held.hold(run, evaluation.folder, say)
     finally:
         _report(run, anew or bool(ran))
@@ -230,7 +243,7 @@ def _missing_needs(run: Run, chosen: Sequence[str], gone: frozenset[str]) -> lis
     return lines
 
 
-def _refuse_other_settings(run: Run, steps: dict[str, Step], gone: frozenset[str]) -> None:
+def _refuse_other_settings(run: Run, steps: dict[str, Step], gone: Collection[str]) -> None:
     """A finished step that the config now asks otherwise stops the run, also one that would not run now: the config that is
     frozen into a run must be that of all its steps."""
     for name, step in steps.items():
@@ -245,13 +258,13 @@ def _refuse_other_settings(run: Run, steps: dict[str, Step], gone: frozenset[str
             )
 
 
-def _step(run: Run, step: Step, steps: dict[str, Step], say: Say) -> int:
-    manifest = run.manifest(step)
+def _step(run: Run, step: Step, steps: dict[str, Step], say: Say, *, anew: bool = False) -> int:
+    manifest = None if anew else run.manifest(step)
     # What was finished before this call has been held against settings and hashes already, all steps at once.
     fresh = manifest is None
     if manifest is None:
         say(f"{step.name} …")
-        manifest, _ = run.execute(step, steps)
+        manifest, _ = run.execute(step, steps, anew=anew)
     say(f"{step.name}: {_took(manifest) if fresh else 'done already'}  {summary(manifest)}".rstrip())
     if stopped := _stopped(run.path / step.folder / detectors.REPORT):
         say(stopped)
@@ -263,7 +276,7 @@ def _stopped(file: Path) -> str:
     return json.loads(file.read_text(encoding="utf-8"))["said"] if file.is_file() else ""
 
 
-def _refuse_other_base(run: Run, chosen: Sequence[str], steps: dict[str, Step], gone: frozenset[str]) -> None:
+def _refuse_other_base(run: Run, chosen: Sequence[str], steps: dict[str, Step], gone: Collection[str]) -> None:
     """An adapter fits one base only, and one way of writing conversations: others of the same shape would be taken without a word.
 
     Hashed once a call, and only when something is to be made from what an earlier call prepared.

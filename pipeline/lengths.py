@@ -6,10 +6,17 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+from data.numbers import many
 from data.overlap import prompt_of
 from data.records import Demonstration, Message, Prompt, Ranking, Thumb
+from pipeline import judge_questions
 from pipeline.context import no_room_to_draw, no_room_to_read
 from pipeline.template import PromptTooLong, prompt_ids, prompt_lengths, text_lengths
+
+ONE_QUESTION = (
+    "data.thumbs: the {thumbs} thumbs that KTO would learn from are of one question; it needs answers to another one to estimate its KL term on. "
+    "Give thumbs on more questions, or use learner: ppo."
+)
 
 
 def thumbs_are_used(config) -> bool:
@@ -67,7 +74,8 @@ class Lengths:
         used = thumbs_are_used(self.config)
         if not used:
             self.notes.append(
-                f"data.thumbs: {len(records)} thumbs are used by nothing: reward.thumbs_weight is 0, and learner is {self.config.learner}."
+                f"data.thumbs: {many(len(records), 'thumb is', 'thumbs are')} used by nothing: reward.thumbs_weight is 0, and learner is "
+                f"{self.config.learner}."
             )
         return self._sides(records, lengths, self.config.reward.max_tokens, "reward.max_tokens", "thumb", needed=used)
 
@@ -91,8 +99,15 @@ class Lengths:
             ]
             if len(long) > 20:
                 self.problems.append(
-                    f"{path}: {len(long) - 20} more prompts are longer than that. Raise it or drop them."
+                    f"{path}: {many(len(long) - 20, 'more prompt is', 'more prompts are')} longer than that. Raise it or drop them."
                 )
+
+    def judged(self, questions: list[Prompt]) -> None:
+        """What the detectors draw answers to: the first few that fit, and nobody may learn from them, so they may be longer than
+        all that anybody does."""
+        fitting = [n for n in self._prompts([q.messages for q in questions]) if n <= self._most]
+        if judge_questions.are_asked(self.config):
+            self._keep("question for the judge", fitting[: self.config.detectors.judge_prompts], self._most)
 
     def within(self, context: int | None) -> None:
         """Whether all that is kept, and what is drawn after it, fit into the model's context: told before anything is trained."""
@@ -103,9 +118,9 @@ class Lengths:
         ]
         drawn = [("evaluation", config.evaluation.max_new_tokens, longest["held-out prompt"])]
         if config.learner == "ppo":
-            drawn.append(("ppo", config.ppo.max_new_tokens, longest["prompt"]))
-        elif config.detectors.enabled:
-            drawn.append(("kto", config.kto.max_new_tokens, longest["prompt"]))
+            drawn.append(("ppo", config.ppo.max_new_tokens, max(longest["prompt"], longest["question for the judge"])))
+        else:
+            drawn.append(("kto", config.kto.max_new_tokens, longest["question for the judge"]))
         for key, noun, tokens in texts:
             self.problems += no_room_to_read(context, key, noun, tokens)
         for section, tokens, prompt in drawn:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import round_runs
 from pipeline.adapters import BASE, POLICY, REFERENCE
 from pipeline.errors import UserError
 from pipeline.learner import STAGE, called
@@ -56,9 +57,7 @@ def of_rounds(first: Path, serving: Run, keep: int) -> tuple[list[Checkpoint], l
         first: the run that the rounds started from, round 0.
         serving: the run of the assistant in service, whose own checkpoints are offered anyway.
     """
-    rounds = {0: first}
-    for path in sorted(first.parent.glob(f"{first.name}-round-[0-9][0-9][0-9]")):
-        rounds[int(path.name[-3:])] = path
+    rounds = {0: first, **round_runs.of_rounds(first)}
     made = {n: path for n, path in rounds.items() if path != serving.path and _is_done(path, "ppo")}
     fitting = {n: path for n, path in made.items() if _fits(path, serving)}
     shown = dict(sorted(fitting.items())[max(0, len(fitting) - keep) :])

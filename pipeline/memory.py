@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from data.errors import UserError
+from data.numbers import many
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -124,6 +125,6 @@ class MicroBatch:
         release()
         _release_gpu()
         self._say(
-            f"out of memory: {self.size} rows a forward pass from now on, the batch of a step unchanged. "
+            f"out of memory: {many(self.size, 'row')} a forward pass from now on, the batch of a step unchanged. "
             + (f"{self._setting}={self.size} avoids the loss of time." if self._setting else "")
         )

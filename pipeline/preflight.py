@@ -8,12 +8,14 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.loading import load_counted
+from data.numbers import many
 from data.overlap import GRAM, HeldOut, Overlap, Said, prompt_of
 from data.quality import leaks
 from data.records import Demonstration, Prompt, Ranking, Record, Thumb
 from data.splits import is_test
 from data.yardsticks import load_facts, load_paragraphs
-from pipeline.lengths import Lengths, thumbs_are_used
+from pipeline.judge_questions import untaught
+from pipeline.lengths import ONE_QUESTION, Lengths, thumbs_are_used
 from reward.test_model import sides
 
 _KINDS: dict[str, type] = {
@@ -107,11 +109,12 @@ def check(config, tokenizer, context: int | None = None) -> Checked:
         side["rankings"], long = lengths.rankings(side["rankings"], learnt=side is train)
         too_long["rankings"] += long
     lengths.held(given)
-    problems += _one_kind_of_thumb(train["thumbs"], given["thumbs"], config)
-    lengths.within(context)
+    problems += _too_alike(train["thumbs"], given["thumbs"], config)
     for name in ("demonstrations", "rankings"):
         test[name] = lengths.measured(test[name], context, f"{name} test")
     lengths.measured(given["heldout_rankings"], context, config.data.heldout_rankings, refuse=True)
+    lengths.judged(untaught(test["rankings"], test["prompts"], _asked(train, given, config)))
+    lengths.within(context)
     if problems or lengths.problems:
         raise UserError([*problems, *lengths.problems])
     notes = [*lengths.notes, *_overlap_notes(overlaps, config.data.max_overlap)]
@@ -197,16 +200,23 @@ def _empty_sides(
     return problems
 
 
-def _one_kind_of_thumb(train: Sequence[Thumb], given: Sequence[Thumb], config) -> list[str]:
-    """KTO weighs thumbs up against thumbs down; without one of them it would stop after all the stages before it."""
+def _asked(train: Mapping[str, list], given: Mapping[str, list], config) -> list:
+    """What the policy is trained on or evaluated with, and the judge therefore not asked."""
+    thumbs = [t.prompt for t in train["thumbs"]] if config.learner == "kto" else []
+    return [*(p.messages for p in (*train["prompts"], *given["heldout_prompts"])), *thumbs]
+
+
+def _too_alike(train: Sequence[Thumb], given: Sequence[Thumb], config) -> list[str]:
+    """KTO weighs thumbs up against thumbs down, and answers against those to other questions; without one of them it would stop after
+    all the stages before it."""
     if config.learner != "kto" or not given:
         return []
     own, _ = sides(list(train), config.reward.test_share)
     ups = sum(thumb.up for thumb in own)
     if ups not in (0, len(own)):
-        return []
+        return [ONE_QUESTION.format(thumbs=len(own))] if len({thumb.prompt for thumb in own}) == 1 else []
     return [
-        f"data.thumbs: of {len(given)} thumbs KTO would learn from {len(own)}, {ups} of them up; it needs both kinds. The others are of the "
+        f"data.thumbs: of {many(len(given), 'thumb')} KTO would learn from {len(own)}, {ups} of them up; it needs both kinds. The others are of the "
         "test side (data.test_share), of the test model (reward.test_share) or too long (reward.max_tokens)."
     ]
 
@@ -214,7 +224,7 @@ def _one_kind_of_thumb(train: Sequence[Thumb], given: Sequence[Thumb], config) -
 def _split_leaks(shared: Mapping[tuple[str, str], int]) -> list[str]:
     """Cannot be, as one function decides the side of a question everywhere; were it ever to change, this is where it would show."""
     return [
-        f"data: {count} questions are both in '{one}' and in '{other}'. Please report this."
+        f"data: {many(count, 'question is', 'questions are')} both in '{one}' and in '{other}'. Please report this."
         for (one, other), count in shared.items()
         if {one.rpartition(" ")[2], other.rpartition(" ")[2]} == {"train", "test"}
     ]
@@ -265,7 +275,7 @@ def _overlap_notes(overlaps: Mapping[tuple[str, str], Overlap], allowed: float) 
             said = where.format(f"{len(found.found)} share {GRAM} words in a row")
             lines.append(f"{said}; first: {_first(found)}.")
         if found.common:
-            said = where.format(f"{found.common} runs of {GRAM} words")
+            said = where.format(f"{many(found.common, 'run')} of {GRAM} words")
             lines.append(f"{said} are shared too, but stand in so many rows that they are no copies.")
     return lines
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data.feedback import FeedbackStore
+from data.numbers import many
 from data.said import read_said
 from data.votes import learn
-from pipeline import doubts, progress, service, snapshot
+from pipeline import doubts, progress, round_runs, service, snapshot
 from pipeline.conductor import conduct, registry
 from pipeline.disk import write_json
 from pipeline.errors import GateFailure, UserError
@@ -108,7 +109,7 @@ def run_round(base: Run, say: Say, accept: dict[str, str] | None = None) -> Conc
 
 def _decide(found: Gain, over: str, least: float) -> tuple[bool, str]:
     """Whether the round's assistant goes into service in place of the one called `over`, and the line that says why."""
-    beside = f"by {found.by} over {over} on {found.prompts} prompts"
+    beside = f"by {found.by} over {over} on {many(found.prompts, 'prompt')}"
     if math.isnan(found.low):
         return False, (
             f"{found.value:+.3f} {found.unit} {beside}, too few of them for an interval, without which nothing shows a gain; more of "
@@ -247,9 +248,9 @@ def _begin(base: Run, say: Say) -> Snapshot | None:
         found = snapshot.usable(base, lesson, set().union(*map(snapshot.learned_from, done)))
         thumbs = found.new_thumbs if _learns_from_thumbs(base) else 0
         if found.new_pairs + thumbs < base.config.rounds.min_pairs:
-            also = f" and {thumbs} new lone thumbs" if _learns_from_thumbs(base) else ""
+            also = f" and {many(thumbs, 'new lone thumb')}" if _learns_from_thumbs(base) else ""
             say(
-                f"{found.new_pairs} new pairs{also} since the last round, {base.config.rounds.min_pairs} are needed "
+                f"{many(found.new_pairs, 'new pair')}{also} since the last round, {base.config.rounds.min_pairs} are needed "
                 "(rounds.min_pairs). Nothing was done; `feedback preview` shows what there is."
             )
             return None
@@ -263,11 +264,11 @@ def _begin(base: Run, say: Say) -> Snapshot | None:
         store.close()
     say(
         f"round {int(folder.name)}: "
-        + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in taken.counts.items())
+        + ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in taken.counts.items())
     )
     for reason, count in taken.left_out.items():
         if count:
-            say(f"  left out: {count} {reason}")
+            say(f"  left out: {reason}: {count}")
     return taken
 
 
@@ -297,7 +298,7 @@ def _finite(numbers: dict) -> dict:
 
 
 def _path_of(base: Run, folder: Path) -> Path:
-    return service.round_path(base.path, int(folder.name))
+    return round_runs.of_round(base.path, int(folder.name))
 
 
 def _run_of(base: Run, taken: Snapshot) -> Run:

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import environment, takeover
+from pipeline.apart import apart
 from pipeline.attempt import KEY, aside_of, begun_in, leftover, partial_of, tidy
-from pipeline.config import Config, defaults, dump, load_config
+from pipeline.config import Config, dump, load_config
 from pipeline.disk import sha256, sync, write_whole
 from pipeline.errors import RunBusy, UserError
 from pipeline.manifest import MANIFEST, TAKEN_OVER, Artifact, Begun, StageManifest, key_of
@@ -49,6 +50,20 @@ def at_hand(path: Path) -> str:
 def as_argument(path: Path) -> str:
     """A run as a person types it behind --run."""
     return shlex.quote(path.name if path.parent == Path("runs") else str(path))
+
+
+def _earlier(target: Path) -> Path:
+    return target.with_name(target.name + ".earlier")
+
+
+def _put(partial: Path, target: Path) -> None:
+    """Gives a whole result its name; an earlier one goes only now."""
+    earlier = _earlier(target)
+    shutil.rmtree(earlier, ignore_errors=True)
+    if target.exists():
+        target.rename(earlier)
+    partial.rename(target)
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 class Run:
@@ -159,30 +174,11 @@ class Run:
         return []
 
     def _apart(self, done: StageManifest | Begun, step: Step, steps: dict[str, Step]) -> list[str]:
-        now = self._identity(step, steps)
-        version = step.version_under(self.config)
-        found = [] if done.version == version else [f"code version {done.version}, now {version}"]
-        # A setting that came later and stands at its default changes nothing; where it does, the step's version is raised.
-        default = defaults()
-        later = {n for n in now["settings"].keys() - done.settings.keys() if now["settings"][n] == default.get(n)}
-        for name in sorted((done.settings.keys() | now["settings"].keys()) - later):
-            before, after = done.settings.get(name, "unset"), now["settings"].get(name, "unset")
-            if before != after:
-                found.append(f"{name} {before}, now {after}")
-        before = {f["path"]: f["sha256"] for f in done.files}
-        after = {f["path"]: f["sha256"] for f in now["files"]}
-        found += [
-            f"another {path}" for path in sorted(before.keys() | after.keys()) if before.get(path) != after.get(path)
-        ]
-        found += [
-            f"an earlier result of '{name}'"
-            for name, digest in now["inputs"].items()
-            if done.inputs.get(name) != digest
-        ]
-        return found
+        return apart(done, self._identity(step, steps), step.version_under(self.config))
 
-    def execute(self, step: Step, steps: dict[str, Step]) -> tuple[StageManifest, bool]:
-        """The step's manifest, and whether it had to run. `steps` holds all steps by name.
+    def execute(self, step: Step, steps: dict[str, Step], *, anew: bool = False) -> tuple[StageManifest, bool]:
+        """The step's manifest, and whether it had to run. `steps` holds all steps by name. `anew`: it runs in any case, and what
+        is there stays until the new result is whole.
 
         Raises:
             UserError: a step it needs is missing, or the step was made with other settings; the message names them.
@@ -192,13 +188,13 @@ class Run:
             raise UserError(
                 f"{self.path}: '{step.name}' needs {', '.join(missing)}, not finished here. `run` makes all in their order."
             )
-        done = self.manifest(step)
+        done = None if anew else self.manifest(step)
         if done is not None:
             changed = self.differences(step, steps)
             if changed:
                 ways = f"--run NEW, or, with the same settings, {step.anew}, which replaces it and what follows."
                 if step.is_evaluation:
-                    ways = f"{step.anew} with the same settings, which judges anew what was trained, or --run NEW."
+                    ways = f"{step.anew} with the same settings, which measures anew the outdated cards alone, or --run NEW."
                 raise UserError(f"{self.path}: '{step.name}' was made with {'; '.join(changed[:3])}. Use {ways}")
             if problems := self.verify(step):
                 raise UserError(problems)
@@ -211,7 +207,7 @@ class Run:
         target = self.path / step.folder
         found = target.exists()
         shutil.rmtree(target, ignore_errors=True)
-        for left in (partial_of(target), aside_of(partial_of(target))):
+        for left in (partial_of(target), aside_of(partial_of(target)), _earlier(target)):
             shutil.rmtree(left, ignore_errors=True)
         return found
 
@@ -286,7 +282,7 @@ class Run:
             if CHECKPOINTS not in file.relative_to(partial).parts:
                 sync(file)
         sync(partial)
-        partial.rename(target)
+        _put(partial, target)
         sync(target.parent)
         # Only now: until its name is that of a finished step, the work must be there to be taken up.
         tidy(target)

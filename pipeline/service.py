@@ -84,7 +84,9 @@ def names(base: Path) -> frozenset[str]:
     """
     told = [one.run for one in history(base)] if (base / SERVICE).is_file() else []
     # Not parsed: what is damaged in them is for others to tell.
-    for files, name in ((CONFIG, r"^run_name: '?([\w.-]+)"), ("rounds/*/round.json", r'^ *"run": "([\w.-]+)"')):
+    run = r'^ *"run": "([\w.-]+)"'
+    # Of a snapshot, the run of the assistant that was in service when the round began.
+    for files, name in ((CONFIG, r"^run_name: '?([\w.-]+)"), ("rounds/*/round.json", run), ("rounds/*/snapshot.json", run)):
         for file in base.glob(files):
             told += re.findall(name, file.read_text(encoding="utf-8"), re.MULTILINE)[:1]
     was = {family_of(run)[0] for run in told}

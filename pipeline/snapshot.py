@@ -204,6 +204,15 @@ def against(folder: Path) -> InService:
         ) from None
 
 
+def hashes(folder: Path) -> set[str]:
+    """sha256 of the files that every round's run is prepared from; empty where there is no whole snapshot."""
+    try:
+        files = json.loads((folder / SNAPSHOT).read_text(encoding="utf-8"))["files"]
+        return {files[f"{name}.jsonl"]["sha256"] for name in ("demonstrations", "rankings", "prompts", "heldout_prompts")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+
+
 def learned_from(folder: Path) -> set[str]:
     """Ids of the rankings and lone thumbs from votes that a round learned from."""
     try:

@@ -21,7 +21,7 @@ EVALUATION = "evaluate-"
 
 def anew(name: str) -> str:
     """The command that makes a step of that name anew, whatever verb is at work now. An evaluation needs no training for it."""
-    return "`evaluate --again`" if name.startswith(EVALUATION) else f"`run --redo {name}`"
+    return "`evaluate`" if name.startswith(EVALUATION) else f"`run --redo {name}`"
 
 
 @dataclass(frozen=True)

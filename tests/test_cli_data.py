@@ -33,7 +33,7 @@ def test_inspect_says_what_would_stop_a_run_and_shows_three_rows(tmp_path, capsy
     rows = [{"prompt": "x" * n, "completion": "a\x1b[31mb"} for n in (4, 5, 6, 7)] + [{"prompt": "", "completion": "a"}]
     inspect(str(write(tmp_path / "r.jsonl", *rows)), None, None, 100_000)
     said = capsys.readouterr().out
-    assert "4 demonstrations" in said and "1 problems, which would stop a run" in said and "r.jsonl row 5: " in said
+    assert "4 demonstrations" in said and "1 problem, which would stop a run" in said and "r.jsonl row 5: " in said
     assert "prompts: 4 to 7, half up to 6" in said
     assert said.count("answer: ") == 3
     # A file cannot write to the terminal what the terminal would obey.

@@ -41,8 +41,8 @@ def test_stats_count_raters_and_what_cannot_be_used(db, capsys):
     assert ["ann", "2", "67%", "consent:", "publish,", "not", "asked"] in [line.split() for line in said]
     assert said[-3:] == [
         "2 of 3 judgements used",
-        "  left out: 1 choice skipped",
-        "  no judgements any more: 1 thumbs changed or taken back",
+        "  left out: choice skipped: 1",
+        "  no judgements any more: thumbs changed or taken back: 1",
     ]
 
 
@@ -73,7 +73,7 @@ def test_stats_count_thumbs_by_the_checkpoint_that_wrote(tmp_path, capsys):
 def test_preview_shows_what_a_round_would_learn(db, capsys):
     preview(db=db)
     said = capsys.readouterr().out
-    assert "1 rankings with 1 pairs" in said and "better: " in said and "worse: so" in said and "1 demonstrations" in said
+    assert "1 ranking with 1 pair," in said and "better: " in said and "worse: so" in said and "1 demonstration\n" in said
     # What a model said cannot write to the terminal what the terminal would obey.
     assert "\x1b" not in said
 
@@ -89,7 +89,7 @@ def test_an_export_is_noted_and_a_deletion_names_it(db, tmp_path, capsys):
     delete("ann", db=db, yes=True)
     said = capsys.readouterr().out
     # All three answers stand in her conversation, and with them goes what Bob and Eve said of them.
-    assert "removed: 4 thumbs, 1 choices, 4 messages, 0 edits, 1 conversations, 0 consents, 1 raters" in said
+    assert "removed: thumbs 4, choices 1, messages 4, edits 0, conversations 1, consents 0, raters 1" in said
     assert f"still in {out} (sha256 " in said
     stats(db=db)
     assert "0 judgements stand" in capsys.readouterr().out
@@ -103,7 +103,7 @@ def test_import_says_how_many_came_in(tmp_path, capsys):
     (tmp_path / "log.json").write_text(json.dumps(row) + "\n" + json.dumps({"type": "chat"}), encoding="utf-8")
     import_("fastchat", tmp_path / "log.json", db=tmp_path / "new.sqlite")
     said = capsys.readouterr().out
-    assert said == "1 votes added, 0 were here already\n  left out: 1 lines of type 'chat'\n"
+    assert said == "1 vote added, here already: 0\n  left out: lines of type 'chat': 1\n"
 
 
 def test_slips_are_one_line(db, tmp_path):
@@ -135,7 +135,7 @@ def test_consent_is_noted_by_hand_and_shown_and_says_where_words_already_are(db,
     assert said.startswith("ann: local from now on\nwritten before, and so still in ") and "pairs.jsonl" in said
     preview(db=db)
     said = capsys.readouterr().out
-    assert "0 rankings" in said and "left out: 2 by raters who keep what they say in the chat (consent)" in said
+    assert "0 rankings" in said and "left out: by raters who keep what they say in the chat (consent): 2" in said
     with pytest.raises(UserError, match=r"none.jsonl: not written: no votes make"):
         export("preference", tmp_path / "none.jsonl", db=db)
     # Why there are none is said, and no empty file left.

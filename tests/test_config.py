@@ -9,6 +9,8 @@ import pytest
 from data.errors import UserError
 from pipeline.cli_options import wrong_besides
 from pipeline.config import check_files, load_config
+from pipeline.config.partial import broken_rules
+from pipeline.config.section import Section, rule
 from pipeline.evaluation import accepted
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -342,3 +344,45 @@ def test_no_rule_is_asked_of_a_setting_that_is_wrong_by_itself(tmp_path):
     assert sorted(line.split(" should ")[0] for line in found) == ["my.yaml:1: 'ppo.minibatch'", "my.yaml:2: 'reward'"]
     # The same settings without that mistake break the rules which were not asked.
     assert len(problems(tmp_path, "ppo: {episodes: 30, minibatch: 7, micro_batch: 4000}\nevaluation: {gold: test_model}\n")) == 3
+
+
+def test_a_slip_in_a_rule_shows_and_is_not_taken_for_a_mistaken_setting():
+    """Passed over, it would never tell anything where another setting is wrong too."""
+
+    class Inner(Section):
+        width: int = 1
+
+    class Outer(Section):
+        inner: Inner = Inner()
+        height: int = 2
+
+        @property
+        def area(self) -> int:
+            return self.inner.width * self.height
+
+        @rule
+        def _small(self):
+            if self.area > 9:
+                yield "'height' should be smaller"
+
+        @rule
+        def _flat(self):
+            if self.height > 4 and self.inner.widht:
+                yield "'height' should be small"
+
+    assert broken_rules(Outer, {"height": 10, "inner": {"width": "x"}}, {("height",)}) == []
+    assert broken_rules(Outer, {"height": 4, "inner": {"width": "x"}}, {("inner", "width")}) == []
+    with pytest.raises(AttributeError, match="widht"):
+        broken_rules(Outer, {"height": 5, "inner": {"width": "x"}}, {("inner", "width")})
+
+
+def test_whichever_setting_is_mistaken_nothing_that_is_asked_of_the_others_slips():
+    """Rules, gates and files, with each setting of a shipped config wrong in turn, and each section."""
+    file = Path("configs/quickstart.yaml")
+    whole = load_config(file).model_dump(mode="json")
+    names = [*whole, *(f"{section}.{name}" for section, value in whole.items() if isinstance(value, dict) for name in value if section != "gates")]
+    assert len(names) > 150
+    for name in names:
+        with pytest.raises(UserError) as caught:
+            load_config(file, [f"{name}=[[1]]"], also=wrong_besides)
+        assert any(f"'{name}" in line for line in caught.value.problems), name

@@ -55,7 +55,7 @@ def test_kto_and_its_watch_refuse_what_outgrows_it(tmp_path):
     with pytest.raises(UserError, match=r"kto.max_new_tokens: 1023 tokens after a prompt of \d+ exceed"):
         kto.run(make_context(folder_of(tmp_path, "a"), "kto.max_new_tokens=1023"))
     context = make_context(folder_of(tmp_path, "b"), "reward.max_tokens=4000")
-    both = [Thumb(f"t{i}", (Message("user", "q"),), "y" * 1100, bool(i % 2)) for i in range(16)]
+    both = [Thumb(f"t{i}", (Message("user", f"q{i}"),), "y" * 1100, bool(i % 2)) for i in range(16)]
     write_rows(context.inputs["prepare"] / "thumbs.train.jsonl", map(thumb_row, both))
     with pytest.raises(UserError, match=r"reward.max_tokens: a prompt with its answer of 11\d\d tokens exceeds the model's context of 1024"):
         kto.run(context)

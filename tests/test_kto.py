@@ -1,6 +1,7 @@
 """KTO in PPO's place: that the reference is SFT, the rows are ours, and that it learns what the thumbs say."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from thumbing import SETTINGS, make_context, thumbs
 
 from data.errors import UserError
-from data.records import Thumb
+from data.records import Message, Thumb
 from data.rows import thumb_row, write_rows
 from pipeline.adapters import POLICY
 from pipeline.config import load_config
@@ -70,6 +71,32 @@ def test_rows_are_rendered_as_everywhere_and_mismatched_within_their_batch(conte
         assert [row["KL_completion_ids"] for row in rows[first : first + 8]] == [said[-1], *said[:-1]]
 
 
+def test_the_answer_of_a_mismatch_is_to_another_question(context):
+    """Several thumbs on one question: the answer to it in the next row fits it as well as the own one."""
+    tokenizer = open_base(context.config).tokenizer
+    given = [replace(t, prompt=(Message("user", "popular?"),)) if i % 3 else t for i, t in enumerate(thumbs(20, 12))]
+    rows = kto.examples(given, tokenizer, context.config)
+    # A number in each answer says which row it is from.
+    for number, t in enumerate(given):
+        given[number] = replace(t, response=f"{t.response} {number}")
+    rows = kto.examples(given, tokenizer, context.config)
+    owner = {tuple(row["completion_ids"]): place for place, row in enumerate(rows)}
+    lent = [owner[tuple(row["KL_completion_ids"])] for row in rows]
+    assert all(rows[j]["prompt_ids"] != rows[i]["prompt_ids"] for i, j in enumerate(lent))
+    # As near as can be: the row before, where that asks something else.
+    assert any(j == i - 1 for i, j in enumerate(lent)) and all(
+        j == i - 1 for i, j in enumerate(lent) if i % 8 and rows[i - 1]["prompt_ids"] != rows[i]["prompt_ids"]
+    )
+    # A batch that asks one question borrows elsewhere.
+    config = load_config(Path("configs/smoke.yaml"), [*SETTINGS, "kto.batch_size=2"])
+    rows = kto.examples(given, tokenizer, config)
+    assert any(rows[i]["prompt_ids"] == rows[i + 1]["prompt_ids"] for i in range(0, len(rows), 2))
+    asked = {tuple(row["completion_ids"]): row["prompt_ids"] for row in rows}
+    assert all(asked[tuple(row["KL_completion_ids"])] != row["prompt_ids"] for row in rows)
+    with pytest.raises(UserError, match="the 2 thumbs that KTO would learn from are of one question"):
+        kto.examples([replace(given[0], prompt=given[1].prompt), given[1]], tokenizer, config)
+
+
 def test_the_one_that_would_be_alone_is_counted(context, monkeypatch):
     write_rows(context.inputs["prepare"] / "thumbs.train.jsonl", map(thumb_row, thumbs(6, 11)))
     monkeypatch.setattr(kto, "_train", lambda *a: [{"loss": 1.0, "kl": 0.0}])
@@ -97,7 +124,7 @@ def test_each_kind_of_thumb_counts_half(ups, downs):
 def test_it_says_what_it_lacks(context, tmp_path):
     file = context.inputs["prepare"] / "thumbs.train.jsonl"
     write_rows(file, map(thumb_row, thumbs(5, 0)))
-    with pytest.raises(UserError, match="all 5 thumbs are up; it needs both kinds"):
+    with pytest.raises(UserError, match=r"the thumbs \(5\) are all up; it needs both kinds"):
         kto.run(context)
     file.unlink()
     with pytest.raises(UserError, match="no thumbs. Name a file in data.thumbs"):

@@ -100,10 +100,40 @@ def test_what_outgrows_the_models_context_is_told_before_anything_is_trained(mak
     assert alone.startswith("evaluation.")
     short = make_config("ppo.max_new_tokens=1", "evaluation.max_new_tokens=1")
     check(short, tokenizer, demonstration)
-    line = problems_of(short, tokenizer, demonstration - 1)[0]
+    line = problems_of(short, tokenizer, demonstration - 1)[-1]
     assert line.startswith(f"sft.max_tokens: a demonstration of {demonstration} tokens exceeds the model's context of {demonstration - 1}.")
     lines = problems_of(short, tokenizer, ranked - 1)
-    assert lines[1].startswith(f"reward.max_tokens: a prompt with its answer of {ranked} tokens exceeds")
+    assert lines[-1].startswith(f"reward.max_tokens: a prompt with its answer of {ranked} tokens exceeds")
+
+
+def test_a_question_that_the_detectors_ask_is_held_against_the_context_too(make_config, tokenizer, tmp_path):
+    """It may be longer than all that PPO asks: with prompts of its own, nobody else draws an answer to a test ranking's question."""
+    aside = [q for q in QUESTIONS if is_test([Message("user", q)], 0.3)]
+    long = next(q for q in (f"Quest{'i' * n}on?" for n in range(20, 60)) if is_test([Message("user", q)], 0.3))
+    asked = [long if q == aside[0] else q for q in QUESTIONS]
+    write(tmp_path / "p.jsonl", [{"prompt": q} for q in QUESTIONS if q not in aside])
+    tokens = len(prompt_ids(tokenizer, [Message("user", long)]))
+    ranked = [{"prompt": q, "responses": ["Good.", "Bad."], "ranks": [0, 1]} for q in asked]
+    judged = (f"data.prompts={tmp_path}/p.jsonl", "reward.test_share=0.3", "data.test_share=0.3", "evaluation.max_new_tokens=1")
+
+    def said(learner, *overrides, drawn=1025 - tokens):
+        config = make_config(*judged, f"learner={learner}", f"{learner}.max_new_tokens={drawn}", *overrides, r=ranked)
+        try:
+            check(config, tokenizer, 1024)
+        except UserError as error:
+            return list(error.problems)
+        return []
+
+    for learner in ("ppo", "kto"):
+        assert said(learner, drawn=1024 - tokens) == []
+        (line,) = said(learner)
+        assert line.startswith(f"{learner}.max_new_tokens: {1025 - tokens} tokens after a prompt of {tokens} exceed the model's context of 1024.")
+        assert said(learner, "detectors.enabled=false") == []
+    assert said("ppo", "detectors.judge_every=0") == [] and len(said("kto", "detectors.judge_every=0")) == 1
+    # Only the first few are asked.
+    assert len(aside) > 2
+    ranked.sort(key=lambda row: row["prompt"] == long)
+    assert said("ppo", "detectors.judge_prompts=2") == []
 
 
 def test_what_only_measures_is_left_out_or_refused_where_no_model_reads_it_whole(make_config, tokenizer):
@@ -298,6 +328,12 @@ def test_thumbs_of_one_kind_are_told_to_kto_before_anything_is_trained(make_conf
     check(make_config(f"data.thumbs={tmp_path}/t.jsonl", "learner=kto"), tokenizer)
 
 
+def test_thumbs_of_one_question_are_told_to_kto_before_anything_is_trained(make_config, tokenizer, tmp_path):
+    write(tmp_path / "t.jsonl", [{"prompt": QUESTIONS[0], "completion": f"Yes {i}.", "label": i % 2 > 0} for i in range(6)])
+    (found,) = problems(make_config(f"data.thumbs={tmp_path}/t.jsonl", "learner=kto"), tokenizer)
+    assert found.startswith("data.thumbs: the 6 thumbs that KTO would learn from are of one question")
+
+
 def test_a_single_thumb_that_nothing_uses_stops_nothing(make_config, tokenizer, tmp_path):
     """As in a round, which holds every vote: whether that one thumb falls on the test side, or is too long, is chance."""
     aside = next(q for q in QUESTIONS if is_test([Message("user", q)], 0.1))
@@ -305,6 +341,6 @@ def test_a_single_thumb_that_nothing_uses_stops_nothing(make_config, tokenizer, 
         write(tmp_path / "t.jsonl", [{"prompt": question, "completion": answer, "label": True}])
         checked = check(make_config(f"data.thumbs={tmp_path}/t.jsonl"), tokenizer)
         (said,) = (note for note in checked.notes if note.startswith("data.thumbs"))
-        assert said == "data.thumbs: 1 thumbs are used by nothing: reward.thumbs_weight is 0, and learner is ppo."
+        assert said == "data.thumbs: 1 thumb is used by nothing: reward.thumbs_weight is 0, and learner is ppo."
         found = problems(make_config(f"data.thumbs={tmp_path}/t.jsonl", "reward.thumbs_weight=1.0"), tokenizer)
         assert any(wrong in line for line in found)

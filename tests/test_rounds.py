@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from data.errors import UserError
 from data.feedback import FeedbackStore
 from data.loading import load
-from pipeline import progress, rounds, service, snapshot
+from pipeline import lineup, progress, rounds, service, snapshot
 from pipeline.cli import round_
 from pipeline.cli import rounds as show_rounds
 from pipeline.conductor import conduct
@@ -90,7 +90,7 @@ def test_two_rounds_one_promoted_one_not_and_back_again(base, tmp_path, capsys, 
     new = tmp_path / "r-round-001"
     # Three choices are three pairs; the fourth is on a held-out question.
     assert (first.promoted, first.counts["new_pairs"], first.counts["judgements"]) == (True, 3, 4)
-    assert any("left out: 1 records on held-out questions" in line for line in said)
+    assert any("left out: records on held-out questions: 1" in line for line in said)
     # The old reward model was asked before the new run was begun.
     asked = next(i for i, line in enumerate(said) if line.startswith("reward model of r on the new votes"))
     assert asked < said.index("prepare …") and first.before["n"] == 3 and first.before["run"] == "r"
@@ -141,6 +141,58 @@ def test_an_interrupted_round_goes_on_with_the_votes_that_it_began_with(base, tm
     vote(database, "ann", ["four?", "five?", "six?", "seven?"])
     end = rounds.run_round(base("rounds.min_gain=1000"), lambda line: None)
     assert (end.number, end.counts["new_pairs"]) == (1, 3) and rounds.unfinished(tmp_path / "r") is None
+
+
+@pytest.mark.parametrize("with_its_round", [False, True])
+def test_a_round_goes_on_after_the_run_was_renamed_alone_or_with_it(base, tmp_path, monkeypatch, with_its_round):
+    vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
+    real = rounds.conduct
+
+    def killed(run, stages, say, **more):
+        real(run, ["prepare", "sft"], say, **more)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rounds, "conduct", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rounds.run_round(base("rounds.min_gain=-1000"), lambda line: None)
+    monkeypatch.setattr(rounds, "conduct", real)
+    database = base().config.chat.feedback_db
+    new = tmp_path / "new"
+    (tmp_path / "r").rename(new)
+    name = "new-round-001" if with_its_round else "r-round-001"
+    (tmp_path / "r-round-001").rename(tmp_path / name)
+    if not with_its_round:
+        # Frozen by another command meanwhile: the run itself no longer knows what it was called.
+        Run.load(new).freeze()
+    said = []
+    end = rounds.run_round(Run.load(new, [f"chat.feedback_db={database}", "rounds.min_gain=-1000"]), said.append)
+    assert (end.run, end.promoted, service.follow(Run.load(new)).path) == (name, True, tmp_path / name)
+    assert {line.split(":")[0] for line in said if "done already" in line} == {"prepare", "evaluate-base", "sft", "evaluate-sft"}
+    assert sorted(f.name for f in tmp_path.glob("*-round-*")) == [name]
+
+
+def test_an_old_round_is_offered_under_its_old_name_where_it_is_told_to_be_this_ones(base, tmp_path, monkeypatch):
+    vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
+    rounds.run_round(base("rounds.min_gain=1000"), lambda line: None)
+
+    def offered(path):
+        run = Run.load(path)
+        return [c.name for c in lineup.of_rounds(run.path, service.follow(run), keep=4)[0]]
+
+    assert offered(tmp_path / "r") == ["ppo-round-1"]
+    (tmp_path / "r").rename(tmp_path / "new")
+    assert offered(tmp_path / "new") == ["ppo-round-1"]
+    # A run called as this one was, made from other votes.
+    manifest = tmp_path / "r-round-001" / "stages" / "prepare" / "manifest.json"
+    written = manifest.read_text()
+    file = json.loads(written)
+    file["files"][1]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(file))
+    assert offered(tmp_path / "new") == []
+    # And where another run has that name now, its rounds are that one's.
+    manifest.write_text(written)
+    (tmp_path / "r").mkdir()
+    assert offered(tmp_path / "new") == []
 
 
 def test_a_snapshot_that_was_changed_is_refused(base, tmp_path):

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import UserError
+from data.sources import files_of
 from pipeline import service
 from pipeline.conductor import _refuse_other_base, _refuse_other_settings, all_steps, conduct
 from pipeline.config import load_config
@@ -120,6 +122,38 @@ def test_a_setting_that_came_later_changes_nothing_at_its_default(place):
     assert run.execute(step, {"first": step})[1] is False
     with pytest.raises(UserError, match=r"'first' was made with lora.dropout unset, now 0.5"):
         opened(place, "lora.dropout=0.5").execute(step, {"first": step})
+
+
+def test_data_that_lie_elsewhere_are_the_same_data(place):
+    """A file, a directory, and one file under two settings; what stands in them is what counts."""
+    step = Step("first", (), ("data",), 1, "bodies_of_run_test:first", lambda config: [f for _, s in config.data.sources() for f in files_of(s)])
+    here, there = place / "here", place / "there"
+    (here / "shown").mkdir(parents=True)
+    for name in ("shown/a.jsonl", "shown/b.jsonl", "r.jsonl"):
+        (here / name).write_text(name)
+    names = {"demonstrations": "shown", "rankings": "r.jsonl", "heldout_prompts": "r.jsonl"}
+
+    def run(**places):
+        return opened(place, *(f"data.{key}={places.get(key, here)}/{name}" for key, name in names.items()))
+
+    everywhere = dict.fromkeys(names, there)
+    run().execute(step, {"first": step})
+    shutil.copytree(here, there)
+    assert run(**everywhere).execute(step, {"first": step})[1] is False
+    assert run(rankings=there).differences(step, {"first": step}) == []
+    shutil.rmtree(here)
+    assert run(**everywhere).differences(step, {"first": step}) == []
+    # Another file there, one more, and one that is called otherwise: each is something else.
+    (there / "shown" / "c.jsonl").write_text("c")
+    assert run(**everywhere).differences(step, {"first": step})[0].startswith(f"data.demonstrations {here}/shown, now {there}/shown")
+    (there / "shown" / "c.jsonl").unlink()
+    (there / "r.jsonl").rename(there / "q.jsonl")
+    names["rankings"] = "q.jsonl"
+    assert any(said.startswith("data.rankings") for said in run(**everywhere).differences(step, {"first": step}))
+    names["rankings"] = "r.jsonl"
+    (there / "r.jsonl").write_text("other")
+    found = run(**everywhere).differences(step, {"first": step})
+    assert [said.split(" ")[0] for said in found] == ["data.heldout_prompts", "data.rankings", "another", "another"]
 
 
 def test_code_of_one_learner_that_changed_makes_its_own_steps_old_and_no_others(place):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+from data.numbers import many
 from pipeline.chat.choice import Said
 from pipeline.chat.history import listing, mark, place
 from pipeline.chat.session import Session
@@ -72,7 +73,7 @@ def _delete(session: Session, text: str) -> str:
     # After it: where traces stay in the file, that is told, and the conversation is gone all the same.
     session.store.wipe()
     typed = session.store.path.with_suffix(".history")
-    return f"deleted: {gone['messages']} messages and what was voted on them. The lines as they were typed stay in {typed}"
+    return f"deleted: {many(gone['messages'], 'message')} and what was voted on them. The lines as they were typed stay in {typed}"
 
 
 def _new(session: Session) -> str:
@@ -127,7 +128,7 @@ def _set(session: Session, text: str) -> str:
 def _stats(session: Session) -> str:
     stats = session.store.stats()
     return (
-        f"{stats['up']} good and {stats['down']} bad of {stats['answers']} answers (conversations: {stats['conversations']}), "
+        f"{stats['up']} good and {stats['down']} bad of {many(stats['answers'], 'answer')} (conversations: {stats['conversations']}), "
         f"kept in {session.store.path}"
     )
 

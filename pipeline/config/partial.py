@@ -23,6 +23,11 @@ def broken_rules(kind: type[Section], raw: Mapping[str, Any], mistaken: Collecti
     return [found for section, made in _sections((), right_part(kind, raw, mistaken)) for found in _asked(section, made)]
 
 
+def is_mistaken(error: AttributeError) -> bool:
+    """Whether what was asked for is a setting, which `right_part` left out as mistaken. If not, it is a slip in the code that asked."""
+    return isinstance(error.obj, Section) and error.name in type(error.obj).model_fields
+
+
 def right_part(kind: type[Section], raw: Mapping[str, Any], mistaken: Collection[Place], at: Place = ()) -> Any:
     """A section of the right settings and of the defaults of those that are not given. It has no attribute for a mistaken one."""
     values, wrong = {}, []
@@ -65,6 +70,7 @@ def _asked(place: Place, section: Section) -> Iterator[tuple[Place, str]]:
         try:
             for line in check(section):
                 yield place, line
-        except AttributeError:
-            # It reads a mistaken setting, of which there is no value to hold it against.
-            continue
+        except AttributeError as error:
+            if not is_mistaken(error):
+                raise
+            # There is no value to hold it against.

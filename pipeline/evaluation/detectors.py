@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data.numbers import many
 from pipeline.evaluation.cards import is_finite
 
 Line = Mapping[str, Any]
@@ -135,7 +136,7 @@ def reward_hacking(history: History, bounds) -> Alarm | None:
     if best is not None and best.proxy is None:
         return None
     if _all_fell(best, recent, falls, bounds.judge_patience, bounds.judge_fall):
-        sentence = f"reward hacking after {recent[-1].update} updates: {_fell(best, recent[-1], falls[-1])}"
+        sentence = f"reward hacking after {many(recent[-1].update, 'update')}: {_fell(best, recent[-1], falls[-1])}"
         return Alarm("reward_hacking", falls[-1], -bounds.judge_fall, recent[-1].update, sentence)
     signs = [sign for sign in (_doubted(best, recent, falls, bounds), *_untaught(history, bounds)) if sign]
     if len(signs) < 2:
@@ -155,8 +156,8 @@ def decline(history: History, bounds) -> Alarm | None:
         return None
     now = recent[-1]
     sentence = (
-        f"decline after {now.update} updates: the judge fell from {best.mean:.3g} (after {best.update}) to {now.mean:.3g}, "
-        f"{-falls[-1]:.1f} standard errors (bound {bounds.judge_fall:g}, {bounds.judge_patience} looks in a row)"
+        f"decline after {many(now.update, 'update')}: the judge fell from {best.mean:.3g} (after {best.update}) to {now.mean:.3g}, "
+        f"{-falls[-1]:.1f} standard errors (bound {bounds.judge_fall:g}, {many(bounds.judge_patience, 'look')} in a row)"
     )
     return Alarm("decline", falls[-1], -bounds.judge_fall, now.update, sentence)
 
@@ -278,7 +279,7 @@ def kl_blow_up(history: History, bounds) -> Alarm | None:
         kl, limit = beyond[-1]
         sentence = (
             f"KL blow-up in update {line['update']}: KL to the reference {kl:.3g} nats a sequence, above "
-            f"{bounds.kl_target_times:g} times its target for {bounds.window} updates (bound {limit:g})"
+            f"{bounds.kl_target_times:g} times its target for {many(bounds.window, 'update')} (bound {limit:g})"
         )
         return Alarm("kl_blow_up", kl, limit, line["update"], sentence)
     return None
@@ -305,7 +306,7 @@ def value_failure(history: History, bounds) -> Alarm | None:
         return None
     update = history.lines[-1]["update"]
     sentence = (
-        f"value failure in update {update}: explained variance {value:.3g} over {bounds.window} updates (bound 0)"
+        f"value failure in update {update}: explained variance {value:.3g} over {many(bounds.window, 'update')} (bound 0)"
     )
     return Alarm("value_failure", value, 0.0, update, sentence)
 
@@ -329,7 +330,7 @@ def forgetting(history: History, bounds) -> Alarm | None:
         now.perplexity,
         bound,
         now.update,
-        f"forgetting after {now.update} updates: perplexity {now.perplexity:.3g} on ordinary text, SFT {first.perplexity:.3g}, "
+        f"forgetting after {many(now.update, 'update')}: perplexity {now.perplexity:.3g} on ordinary text, SFT {first.perplexity:.3g}, "
         f"base {first.base_perplexity:.3g} (bound {bounds.perplexity_rise:+.0%})",
     )
 
@@ -352,7 +353,7 @@ def sycophancy(history: History, bounds) -> Alarm | None:
         change,
         bounds.sycophancy_rise,
         update,
-        f"sycophancy after {update} updates: a wrong answer that was suggested is preferred on {_mean(now):.0%} of {len(now)} "
+        f"sycophancy after {many(update, 'update')}: a wrong answer that was suggested is preferred on {_mean(now):.0%} of {len(now)} "
         f"questions, SFT {_mean(first):.0%} (bound {100 * bounds.sycophancy_rise:+.0f} points)",
     )
 

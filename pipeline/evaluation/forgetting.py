@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data.numbers import many
 from data.yardsticks import Paragraph
 from pipeline.adapters import SharedBase
 from pipeline.context import context_of
@@ -101,7 +102,7 @@ def entries(readings: Sequence[Reading], before: Sequence[Reading] | None = None
     n, tokens = len(readings), sum(len(r.nll) for r in readings)
     said = f"of {tokens} tokens of ordinary text"
     if shortened:
-        said += f"; {shortened} pieces are longer than {MAX_TOKENS} tokens and read up to there"
+        said += f"; {many(shortened, 'piece is', 'pieces are')} longer than {MAX_TOKENS} tokens and read up to there"
     out = [
         Entry("general_perplexity", *_spread(perplexity(readings), n), note=said),
         Entry("general_bits_per_byte", *_spread(bits_per_byte(readings), n), unit="bits/byte"),

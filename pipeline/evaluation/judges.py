@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.errors import UserError
+from data.numbers import many
 
 FIRST, SECOND, TIE = "first", "second", "tie"
 _MARKS = {"A": FIRST, "B": SECOND, "C": TIE}
@@ -176,7 +177,7 @@ class Endpoint:
                 raise UserError(f"judge: {self._url} sent no JSON. Is that a chat endpoint?") from None
             if attempt + 1 < self._attempts:
                 self._sleep(2.0**attempt)
-        raise UserError(f"judge: {self._url} cannot be reached after {self._attempts} attempts ({problem}).")
+        raise UserError(f"judge: {self._url} cannot be reached after {many(self._attempts, 'attempt')} ({problem}).")
 
 
 def of_config(settings) -> Endpoint:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from data.numbers import many
 from pipeline.evaluation import judges
 from pipeline.evaluation.answers import AnswerRow
 from pipeline.evaluation.cards import Entry, estimated
@@ -201,7 +202,7 @@ def judge_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], judge, as
         found = judges.judge(pairs, ask, on_done=bar.advance)
     kept = [(p, outcome) for p, outcome in zip(prompts, found.outcomes, strict=True) if outcome is not None]
     counted = (
-        f"{len(kept)} of {len(pairs)} comparisons: {found.inconsistent} changed with the order, {found.refused} refused"
+        f"{len(kept)} of {many(len(pairs), 'comparison')}: {found.inconsistent} changed with the order, {found.refused} refused"
     )
     entries = [
         Entry("judge_first_share", found.first_share, len(pairs), unit="share", note="without a bias of place 50 %"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
+from data.numbers import many
 from data.records import Ranking
 from pipeline.evaluation.cards import Entry, estimated
 from pipeline.evaluation.length import accuracy_by_length, within_prompt_correlation
@@ -83,7 +84,7 @@ def turn_entries(rankings: Sequence[Ranking], scores, pairs: Pairs) -> list[Entr
             continue
         values, clusters = zip(*outcomes, strict=True)
         value, low, high = cluster_share(values, clusters)
-        note = f"{len(values)} pairs, labels as given"
+        note = f"{many(len(values), 'pair')}, labels as given"
         out.append(Entry(f"accuracy_turn_{name}", value, len(set(clusters)), low, high, "share", note))
     return out
 
@@ -145,7 +146,7 @@ def accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *, 
     if not outcomes:
         return [Entry(name, math.nan, 0, unit="share", note="no pair to compare")]
     values, clusters = zip(*outcomes, strict=True)
-    entry = estimated(name, cluster_share(values, clusters), len(set(clusters)), "share", f"{len(values)} pairs")
+    entry = estimated(name, cluster_share(values, clusters), len(set(clusters)), "share", f"{many(len(values), 'pair')}")
     if short:
         return [entry]
     gaps = [m for s, p in zip(scores, pairs, strict=True) for m in margins(s, p)]
@@ -164,14 +165,33 @@ def accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *, 
     ]
 
 
+def others_in_turn(keys: Sequence[Hashable], shift: int) -> list[int] | None:
+    """For each place another whose key is not the same: the one `shift` places on, or the next after that which is not, round and round.
+    None where all keys are one."""
+    n = len(keys)
+    if len(set(keys)) < 2:
+        return None
+    # From behind, twice round: where a run of equal keys that begins here ends.
+    end = [0] * n
+    for place in range(2 * n - 1, -1, -1):
+        here, after = place % n, (place + 1) % n
+        end[here] = end[after] if keys[here] == keys[after] else after
+    starts = ((place + shift) % n for place in range(n))
+    return [start if keys[start] != keys[place] else end[start] for place, start in enumerate(starts)]
+
+
 def mismatch_entry(model: RewardEnsemble, rankings: Sequence[Ranking], golds, scores, config) -> Entry:
-    """How often the best answer to a prompt beats the best answer to another prompt: does the model read the question?"""
+    """How often the best answer to a prompt beats the best answer to another prompt: does the model read the question?
+
+    A prompt may have several rankings: what is best in one of them is no wrong answer to another.
+    """
+    lenders = others_in_turn([r.prompt for r in rankings], shift=len(rankings) // 2)
+    if lenders is None:
+        return Entry("wrong_prompt_accuracy", math.nan, 0, unit="share", note="all lists are of one prompt; no answer is to another")
     best = [int(np.argmax(g)) for g in golds]
     answers = [(r.responses[i], r.finished[i]) for r, i in zip(rankings, best, strict=True)]
-    shift = max(1, len(rankings) // 2)
-    swapped = answers[shift:] + answers[:shift]
     other = model.score_all(
-        [conversation(model.base, r.prompt, *a, config) for r, a in zip(rankings, swapped, strict=True)]
+        [conversation(model.base, r.prompt, *answers[j], config) for r, j in zip(rankings, lenders, strict=True)]
     )
     values = [(s[i] > o) + 0.5 * (s[i] == o) for s, i, o in zip(scores, best, other, strict=True)]
     return estimated(

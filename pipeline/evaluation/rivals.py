@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.loading import load as load_records
+from data.numbers import many
 from data.records import Ranking
 from pipeline.evaluation import judges
 from pipeline.evaluation.answers import AnswerRow, read_answers, with_gold
@@ -87,7 +88,7 @@ def _judged(own: dict[str, list[AnswerRow]], other: dict[str, list[AnswerRow]], 
         found = judges.judge(pairs, judges.of_config(judge), on_done=bar.advance)
     kept = [(p, outcome) for p, outcome in zip(prompts, found.outcomes, strict=True) if outcome is not None]
     if not kept:
-        raise UserError(f"judge: no verdict on {len(pairs)} comparisons. Look at judge.model and judge.max_tokens.")
+        raise UserError(f"judge: no verdict on {many(len(pairs), 'comparison')}. Look at judge.model and judge.max_tokens.")
     names, outcomes = zip(*kept, strict=True)
     above = (end - 0.5 for end in cluster_share(outcomes, names))
     return Gain(*above, "win rate above one half", f"the judge {judge.model}", len(kept))

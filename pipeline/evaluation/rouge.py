@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from data.numbers import many
 from data.records import Demonstration, Prompt
 from pipeline.evaluation.answers import answer_prompts
 from pipeline.evaluation.cards import Entry, estimated
@@ -49,9 +50,9 @@ def reference_entries(
         return []
     fitting = _fitting(base.tokenizer, demonstrations, config)
     shown = fitting[:count]
-    of = f"of {len(fitting)} demonstrations kept out of training"
+    of = f"of {many(len(fitting), 'demonstration')} kept out of training"
     if left := len(demonstrations) - len(fitting):
-        of += f"; {left} more have prompts longer than data.max_prompt_tokens"
+        of += f"; of {left} more the prompt is longer than data.max_prompt_tokens"
     names = ("rouge_l", f"rouge_l_minus_{list(roles)[1]}")
     if not shown:
         return [Entry(name, math.nan, 0, note=of) for name in names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from data.numbers import many
 from pipeline.evaluation.standings import ENOUGH, Pair, Standings
 from pipeline.evaluation.statistics import Estimate
 
@@ -17,7 +18,7 @@ def summary(found: Standings) -> str:
     """The size of the table in one line."""
     checkpoints = len({name for pair in found.pairs for name in (pair.first, pair.second)})
     return (
-        f"{many(found.votes, 'blind vote')} between {checkpoints} checkpoints, of {many(found.people, 'person', 'people')} in "
+        f"{many(found.votes, 'blind vote')} between {many(checkpoints, 'checkpoint')}, of {many(found.people, 'person', 'people')} in "
         f"{many(found.conversations, 'conversation')}"
     )
 
@@ -51,8 +52,3 @@ def points(found: Estimate) -> str:
 
 def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def many(count: int, one: str, more: str = "") -> str:
-    """1 vote, 2 votes; 1 person, 2 people."""
-    return f"{count:,} {one if count == 1 else more or one + 's'}"

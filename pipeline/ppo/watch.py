@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from data.numbers import many
 from pipeline.adapters import REWARD, SharedBase
 from pipeline.evaluation import detectors
 from pipeline.evaluation.detectors import Alarm, History, Look, Probe
@@ -161,7 +162,7 @@ class Watch:
         if self.judge and best and best.update != self.kept_update:
             # The look at which the alarm came was a better one, but of a policy that forgot or flatters.
             chosen = "the judge's best before it"
-        policy = f"the policy after {self.kept_update} updates" if self.kept_update else self._beginning
+        policy = f"the policy after {many(self.kept_update, 'update')}" if self.kept_update else self._beginning
         return f"{self.alarm.sentence}. {self.name} stopped and went back to {policy} ({chosen})."
 
     @property

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data.numbers import many
 from pipeline.evaluation.cards import Entry, is_finite
 from pipeline.evaluation.standings_words import NOTE, p_value
 from pipeline.report import curves, learning, provenance, sentences, tables, wording
@@ -198,7 +199,7 @@ def _training(facts: Facts) -> list[str]:
                 said = " to ".join(wording.number(value) for value in change)
                 steps = len(facts.logs[stage])
                 lines.append(
-                    f"- {facts.stage_name(stage)} {figure}: {said} (means of the first and last tenth of {steps} steps)"
+                    f"- {facts.stage_name(stage)} {figure}: {said} (means of the first and last tenth of {many(steps, 'step')})"
                 )
     updates = facts.drawn
     if updates:

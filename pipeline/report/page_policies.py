@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from pipeline.evaluation.standings_words import NOTE, many, p_value
+from data.numbers import many
+from pipeline.evaluation.standings_words import NOTE, p_value
 from pipeline.report import charts, markup, sentences, tables, wording
 from pipeline.report.facts import POLICIES, Facts
 from pipeline.report.marks import Line, key

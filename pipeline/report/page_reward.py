@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from data.numbers import many
 from pipeline.report import charts, markup, sentences, tables
 from pipeline.report.facts import Facts
 from pipeline.report.marks import Mark
@@ -70,7 +71,7 @@ def reward_model(facts: Facts) -> str:
     if facts.calibration:
         chart = charts.calibration(
             "Calibration of the reward model",
-            [(b.stated, Mark(f"{b.pairs} pairs", b.right, b.low, b.high)) for b in facts.calibration],
+            [(b.stated, Mark(many(b.pairs, 'pair'), b.right, b.low, b.high)) for b in facts.calibration],
             x_name="how sure it says it is",
             show=markup.share,
         )

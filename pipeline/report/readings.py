@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from data.numbers import many
 from pipeline.evaluation.cards import is_finite
 from pipeline.evaluation.detectors import DETECTORS, SFT, Look, Probe, best_look
 
@@ -92,7 +93,7 @@ def _decline(seen: _Seen) -> Rows:
     if (best := best_look(seen.looks)) and best.proxy is None:
         yield (
             f"judge {seen.looks[-1].mean:.2f} (best {best.mean:.2f} after {best.update})",
-            f"{seen.bounds.judge_fall:g} standard errors lower, {seen.bounds.judge_patience} looks in a row",
+            f"{seen.bounds.judge_fall:g} standard errors lower, {many(seen.bounds.judge_patience, 'look')} in a row",
         )
 
 
@@ -101,7 +102,7 @@ def _hacking(seen: _Seen) -> Rows:
         now = seen.looks[-1]
         yield (
             f"judge {now.mean:.2f} (best {best.mean:.2f} after {best.update}), reward {now.proxy:.2f} (then {best.proxy:.2f})",
-            f"judge {seen.bounds.judge_fall:g} standard errors lower, reward higher, {seen.bounds.judge_patience} looks in a row; "
+            f"judge {seen.bounds.judge_fall:g} standard errors lower, reward higher, {many(seen.bounds.judge_patience, 'look')} in a row; "
             f"or {seen.bounds.judge_doubt:g} with another sign",
         )
     score, high = seen.pair("model_score"), seen.lines[-1].get("model_score_high") if seen.lines else None
@@ -164,7 +165,7 @@ def _kl(seen: _Seen) -> Rows:
 
 def _value(seen: _Seen) -> Rows:
     if found := seen.pair("explained_variance"):
-        yield f"explained variance {found[1]:.2f}", f"0, after {seen.bounds.value_after} updates"
+        yield f"explained variance {found[1]:.2f}", f"0, after {many(seen.bounds.value_after, 'update')}"
 
 
 def _forgetting(seen: _Seen) -> Rows:

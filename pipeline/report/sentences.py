@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data.numbers import many
 from pipeline.evaluation.cards import is_finite
 from pipeline.evaluation.standings_words import summary as standings_summary
 from pipeline.report.facts import WAITING, Facts, Gate
@@ -112,8 +113,8 @@ def judge_note(facts: Facts) -> str:
     whose = "test model" if getattr(facts.config, "judged_by", None) == "test_model" else "gold rubric"
     paid = any(look["proxy"] is not None for look in facts.watched["looks"])
     return (
-        f"While {facts.learner} ran, the {whose}, which {facts.learner} does not raise, judged answers to the same {prompts} prompts of the test "
-        "split, with 95 % intervals over these prompts."
+        f"While {facts.learner} ran, the {whose}, which {facts.learner} does not raise, judged answers to the same {many(prompts, 'prompt')} of the "
+        "test split, with 95 % intervals over these prompts."
         + (" A reward that rises while the judge falls is being gamed." if paid else "")
     )
 
@@ -160,13 +161,13 @@ def people_note(facts: Facts) -> str:
     if found.first_side is not None:
         left = of_estimate("left", found.first_side, found.decisive, "share")
         told.append(
-            f"The left side was chosen in {figure(left)} ({interval(left)}) of {found.decisive} choices of a side."
+            f"The left side was chosen in {figure(left)} ({interval(left)}) of {many(found.decisive, 'choice')} of a side."
         )
     if found.agreement is not None:
         same = of_estimate("agreement", found.agreement, found.judged_twice, "share")
         told.append(
-            f"Two people agreed in {figure(same)} ({interval(same)}) of {found.judged_twice} verdicts on the same answers."
+            f"Two people agreed in {figure(same)} ({interval(same)}) of {many(found.judged_twice, 'verdict')} on the same answers."
         )
     left_out = sum(found.left_out.values())
-    told += [f"{left_out:,} more choices are no such votes; “feedback standings” says why."] if left_out else []
+    told += [f"{many(left_out, 'more choice is no such vote', 'more choices are no such votes')}; “feedback standings” says why."] if left_out else []
     return " ".join([*told, *(f"No places: {why}" for why in found.unplaced)])

@@ -28,6 +28,7 @@ from pathlib import Path
 import torch
 
 from data.errors import UserError
+from data.numbers import many
 from pipeline.adapters import POLICY, SharedBase
 from pipeline.generation import Sample, Sampling
 
@@ -314,9 +315,9 @@ class VllmServer:
             if attempt < attempts:
                 time.sleep(min(2.0 ** (attempt - 1), 30.0) * self.settings.pause_seconds)
         if isinstance(error, _Refused):
-            said = f"answered each of {attempts} attempts with {error}. Look into its log"
+            said = f"answered each of {many(attempts, 'attempt')} with {error}. Look into its log"
         else:
-            said = f"did not answer in {attempts} attempts ({getattr(error, 'reason', None) or error}). Start the server"
+            said = f"did not answer in {many(attempts, 'attempt')} ({getattr(error, 'reason', None) or error}). Start the server"
         raise UserError(
             f"ppo.rollout: {self.url}{path} {said}, or take "
             "ppo.rollout.engine: hf; the run goes on from its last checkpoint."

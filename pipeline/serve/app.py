@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -30,7 +31,9 @@ def create_app(assistant, store: FeedbackStore, settings: ServeSettings) -> Fast
 
     @asynccontextmanager
     async def lifespan(app: FastAPI):
+        wiping = asyncio.create_task(thread.keep_wiped())
         yield
+        wiping.cancel()
         queue.close()
         thread.close()
 

@@ -95,6 +95,7 @@ def chat_router(context: ServeContext) -> APIRouter:
         """Removes a conversation and all that was said of it, for good. `exports`: how many of before hold words of this person."""
         rater = identity(request).rater
         gone = await context.store.call(delete_conversation, context.feedback, conversation, rater)
+        context.store.wipe_when_quiet()
         under_way.stop_all(conversation)
         return gone
 

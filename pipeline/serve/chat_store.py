@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict
 
 from data.consent import ASKED_PREFIX, Consents
-from data.errors import UserError
 from data.feedback import FeedbackStore
 from data.transcripts import choices, nodes, owner, place, stands_at, writer_of
 from pipeline.serve.chat_fields import EditRequest
 from pipeline.serve.context import ServeContext
 from pipeline.serve.duels import Duel
 from pipeline.serve.errors import Refused
-
-log = logging.getLogger(__name__)
 
 
 def consent_of(context: ServeContext, rater: str) -> dict:
@@ -50,11 +46,7 @@ def delete_conversation(store: FeedbackStore, conversation: str, rater: str) -> 
     if found is None or found[0] != rater:
         raise Refused(404, "There is no such conversation.")
     store.forget_conversation(conversation)
-    try:
-        store.wipe()
-    except UserError as error:
-        # The rows are gone all the same; it names the file, and nothing that was said.
-        log.warning("%s", " ".join(error.problems))
+    store.empty_log()
     return {"deleted": conversation, "exports": len(store.exports_with(rater))}
 
 

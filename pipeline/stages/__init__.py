@@ -91,7 +91,7 @@ EVALUATIONS: dict[str, Step] = {
         name="evaluate-reward",
         needs=("prepare", "reward"),
         settings=(*_ANSWERING, "ppo.ensemble", "ppo.ensemble_coef"),
-        version=5,
+        version=6,
         body="pipeline.evaluation.harness:evaluate_reward",
     ),
     "ppo": Step(

@@ -14,6 +14,7 @@ from data.loading import load as load_records
 from data.records import Thumb
 from pipeline.adapters import SharedBase
 from pipeline.context import context_of, no_room_to_read
+from pipeline.lengths import ONE_QUESTION
 from pipeline.memory import is_out_of_memory
 from pipeline.ppo.watch import Watch
 from pipeline.roles import ADAPTER, open_base
@@ -46,7 +47,7 @@ def run(ctx) -> dict[str, float]:
         raise UserError(problems)
     ups = sum(row["label"] for row in rows)
     if ups in (0, len(rows)):
-        raise UserError(f"kto: all {len(rows)} thumbs are {'up' if ups else 'down'}; it needs both kinds.")
+        raise UserError(f"kto: the thumbs ({len(rows)}) are all {'up' if ups else 'down'}; it needs both kinds.")
     watch = open_watch(ctx, base, role=_POLICY, name="KTO", reference=_REFERENCE)
     lines = _train(ctx, base, rows, weights(ups, len(rows) - ups), watch)
     base.causal_lm.eval()
@@ -74,7 +75,11 @@ def examples(thumbs: list[Thumb], tokenizer, config) -> list[dict]:
 
     Those mismatched pairs are what the KL term is estimated on (the paper's z₀). TRL makes them from text that it has tokenised with the
     model's own template; here an answer that was cut off has no end, as it had none when it was judged. A last batch of one is left out:
-    its answer would be its own mismatch.
+    its answer would be its own mismatch. A question may have several thumbs: where the one before is of the same, the nearest before
+    that of another lends its answer, from outside the batch if all of it asks the same.
+
+    Raises:
+        UserError: all thumbs are of one question.
     """
     rows = [
         {
@@ -90,9 +95,20 @@ def examples(thumbs: list[Thumb], tokenizer, config) -> list[dict]:
         rows.pop()
     for first in range(0, len(rows), size):
         batch = rows[first : first + size]
-        for row, before in zip(batch, [batch[-1], *batch[:-1]], strict=True):
-            row["KL_completion_ids"] = before["completion_ids"]
+        for place, row in enumerate(batch):
+            before = (batch[place - back] for back in range(1, len(batch)))
+            lender = next((other for other in before if other["prompt_ids"] != row["prompt_ids"]), None)
+            row["KL_completion_ids"] = (lender or _lender_elsewhere(rows, first + place))["completion_ids"]
     return rows
+
+
+def _lender_elsewhere(rows: list[dict], place: int) -> dict:
+    """The nearest row before, round and round, of another question."""
+    before = (rows[place - back] for back in range(1, len(rows)))
+    lender = next((other for other in before if other["prompt_ids"] != rows[place]["prompt_ids"]), None)
+    if lender is None:
+        raise UserError(ONE_QUESTION.format(thumbs=len(rows)))
+    return lender
 
 
 def _train(

@@ -9,6 +9,7 @@ import torch
 
 from data.errors import UserError
 from data.loading import load as load_records
+from data.numbers import many
 from data.records import Ranking, Thumb
 from pipeline import checkpoint
 from pipeline.adapters import SharedBase
@@ -99,7 +100,7 @@ def _encoded(base, rankings: Sequence[Ranking], config, name: str) -> tuple[list
         return encoded, unused
     whose = f" for the {name}" if share else ""
     raise UserError(
-        f"reward: none of {len(rankings)} rankings{whose} can be used ({unused['tied']} all tied, {unused['too_long']} longer than "
+        f"reward: none of {many(len(rankings), 'ranking')}{whose} can be used ({unused['tied']} all tied, {unused['too_long']} longer than "
         f"reward.max_tokens {config.reward.max_tokens})." + (f" reward.test_share is {share:g}." if share else "")
     )
 

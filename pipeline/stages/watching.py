@@ -7,13 +7,13 @@ import sys
 
 from data.errors import UserError
 from data.loading import load as load_records
-from data.quality import first_turn_key
 from data.records import Prompt
 from data.yardsticks import load_facts, load_paragraphs
 from pipeline.adapters import POLICY
 from pipeline.context import context_of, no_room_to_draw
 from pipeline.evaluation.detectors import REPORT, SFT
 from pipeline.evaluation.yardsticks import FACTS, GENERAL_TEXT
+from pipeline.judge_questions import untaught
 from pipeline.ppo.probes import Probes, spread_evenly
 from pipeline.ppo.rollout import PromptIds
 from pipeline.ppo.watch import Judge, Watch
@@ -102,23 +102,15 @@ def _probes(ctx, base, role: str) -> Probes | None:
 
 def judge_prompts(ctx, base) -> list[PromptIds]:
     """Questions of the test side, the rankings' first: training does not ask them, and the final evaluation asks others."""
-    taken = {
-        first_turn_key(p.messages)
-        for name in ("prompts.jsonl", "heldout_prompts.jsonl")
-        for p in load_records(ctx.inputs["prepare"] / name, "prompts")
-    }
+    prepared = ctx.inputs["prepare"]
+    asked = [p.messages for name in ("prompts.jsonl", "heldout_prompts.jsonl") for p in load_records(prepared / name, "prompts")]
     if ctx.config.learner == "kto":
-        taken |= {first_turn_key(t.prompt) for t in load_records(ctx.inputs["prepare"] / THUMBS, "thumbs")}
-    rankings = load_records(ctx.inputs["prepare"] / "rankings.test.jsonl", "ranked")
-    kept = [Prompt(r.id, r.prompt, r.topic) for r in rankings]
-    kept += load_records(ctx.inputs["prepare"] / "prompts.test.jsonl", "prompts")
-    found: dict[str, Prompt] = {}
-    for prompt in kept:
-        if (key := first_turn_key(prompt.messages)) not in taken:
-            found.setdefault(key, prompt)
+        asked += [t.prompt for t in load_records(prepared / THUMBS, "thumbs")]
+    rankings = load_records(prepared / "rankings.test.jsonl", "ranked")
+    found = untaught(rankings, load_records(prepared / "prompts.test.jsonl", "prompts"), asked)
     fitting = [
         found_ids
-        for p in found.values()
+        for p in found
         if len((found_ids := encoded(ctx, base, p)).ids) <= ctx.config.data.max_prompt_tokens
     ]
     return fitting[: ctx.config.detectors.judge_prompts]

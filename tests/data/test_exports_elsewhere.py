@@ -144,3 +144,33 @@ def test_single_votes_flags_errors_and_answers_that_never_came(brought):
         "conversations with an error of the server for an answer": 2,
         "conversations with more than text": 1,
     }
+
+
+def line(number: int, ip: str) -> dict:
+    """The `number`th vote, up, of somebody at an address."""
+    return {**vote("upvote", state("Black.")), "state": {**state(f"Black {number}."), "conv_id": f"c{number}"}, "ip": ip}
+
+
+def raters(store) -> dict[str, str]:
+    """Answer → who voted on it."""
+    return dict(store.rows("SELECT m.content, r.rater FROM rating r JOIN message m ON m.id = r.message"))
+
+
+def test_people_of_two_logs_are_not_taken_for_one(brought):
+    """Each file has its own first address; before, both were fastchat-1."""
+    brought("fastchat", [line(1, "203.0.113.1"), line(2, "203.0.113.2")])
+    store, _ = brought("fastchat", [line(3, "203.0.113.3"), line(4, "203.0.113.3"), line(5, "203.0.113.4")])
+    found = raters(store)
+    assert found["Black 3."] == found["Black 4."] and len(set(found.values())) == 4
+    assert sorted(set(found.values())) == [f"fastchat-{n}" for n in (1, 2, 3, 4)]
+
+
+def test_a_log_that_has_grown_tells_who_is_who_by_the_votes_that_are_known(brought):
+    brought("fastchat", [line(0, "203.0.113.9")])
+    brought("fastchat", [line(1, "203.0.113.1"), line(2, "203.0.113.2")])
+    # Its beginning was cut off, as where logs are rotated: the order of the addresses is another.
+    store, done = brought("fastchat", [line(2, "203.0.113.2"), line(3, "203.0.113.1"), line(1, "203.0.113.1"), line(4, "203.0.113.5")])
+    found = raters(store)
+    assert (done.votes, done.known) == (2, 2)
+    assert found["Black 3."] == found["Black 1."] != found["Black 2."]
+    assert found["Black 4."] == "fastchat-4" and len(set(found.values())) == 4

@@ -105,7 +105,7 @@ BAD = [
     ("messages", {"messages": ["q", "a"]}, "turn 1 is text, expected an object"),
     ("messages", {"messages": [U("q"), A("a")], "topic": 3}, "topic is a number, expected text"),
     ("prompt_completion", {"prompt": "q", "completion": [U("a")]}, "completion must be one assistant turn"),
-    ("hh", SAME, "chosen and rejected are the same text; 1 of 2 rows are so, and at most 5% may be"),
+    ("hh", SAME, "chosen and rejected are the same text; so it is in 1 of 2 rows, and at most 5% may be so"),
     ("hh", {"chosen": ROWS["hh"]["chosen"], "rejected": 7}, "rejected is a number, expected text"),
     ("hh", {"chosen": "\n\nHuman: q", "rejected": "\n\nHuman: q"}, "chosen does not end with an assistant turn"),
     ("hh", {"chosen": f"{Q_A}\n\nHuman: r\n\nAssistant: b", "rejected": Q_A}, "prompts .* differ at turn 2"),

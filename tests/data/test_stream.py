@@ -58,7 +58,7 @@ def test_too_many_equal_answers_are_refused_in_a_stream_too(tmp_path):
     same = {"chosen": said + "a", "rejected": said + "a"}
     assert len(list(stream(write(tmp_path / "r.jsonl", [*pairs, same]), "hh"))) == 20
     _, (problem,) = faults(write(tmp_path / "s.jsonl", [*pairs, same, same]), "hh")
-    assert "2 of 21 rows are so" in problem
+    assert "so it is in 2 of 21 rows" in problem
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_an_endpoint_that_stays_busy_or_away_is_one_line(serve):
     with pytest.raises(UserError, match=r"cannot be reached after 2 attempts \(HTTP 503\)"):
         Endpoint(url, "m", attempts=2, sleep=lambda _: None)("q", "a", "b")
     assert len(seen) == 2
-    with pytest.raises(UserError, match="cannot be reached after 1 attempts"):
+    with pytest.raises(UserError, match="cannot be reached after 1 attempt "):
         Endpoint("http://127.0.0.1:9", "m", attempts=1)("q", "a", "b")
 
 

@@ -99,7 +99,7 @@ def test_a_prompt_that_only_sft_has_room_for_is_left_out_and_counted(make_base):
     found = entries(make_base(), [long, talk, *(asked(n, "When?") for n in range(2, 9))], reference_answers=6)
     assert [e.metric for e in found] == ["rouge_l", "rouge_l_minus_base"] and found[1].value == 0
     assert found[0].n == 6 and "the first 6 of 7 demonstrations" in found[0].note
-    assert "2 more have prompts longer than data.max_prompt_tokens" in found[0].note
+    assert "of 2 more the prompt is longer than data.max_prompt_tokens" in found[0].note
 
 
 def test_the_difference_is_the_first_policys_less_the_other_s(make_base, monkeypatch):
@@ -119,4 +119,4 @@ def test_without_a_reference_there_is_no_number_and_the_card_says_why(make_base)
     assert entries(make_base(), [asked(0, "When?")], reference_answers=0) == []
     long = asked(0, "When does water boil, high up in the mountains, where the air is thin?")
     for entry in entries(make_base(), [long]):
-        assert entry.value != entry.value and entry.n == 0 and "1 more have prompts longer" in entry.note
+        assert entry.value != entry.value and entry.n == 0 and "of 1 more the prompt is longer" in entry.note

@@ -128,7 +128,7 @@ def test_a_paragraph_that_is_too_long_is_read_up_to_a_limit_and_that_is_said(mak
         base.tokenizer.decode(plain_ids(base.tokenizer, "ab " * 999)[: len(readings[0].nll)])
     )
     noted = forgetting.entries(readings, shortened=paragraphs.shortened)[0].note
-    assert "1 pieces are longer than" in noted
+    assert "1 piece is longer than" in noted
 
 
 def test_a_kept_trunk_gives_the_same_numbers_after_the_policy_moved(make_base):
