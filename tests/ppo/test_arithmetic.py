@@ -278,6 +278,9 @@ def test_identical_members_make_every_ensemble_the_single_one_and_an_outlier_mov
     members = T([[1.0], [1.0], [-5.0]])
     assert combine_ensemble(members, how="worst", coef=1.0).item() == -5.0
     assert combine_ensemble(members, how="uncertainty", coef=0.5).item() == pytest.approx(-1.0 - 0.5 * 8.0)
+    # Not one of the three in silence, should the config learn of another.
+    with pytest.raises(ValueError, match="unknown way to combine 'median'"):
+        combine_ensemble(members, how="median", coef=1.0)
 
 
 def test_an_average_that_was_taken_up_leaves_the_checkpoint_as_it_was():
