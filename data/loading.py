@@ -71,8 +71,6 @@ def attempt(path: Path, format_name: str, *, most: int | None = None) -> tuple[L
         except UserError as error:
             # A file may break off after rows that have faults of their own; all are told at once.
             reading.ends += error.problems
-        if rows_left == 0:
-            break
     return reading.result()
 
 

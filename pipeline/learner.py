@@ -32,6 +32,6 @@ def meant(name: str, names: Collection[str]) -> str:
 
     The stage's name stands in clients' settings, and no other checkpoint can be meant by it. What is not meant so comes back as it is.
     """
-    if name in names or name.split("-round-")[0] != STAGE:
+    if name.split("-round-")[0] != STAGE:
         return name
     return next((known for learner in LEARNERS if (known := learner + name.removeprefix(STAGE)) in names), name)

@@ -105,7 +105,7 @@ def _minimum(differences: sparse.csr_matrix, weight: Floats, penalty: float) -> 
 
     start = np.zeros(differences.shape[1])
     # Without a term to count there is nothing to fit.
-    return minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000}).x if len(start) else start
+    return minimize(loss, start, jac=True, method="L-BFGS-B").x if len(start) else start
 
 
 def _choose(differences: sparse.csr_matrix, weight: Floats, questions: Sequence[Hashable]) -> float:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def combine_ensemble(member_scores: Tensor, *, how: str, coef: float = 1.0) -> Tensor:
+def combine_ensemble(member_scores: Tensor, *, how: str, coef: float) -> Tensor:
     """(m, b) → (b,): one score from m reward models, each in its own frozen scale (Coste et al. 2023).
 
     mean: the average.  worst: the lowest member (WCO).  uncertainty: mean − coef · variance between members (UWO).
+
+    Raises:
+        ValueError: `how` is none of them.
     """
-    if member_scores.dim() != 2:
-        raise ValueError(f"expected (members, answers), got shape {tuple(member_scores.shape)}")
     if how == "mean":
         return member_scores.mean(0)
     if how == "worst":

@@ -27,7 +27,8 @@ class Scale:
             ValueError: fewer than 2 scores, a score that is not finite, or scores that are all the same.
         """
         std = float(raw.std()) if raw.numel() > 1 else 0.0
-        if not raw.isfinite().all() or not std > 1e-6:
+        # NaN, of a score that is not finite, is not above anything either.
+        if not std > 1e-6:
             raise ValueError(
                 f"reward scale: {raw.numel()} reference scores with standard deviation {std:.3g}; the reward model tells no answers apart."
             )

@@ -95,7 +95,7 @@ def thumb_loss(scores: Tensor, ups: Sequence[bool], offsets: Sequence[float], sp
         offsets: (n,) b_rater of each.
         spread: σ of the prompts' offsets, logits.
     """
-    margins = scores.float() - torch.tensor(offsets, dtype=torch.float32, device=scores.device)
+    margins = scores - torch.tensor(offsets, dtype=torch.float32, device=scores.device)
     b = prompt_offset(margins, ups, spread)
     signs = torch.tensor([1.0 if up else -1.0 for up in ups], device=scores.device)
     prior = b**2 / (2 * spread**2) if spread else 0.0

@@ -46,7 +46,7 @@ def ranking_loss(scores: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
         pairs: (better, worse) indices.
     """
     better, worse = torch.tensor(pairs, device=scores.device).T
-    return -nn.functional.logsigmoid(scores[better].float() - scores[worse].float()).mean()
+    return -nn.functional.logsigmoid(scores[better] - scores[worse]).mean()
 
 
 def centring(scores: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def train(
         most: as in `with_mismatched`.
         resume: what `state` gave after so many steps, and that number: the run goes on as if it had never stopped.
         on_step: receives step, loss, accuracy on the step's own pairs and thumbs, seconds, learning_rate and grad_norm, and `state`, a
-            function that returns everything the next step depends on, as tensors by name.
+            function that returns everything the next step depends on, as tensors by name: the live ones, to be saved before that step.
         in_parts: calls a function with the number of rankings a forward pass; again with fewer when memory ran out.
 
     Raises:
@@ -136,12 +136,11 @@ def train(
     """
     rng = random.Random(seed)
     steps = total_steps(len(rankings) + len(thumbs), settings)
-    adapter = list(adapter)
     optimizer = make_optimizer(
         settings.optimizer,
         [
             {"params": adapter, "lr": settings.learning_rate},
-            {"params": list(head.parameters()), "lr": settings.head_learning_rate},
+            {"params": head.parameters(), "lr": settings.head_learning_rate},
         ],
         weight_decay=settings.weight_decay,
     )
@@ -167,7 +166,8 @@ def train(
                 f"reward model: loss {loss}, gradient norm {float(norm)} at step {step}. Lower reward.learning_rate."
             )
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        # Nothing but memory: the next step begins with it anyway, and what comes after the last one needs no gradients.
+        optimizer.zero_grad()
         on_step(
             {
                 "step": step,
@@ -190,7 +190,7 @@ def _backward(
     size: int,
 ) -> tuple[float, int, int]:
     """Leaves the gradient of the batch's loss, from `size` elements a forward pass. Returns loss, pairs and thumbs right, and how many."""
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     total, right, pairs = 0.0, 0, 0
     for first in range(0, len(batch), size):
         part = batch[first : first + size]
@@ -223,8 +223,8 @@ def _rows(part: Sequence[EncodedRanking | EncodedThumbs]) -> list[tuple[Sequence
 
 
 def _state(adapter: Sequence[nn.Parameter], head: ScalarHead, optimizer) -> dict[str, Tensor]:
-    tensors = {f"adapter/{i}": p.detach().clone() for i, p in enumerate(adapter)}
-    tensors |= {f"head/{name}": t.detach().clone() for name, t in head.state_dict().items()}
+    tensors = {f"adapter/{i}": p.detach() for i, p in enumerate(adapter)}
+    tensors |= {f"head/{name}": t for name, t in head.state_dict().items()}
     return tensors | tensors_of(optimizer, "adam/")
 
 
@@ -246,7 +246,7 @@ def _batches(
 ) -> Iterator[list[EncodedRanking | EncodedThumbs]]:
     """Shuffled anew each epoch; a fresh answer is borrowed for every ranking each time."""
     done = 0
-    while done < steps:
+    while True:
         epoch = with_mismatched(rankings, rng, most=most) if settings.mismatched_negatives else list(rankings)
         epoch += thumbs
         rng.shuffle(epoch)

@@ -17,6 +17,7 @@ from pipeline import lineup
 from pipeline.adapters import SharedBase
 from pipeline.assistant import Assistant
 from pipeline.config import load_config
+from pipeline.learner import meant
 from pipeline.models import load
 from pipeline.run import Run
 from pipeline.sampling import Sampling
@@ -67,6 +68,14 @@ def test_rounds_are_offered_once_and_what_is_not_offered_is_told(made):
     assert [c.name for c in found] == ["sft-round-3", "ppo-round-3"]
     assert [line.split(":")[0] for line in left_out] == ["r-round-004", "r", "r-round-001"]
     assert "chat.other_rounds" in left_out[-1]
+
+
+def test_the_stages_name_means_the_policy_that_another_learner_made():
+    offered = ["sft", "kto", "kto-round-2", "ppo-round-3"]
+    said = {"ppo": "kto", "ppo-round-2": "kto-round-2", "ppo-round-3": "ppo-round-3", "ppo-round-1": "ppo-round-1", "sft": "sft", "dpo": "dpo"}
+    assert {name: meant(name, offered) for name in said} == said
+    assert [meant(slip, offered) for slip in ("", "-round-2", "sft-round-2")] == ["", "-round-2", "sft-round-2"]
+    assert meant("ppo", ["ppo", "kto"]) == "ppo"
 
 
 def test_a_checkpoint_is_called_by_the_learner_that_ran(made, tmp_path):

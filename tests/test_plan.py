@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,9 @@ import transformers
 from data.errors import UserError
 from pipeline.adapters import POLICY, REFERENCE, Batch, SharedBase
 from pipeline.config import Config, LoraConfig
-from pipeline.planning import here, memory, show
+from pipeline.planning import here, memory, rows, show
 from pipeline.planning.plan import make_plan
-from pipeline.planning.shapes import KNOWN, shape_in, shape_of
+from pipeline.planning.shapes import KNOWN, Shape, shape_in, shape_of
 
 DATA = {"demonstrations": "-", "rankings": "-", "heldout_prompts": "-"}
 GATED = {
@@ -237,6 +238,103 @@ def test_rows_of_a_file_that_is_there_give_tokens_and_answers(tmp_path):
     assert {s.name: s for s in make_plan(config_of(), on_gpu=True, bfloat16=True).stages}["sft"].tokens["learnt"] is None
     said = "\n".join(show.lines(make_plan(made, on_gpu=True, bfloat16=True), None, {"learnt": 10.0}))
     assert f"at most {7 * 0.9 * 400 / 1e6:.2f} million tokens learnt; {7 * 0.9 * 400 / 10 / 3600:.1f} hours" in said
+
+
+# Matrices of a layer, in × out: 64, 32, 32, 64 and three of 96 in 480 parameters; their outputs are 56 wide together.
+SMALL = Shape(2, hidden=8, inner=12, heads=2, kv_heads=1, head_dim=4, vocabulary=30, tied=True)
+SINGLE, HALF = memory.Numbers(4), memory.Numbers(2)
+
+
+def test_bytes_of_a_small_model_by_hand():
+    """Two layers; beside them 30 · 8 of the embedding and five norms of 8."""
+    assert memory.weights(SMALL, memory.Numbers(2, "8bit")) == 2 * 480 + 2 * 56 * 4 + 280 * 2
+    assert memory.unpacked(SMALL, HALF) == 0
+    # The largest matrix has 96 numbers in blocks of 64: 1½ maxima of four bytes.
+    assert memory.unpacked(SMALL, memory.Numbers(2, "4bit")) == 96 * 2 + 1.5 * 4
+    # Ten tokens: both halves of 12 and four times the states of 8; in float32 twice 12, and the states where they are not float32.
+    assert memory.forward(SMALL, 10, SINGLE, length=10) == 10 * (4 * 56 + 4 * 24)
+    assert memory.forward(SMALL, 10, HALF, length=10) == 10 * (2 * 56 + 4 * 32)
+    assert memory.forward(replace(SMALL, gated=False), 10, HALF, length=10) == 10 * (2 * 44 + 4 * 32)
+    assert memory.forward(SMALL, 10, memory.Numbers(2, "4bit"), length=10) == 10 * (2 * 56 + 4 * 32) + 198
+    # Scores that are capped are all made: of ten tokens each looks back on fifty, under two heads; beside them four times the queries.
+    capped = replace(SMALL, capped_attention=True)
+    assert memory.forward(capped, 10, HALF, length=50) == 10 * 2 * 50 * (2 + 4) + 10 * 2 * (2 * 8 + 4 * 8)
+    one = 10 * memory.layer_activations(SMALL, 4, HALF, length=10)
+    assert memory.backward(SMALL, 4, 2, 10, HALF, length=10) == 2 * one
+    assert memory.backward(SMALL, 4, 2, 10, memory.Numbers(2, recompute=True), length=10) == one + 2 * 10 * 8 * 2
+    # Logits of 256 positions at most, in the weights' numbers and two or three times in float32.
+    assert memory.logits(SMALL, 1000, HALF, learning=True) == 256 * 30 * (2 + 3 * 4)
+    assert memory.logits(SMALL, 100, HALF, learning=False) == 100 * 30 * (2 + 2 * 4)
+    assert memory.sampling_logits(SMALL, 3, HALF) == 3 * 30 * (2 + 4 * 4)
+    wide = replace(SMALL, vocabulary=40_000)
+    assert memory.trainer_logits(SMALL, 10, HALF) == 10 * 30 * (2 + 7 * 4 + 1) + 10 * 8 * 4
+    assert memory.trainer_logits(wide, 5000, memory.Numbers(2, on_card=True)) == 4096 * 32768 * 2 + 5000 * 8 * 4
+
+
+def test_a_moment_holds_all_its_parts_at_once(tmp_path):
+    """The parts have their own tests; here is which of them lie in memory together, and over how many rows of which length."""
+    thumbs = tmp_path / "thumbs.jsonl"
+    thumbs.write_text("{}\n")
+    shape = KNOWN["tiny-random"]
+    settings = {
+        "data": {**DATA, "thumbs": str(thumbs), "max_prompt_tokens": 100},
+        "lora": {"last_layers": 2, "rank": 4},
+        "ppo": {"episodes": 8, "minibatch": 8, "micro_batch": 4, "max_new_tokens": 20, "rollout": {"batch": 6}},
+        "kto": {"max_new_tokens": 30},
+        "sft": {"max_tokens": 150},
+        "evaluation": {"batch_size": 5, "max_new_tokens": 40},
+        "detectors": {"judge_prompts": 7},
+    }
+
+    def moments(**more):
+        made = config_of("tiny-random", **{**settings, **more})
+        return {s.name: s.moments for s in make_plan(made, on_gpu=False, bfloat16=False).stages}
+
+    def drawing(rows, length):
+        parts = memory.cache(shape, rows * length, SINGLE), memory.sampling_logits(shape, rows, SINGLE)
+        return sum(parts) + memory.forward(shape, rows, SINGLE, length=length)
+
+    def reading(rows, length):
+        return memory.cache(shape, rows * length, SINGLE) + memory.forward(shape, rows * length, SINGLE, length=length)
+
+    plain = moments()
+    assert plain["ppo"]["drawing"] == drawing(6, 120) and plain["ppo"]["reading the prompts"] == reading(6, 100)
+    # The trunk's states of all eight answers; and of the four that are learnt from what backward passes keep, and logits of 80 tokens.
+    kept = 8 * 120 * 64 * 4 + memory.backward(shape, 4, 2, 480, SINGLE, length=120)
+    assert plain["ppo"]["learning"] == kept + memory.logits(shape, 80, SINGLE, learning=True)
+    assert plain["evaluate"]["drawing"] == drawing(5, 140) and plain["evaluate"]["reading the prompts"] == reading(5, 100)
+    assert plain["evaluate"]["reading answers"] == memory.forward(shape, 32 * 150, SINGLE, length=150)
+    longer = moments(sft={"max_tokens": 110})["evaluate"]
+    assert longer["reading answers"] == memory.forward(shape, 32 * 140, SINGLE, length=140)
+    kto = moments(learner="kto")["kto"]
+    assert kto["drawing for the detectors"] == drawing(7, 130)
+    assert kto["reading for the detectors"] == memory.forward(shape, 7 * 130, SINGLE, length=130)
+
+
+def test_known_shapes_hold_together():
+    """Published vocabularies are filled up to a multiple of 64; but for Qwen3 0.6B the heads are together as wide as the states."""
+    for name, shape in KNOWN.items():
+        assert shape.vocabulary % 64 == 0 or name == "tiny-random"
+        assert shape.query == shape.hidden or name == "Qwen/Qwen3-0.6B"
+        assert shape.qk_norm == name.startswith("Qwen/Qwen3")
+
+
+def test_a_shape_is_read_where_the_model_lies_or_was_left_by_a_download(tmp_path, monkeypatch):
+    directory = written(tmp_path, GATED)
+    expected = Shape(3, 96, 160, 6, 2, 16, 300, tied=False)
+    assert shape_of(str(directory)) == expected
+    left = {("some/body", "config.json"): str(directory / "config.json")}
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: left.get((name, file)))
+    assert shape_of("some/body") == expected
+
+
+def test_rows_and_answers_are_seen_without_reading_them_as_records(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    # A carriage return between two fields ends no row.
+    file.write_bytes(b'no JSON\n{"responses":\r ["a", "b"]}\n  \n{"responses": 7}\n[1, 2, 3]\n')
+    assert rows.rows_of(str(file), None) == 4 and rows.rows_of(str(file), 3) == 3 and rows.answers_of(str(file)) == 2
+    file.write_text('{"prompt": "q"}\n')
+    assert rows.answers_of(str(file)) is None and rows.rows_of(str(tmp_path / "none.jsonl"), None) is None
 
 
 def test_a_plan_says_what_fits_and_what_to_change_where_it_does_not(capsys):

@@ -163,10 +163,10 @@ def decline(history: History, bounds) -> Alarm | None:
 
 
 def _fallen(history: History, bounds) -> tuple[Look | None, Sequence[Look], list[float]]:
-    """The best look, the last `judge_patience` ones, and how far those of them that came after the best one lie below it."""
+    """The best look, the last `judge_patience` ones, and how far they lie below it: 0 where the best is one of them."""
     best = best_look(history.looks)
     recent = list(history.looks)[-bounds.judge_patience :]
-    return best, recent, [_paired_z(x.judge, best.judge) for x in recent if x.update > best.update] if best else []
+    return best, recent, [_paired_z(x.judge, best.judge) for x in recent]
 
 
 def _fell(best: Look, now: Look, z: float) -> str:
@@ -406,9 +406,9 @@ def _against_sft(history: History, bounds, figure: str) -> _Pair | None:
 
 
 def _below_share(name: str, history: History, bounds, figure: str, floor: float, said: str) -> Alarm | None:
-    """Alarm when a figure is less than `floor` times SFT's. Nothing is below a share of 0."""
+    """Alarm when a figure, never negative, is less than `floor` times SFT's. Nothing is below a share of 0."""
     found = _against_sft(history, bounds, figure)
-    if found is None or found.sft <= 0 or found.now >= floor * found.sft:
+    if found is None or found.now >= floor * found.sft:
         return None
     sentence = f"{said.format(now=found.now, sft=found.sft)} (bound {floor:.0%} of SFT's)"
     title = name.replace("_", " ")

@@ -157,7 +157,7 @@ class Endpoint:
 
     def _post(self, body: dict[str, Any]) -> Any:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
-        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers, method="POST")
+        request = urllib.request.Request(self._url, json.dumps(body).encode(), headers)
         for attempt in range(self._attempts):
             try:
                 with self._opener.open(request, timeout=self._timeout) as reply:

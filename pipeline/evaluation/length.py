@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from pipeline.evaluation.statistics import DRAWS, FEWEST, Estimate, Floats, cluster_share, end_shares, finite_ends
+from pipeline.evaluation.statistics import DRAWS, Estimate, Floats, cluster_share, finite_ends
 
 BUCKET = 20
 _CELLS = 4_000_000
@@ -46,7 +46,7 @@ def normalised_reward_gain(
             counts[side, prompts[prompt], tokens // width] += 1
     ones = np.ones((1, len(prompts)))
     value, shared = (float(x[0]) for x in _ratio(ones, sums, counts))
-    if not math.isfinite(value) or len(prompts) < FEWEST:
+    if not math.isfinite(value):
         return Estimate(value, math.nan, math.nan), shared
     rng = np.random.default_rng(seed)
     drawn = np.empty(draws)
@@ -81,6 +81,9 @@ def within_prompt_correlation(
 
     Args:
         values, lengths: for each prompt, one number an answer.
+
+    Returns:
+        (value, low, high). NaN where values or lengths never differ within a prompt; the ends as in `finite_ends`.
     """
     moments = []
     for v, n in zip(values, lengths, strict=True):
@@ -94,10 +97,9 @@ def within_prompt_correlation(
         cross, own, other = (times @ table).T
         drawn = cross / np.sqrt(own * other)
         whole = table.sum(0)
-        value = float(whole[0] / math.sqrt(whole[1] * whole[2])) if whole[1] > 0 and whole[2] > 0 else math.nan
-    if len(names) < FEWEST or not np.isfinite(drawn).all():
-        return Estimate(value, math.nan, math.nan)
-    return Estimate(value, *(float(x) for x in np.quantile(drawn, end_shares(len(names)))))
+        value = float(whole[0] / np.sqrt(whole[1] * whole[2]))
+    low, high = finite_ends(drawn, len(names), 0.95)
+    return Estimate(value, float(low), float(high))
 
 
 def accuracy_by_length(

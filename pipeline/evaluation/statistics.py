@@ -168,7 +168,7 @@ def holm(p_values: ArrayLike) -> Floats:
     p = _finite(p_values)
     if ((p < 0) | (p > 1)).any():
         raise ValueError("holm: a p-value lies outside [0, 1]")
-    order = np.argsort(p, kind="stable")
+    order = np.argsort(p)
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted
@@ -191,7 +191,7 @@ def best_of_n_expectation(proxy: ArrayLike, gold: ArrayLike, n: int) -> float:
     pool = len(chooser)
     if not 1 <= n <= pool:
         raise ValueError(f"best-of-{n} needs at least {n} answers to the prompt, got {pool}")
-    order = np.argsort(chooser, kind="stable")
+    order = np.argsort(chooser)
     levelled = _level_ties(chooser[order], counted[order])
     subsets = math.comb(pool, n)
     weights = np.array([math.comb(rank, n - 1) / subsets for rank in range(pool)])
@@ -200,12 +200,10 @@ def best_of_n_expectation(proxy: ArrayLike, gold: ArrayLike, n: int) -> float:
 
 def best_of_n_kl(n: int) -> float:
     """KL(best-of-n ‖ the policy it samples from) in nats: ln n − (n−1)/n. Exact when no two answers tie."""
-    if n < 1:
-        raise ValueError(f"best-of-{n}: n must be at least 1")
     return math.log(n) - (n - 1) / n
 
 
-def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> float:
+def ece(confidence: ArrayLike, correct: ArrayLike, bins: int) -> float:
     """Expected calibration error: mean over equal-mass bins of |mean confidence − share correct|, weighted by size.
 
     Answers of equal confidence share their mean correctness, so that their order cannot matter.
@@ -216,7 +214,7 @@ def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> float:
         bins: at most n; bin sizes differ by one at most.
     """
     stated, right = _same_length(confidence, correct)
-    order = np.argsort(stated, kind="stable")
+    order = np.argsort(stated)
     stated = stated[order]
     right = _level_ties(stated, right[order])
     gaps = [
@@ -226,10 +224,10 @@ def ece(confidence: ArrayLike, correct: ArrayLike, bins: int = 10) -> float:
     return float(sum(gaps) / len(stated))
 
 
-def pair_ece(margins: ArrayLike, bins: int = 10) -> float:
-    """ECE of a Bradley–Terry model on pairs: it claims σ(|margin|) for the answer that it prefers."""
+def pair_ece(margins: ArrayLike) -> float:
+    """ECE in ten bins of a Bradley–Terry model on pairs: it claims σ(|margin|) for the answer that it prefers."""
     numbers = _finite(margins)
-    return ece(_sigmoid(np.abs(numbers)), wins(numbers, np.zeros_like(numbers)), bins)
+    return ece(_sigmoid(np.abs(numbers)), wins(numbers, np.zeros_like(numbers)), bins=10)
 
 
 def fit_temperature(margins: ArrayLike) -> float:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 
+@torch.no_grad()
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalized advantage estimation over one response per row (Schulman et al. 2016, eq. 16).
 
@@ -24,14 +25,11 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
     Returns:
         advantages and returns, both (b, t), not whitened, without gradient, 0 where the mask is False.
     """
-    zero = torch.zeros_like(values)
-    rewards = torch.where(mask, rewards, zero).detach()
-    values = torch.where(mask, values, zero).detach()
-    advantages = torch.zeros_like(values)
-    following = torch.zeros_like(values[:, 0])
+    values = torch.where(mask, values, 0.0)
+    advantages = torch.empty_like(values)
+    value_after = advantage_after = torch.zeros_like(values[:, 0])
     for t in reversed(range(values.shape[1])):
-        after = values[:, t + 1] if t + 1 < values.shape[1] else torch.zeros_like(following)
-        delta = rewards[:, t] + gamma * after - values[:, t]
-        following = torch.where(mask[:, t], delta + gamma * lam * following, torch.zeros_like(following))
-        advantages[:, t] = following
-    return advantages, torch.where(mask, advantages + values, zero)
+        delta = rewards[:, t] + gamma * value_after - values[:, t]
+        advantages[:, t] = torch.where(mask[:, t], delta + gamma * lam * advantage_after, 0.0)
+        value_after, advantage_after = values[:, t], advantages[:, t]
+    return advantages, advantages + values

@@ -6,22 +6,17 @@ from torch import Tensor
 
 
 class EMA:
-    """average ← decay · average + (1 − decay) · current, tensor by tensor."""
+    """average ← decay · average + (1 − decay) · current, tensor by tensor; `state` holds the averages by name."""
 
     def __init__(self, state: dict[str, Tensor], decay: float):
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay is {decay}, must be in [0, 1)")
         self.decay = decay
-        self.state = {name: tensor.detach().clone() for name, tensor in state.items()}
+        self.state = {name: tensor.clone() for name, tensor in state.items()}
 
     def update(self, state: dict[str, Tensor]) -> None:
         for name, average in self.state.items():
             average.lerp_(state[name], 1 - self.decay)
 
-    def state_dict(self) -> dict:
-        return {"decay": self.decay, "state": self.state}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.decay = state["decay"]
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Takes up where a saved `state` left off; KeyError where it lacks a tensor."""
         # A checkpoint is read into the machine's own memory; the average lives where the adapter does.
-        self.state = {name: tensor.to(self.state[name].device, copy=True) for name, tensor in state["state"].items()}
+        self.state = {name: state[name].to(own.device, copy=True) for name, own in self.state.items()}

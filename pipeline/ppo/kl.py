@@ -58,7 +58,7 @@ def shape_rewards(
     kl = token_kl(logprobs, ref_logprobs, estimator=estimator).detach()
     rewards = torch.where(mask, -kl_coef * kl, torch.zeros_like(kl))
     positions = torch.arange(mask.shape[1], device=mask.device)
-    last = torch.where(mask, positions, -1).max(1).values
+    last = (positions * mask).max(1).values
     rewards[torch.arange(len(rewards), device=mask.device), last] += scores.to(rewards)
     return rewards
 

@@ -27,8 +27,7 @@ def policy_loss(
         approx_kl (k3 of old ‖ new, nats a token), ratio_max (largest ρ).
     """
     # Replaced before exp, so that whatever stands under a False cannot reach the gradient as 0 · inf.
-    log_ratio = torch.where(mask, logprobs - old_logprobs, torch.zeros_like(logprobs))
-    advantages = torch.where(mask, advantages, torch.zeros_like(advantages))
+    log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
     ratio = log_ratio.exp()
     plain, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
     with torch.no_grad():

@@ -32,7 +32,7 @@ class RunningMoments:
         self.count, self.mean, self._squares = 0, 0.0, 0.0
 
     def update(self, scores: Tensor) -> None:
-        batch = scores.detach().double()
+        batch = scores.double()
         n, mean = batch.numel(), float(batch.mean())
         total, gap = self.count + n, mean - self.mean
         self._squares += float((batch - mean).square().sum()) + gap * gap * self.count * n / total
@@ -41,8 +41,8 @@ class RunningMoments:
 
     @property
     def std(self) -> float:
-        """Biased standard deviation; 1 before two scores were seen."""
-        return math.sqrt(self._squares / self.count) if self.count > 1 and self._squares > 0 else 1.0
+        """Biased standard deviation; 1 as long as all scores were the same, or there was none."""
+        return math.sqrt(self._squares / self.count) if self._squares > 0 else 1.0
 
     def scale(self, scores: Tensor) -> Tensor:
         """(scores − mean) / std."""
@@ -52,4 +52,4 @@ class RunningMoments:
         return {"count": self.count, "mean": self.mean, "squares": self._squares}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        self.count, self.mean, self._squares = int(state["count"]), state["mean"], state["squares"]
+        self.count, self.mean, self._squares = state["count"], state["mean"], state["squares"]

@@ -63,8 +63,8 @@ class PPO:
             raise ValueError("PPO needs at least one prompt")
         if settings.ptx_coef > 0 and not demonstrations:
             raise ValueError("ppo.ptx_coef > 0 needs demonstrations to mix in")
-        self.base, self.value_head, self.prompts, self.settings = base, value_head, list(prompts), settings
-        self.scorer, self.seed, self.demonstrations = scorer, seed, list(demonstrations)
+        self.base, self.value_head, self.prompts, self.settings = base, value_head, prompts, settings
+        self.scorer, self.seed, self.demonstrations = scorer, seed, demonstrations
         self.engine = engine or InProcess()
         self.micro_batch = micro_batch or MicroBatch(settings.micro_batch, "ppo.micro_batch", "ppo.max_new_tokens")
         self.at_once = MicroBatch(
@@ -231,7 +231,7 @@ class PPO:
 
     def _zero_grad(self) -> None:
         for optimizer in (self.policy_optimizer, self.value_optimizer):
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
 
     def _accumulate(
         self, rollout, advantages, returns, rows: list[int], tokens: int, mixed_in: Sequence, micro_batch: int
@@ -322,7 +322,7 @@ class PPO:
         for name, optimizer in (("policy", self.policy_optimizer), ("value", self.value_optimizer)):
             tensors |= tensors_of(optimizer, f"adam/{name}/")
         if self.ema is not None:
-            tensors |= {f"ema/{n}": t for n, t in self.ema.state_dict()["state"].items()}
+            tensors |= {f"ema/{n}": t for n, t in self.ema.state.items()}
         facts = {
             "done": self.done,
             "micro_batch": self.micro_batch.size,
@@ -349,7 +349,7 @@ class PPO:
         self.base.load_state(VALUE, _part(tensors, "value/"))
         self.value_head.load_state_dict(_part(tensors, "head/"))
         if self.ema is not None:
-            self.ema.load_state_dict({**self.ema.state_dict(), "state": _part(tensors, "ema/")})
+            self.ema.load(_part(tensors, "ema/"))
 
     # -- what is next ----------------------------------------------------------------------------------------------------
 

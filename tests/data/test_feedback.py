@@ -37,6 +37,18 @@ def an_answer(store, rater="ann"):
     )
 
 
+def test_what_is_known_of_an_answer_is_kept(store):
+    talk = store.start_conversation(rater="ann")
+    made = store.add_message(
+        talk, parent=None, author="model", content="a", token_ids=[7, 8], logprobs=[-0.123456789, -2.0], finish="stop", first_token_ms=12,
+        total_ms=345,
+    )  # fmt: skip
+    (kept,) = store._db.execute(
+        "SELECT token_ids, logprobs, first_token_ms, total_ms FROM message WHERE id = ?", (made,)
+    )
+    assert tuple(kept) == ("[7, 8]", "[-0.12346, -2.0]", 12, 345)
+
+
 def test_the_newest_rating_counts_and_zero_takes_it_back(store):
     answer = an_answer(store)
     for value in (1, -1):

@@ -47,6 +47,11 @@ def test_one_prompt_under_two_system_turns_is_two_prompts(tmp_path):
     assert [r.responses for r in load(file_of(tmp_path, *rows), "scored_rows")] == [("a", "c"), ("b", "d")]
 
 
+def test_two_scored_answers_under_one_id_are_named(tmp_path):
+    path = file_of(tmp_path, row("p", "a", 1, id="x"), row("p", "b", 2, id="x"), row("p", "c", 3, id="y"))
+    assert refused(path, "scored_rows") == (f"{path} row 2: id 'x' is that of row 1 too; give each row its own, or none. Mend or drop the row.",)
+
+
 def test_an_answer_with_nothing_to_compare_and_one_scored_twice_are_named(tmp_path):
     path = file_of(tmp_path, row("p", "a", 1), row("q", "x", 5), row("q", "x", 4))
     assert refused(path, "scored_rows") == (

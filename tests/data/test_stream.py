@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from data.errors import UserError
 from data.formats import FORMATS
-from data.loading import load, stream
+from data.loading import attempt, load, stream
 
 
 def write(path, rows):
@@ -90,3 +90,12 @@ def test_any_csv_file_streams_and_loads_to_records_or_our_error(tmp_path_factory
             read(path, name)
         except UserError as error:
             assert all(len(p.splitlines()) == 1 and p.encode("utf-8") for p in error.problems)
+
+
+@pytest.mark.parametrize("most", range(8))
+def test_the_first_rows_are_counted_over_all_files_of_a_directory(tmp_path, most):
+    for name, numbers in (("a", (0, 1)), ("b", (2, 3, 4)), ("c", (5,))):
+        write(tmp_path / f"{name}.jsonl", [{"prompt": f"q {i}", "completion": "a"} for i in numbers])
+    found, problems = attempt(tmp_path, "prompt_completion", most=most)
+    assert [r.prompt[0].content for r in found.records] == [f"q {i}" for i in range(min(most, 6))]
+    assert bool(problems) == (most == 0), "nothing read is a problem"

@@ -94,6 +94,32 @@ def test_a_choice_is_a_ranking_and_a_tie_is_kept_without_a_pair(script):
     assert (lesson.pairs, lesson.notes["ties, which are no pair"]) == (1, 1)
 
 
+def test_choices_of_one_answer_over_two_others_are_two(script):
+    script.ask("q", "a", "b", "c")
+    script.choose("a", "b", "left")
+    script.choose("a", "c", "left")
+    assert ranked(script.lesson()) == [("q", {"a": 0, "b": 1}), ("q", {"a": 0, "c": 1})]
+
+
+def test_a_thumb_of_one_person_carries_a_digest_and_one_of_several_nobodys(script):
+    script.ask("q", "a", "b")
+    script.rate("a", 1, "ann")
+    script.rate("a", 1, "bob")
+    script.rate("b", 1, "ann")
+    both, alone = sorted(script.lesson().thumbs, key=lambda t: t.response)
+    assert both.rater is None and len(alone.rater) == 12 and "ann" not in alone.rater
+
+
+def test_the_same_answers_to_two_questions_have_ids_of_their_own(script):
+    for question in ("one", "two"):
+        script.ask(question, "good", "bad", name=question)
+        script.rate(question + "good", 1)
+        script.rate(question + "bad", -1)
+    lesson = script.lesson()
+    records = [*lesson.rankings, *lesson.thumbs]
+    assert len(records) == len({r.id for r in records}) == 6
+
+
 def test_an_edit_is_better_than_the_answer_and_a_demonstration(script):
     script.ask("q", "teh answer")
     script.edit("teh answer", "the answer")

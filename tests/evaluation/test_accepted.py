@@ -43,6 +43,15 @@ def test_what_was_accepted_covers_that_number_and_better_ones_against_the_same_b
     assert covered(tmp_path, 40.0, min=1.0, max=15.0) and not accepted.outdated(tmp_path, worse)
 
 
+def test_a_millionth_of_the_number_is_rounding_and_more_is_worse(tmp_path):
+    accepted.accept(tmp_path, GATE, "read the answers")
+    accepted.note(tmp_path, held(16.0, max=15.0))
+    assert covered(tmp_path, 16.0 + 1.5e-5, max=15.0) and not covered(tmp_path, 16.0 + 1.7e-5, max=15.0)
+    # Nothing is outdated that was never accepted, nor what holds.
+    (missed,) = held(16.0, max=15.0)
+    assert accepted.outdated(tmp_path, missed) == "" == accepted.outdated(tmp_path / "none", missed)
+
+
 def test_an_acceptance_that_was_not_needed_covers_no_later_miss(tmp_path):
     accepted.accept(tmp_path, GATE, "just in case")
     accepted.note(tmp_path, held(5.0, max=15.0))

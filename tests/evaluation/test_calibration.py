@@ -25,6 +25,7 @@ def test_bins_hold_pairs_of_like_margins_and_count_what_is_right():
     assert (first.pairs, second.pairs, first.right, second.right) == (2, 2, 0.5, 0.5)
     assert first.stated == pytest.approx((1 / (1 + math.exp(-0.1)) + 1 / (1 + math.exp(-0.2))) / 2)
     assert second.stated == pytest.approx((1 / (1 + math.exp(-3)) + 1 / (1 + math.exp(-4))) / 2)
+    assert bins_of([0.0, 2.0], 2)[0].right == 0.5, "a tie is half right"
     # Two lists are too few for an interval.
     assert first.low is None and first.high is None
 

@@ -20,7 +20,7 @@ def test_mcnemar_is_a_fair_coin_over_the_pairs_on_which_they_differ(only_a, only
 
 
 def test_mcnemar_refuses_half_right_pairs_and_lists_of_other_length():
-    for a, b in (([0.5], [1]), ([1, 0], [1])):
+    for a, b in (([0.5], [1]), ([1, 0.5], [1, 0]), ([1, 0], [0.5, 1]), ([1, 0], [1])):
         with pytest.raises(ValueError, match="0 .wrong. and 1 .right."):
             c.mcnemar(a, b)
 
@@ -94,6 +94,12 @@ def test_an_interval_that_would_need_infinite_strengths_is_not_given():
     assert math.isnan(c.bradley_terry(*games(("a", "b", 4, 3)), draws=20_000)["a"].high)
 
 
+@pytest.mark.parametrize(("rows", "prompts"), [([], []), ([("a", "b", 1.0)], ["p", "q"])])
+def test_no_comparisons_and_a_missing_prompt_are_refused(rows, prompts):
+    with pytest.raises(ValueError, match=f"{len(rows)} comparisons but {len(prompts)} clusters"):
+        c.bradley_terry(rows, prompts)
+
+
 @pytest.mark.parametrize("bad", [("a", "a", 1.0), ("a", "b", 1.5)])
 def test_what_is_no_comparison_is_refused(bad):
     with pytest.raises(ValueError, match="no comparison"):
@@ -139,6 +145,13 @@ def test_it_is_the_penalised_maximum_that_scipy_finds():
     assert c.length_controlled_win_rate(won, lengths, range(70), draws=10).value == pytest.approx(
         1 / (1 + math.exp(-theta)), abs=1e-5
     )
+
+
+def test_the_unit_of_length_does_not_matter():
+    rng = np.random.default_rng(5)
+    won, lengths = rng.choice([0, 0.5, 1], 40), rng.normal(1, 4, 40)
+    in_words = c.length_controlled_win_rate(won, lengths, range(40), draws=50)
+    assert c.length_controlled_win_rate(won, lengths / 1000, range(40), draws=50) == pytest.approx(in_words)
 
 
 def test_wins_that_length_alone_explains_are_taken_out():

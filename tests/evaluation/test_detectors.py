@@ -5,8 +5,10 @@ import math
 import random
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import scipy.stats
 import torch
 
 from data.records import Message, Prompt
@@ -21,6 +23,7 @@ from pipeline.ppo.probes import Probes, spread_evenly
 from pipeline.ppo.rollout import PromptIds, draw
 from pipeline.ppo.trainer import PPO
 from pipeline.ppo.watch import Watch
+from pipeline.rollouts.engine import InProcess
 from reward.model import ScalarHead
 
 BOUNDS = DetectorsConfig()
@@ -96,6 +99,37 @@ def test_each_detector_fires_on_its_own_failure_alone(detector, figure, value, s
     assert found[-1].stops == (detector != "eos_loss")
 
 
+@pytest.mark.parametrize(
+    ("figure", "value", "crossed", "bound"),
+    [
+        ("response_tokens", 36.0, 36 / 27.2 - 1, 0.3),
+        ("response_tokens", 8.0, 8 / 27.2 - 1, -0.7),
+        ("entropy", 0.39, 0.39, 0.3 * 1.333),
+        ("self_bleu", 0.22, 0.22, 0.06 + 0.15),
+        ("distinct_2", 0.7, 0.7, 0.9 * 0.9),
+        ("repeated_4gram_share", 0.2, 0.2, 0.0 + 0.1),
+        ("clip_fraction", 0.31, 0.31, 0.3),
+        ("eos_rate", 0.2, 0.2, 0.531 - 0.1),
+        ("refusal_share", 0.4, 0.4, 0.03 + 0.1),
+    ],
+)
+def test_an_alarm_says_what_was_crossed_and_by_what(figure, value, crossed, bound):
+    found = raised(ending_in(figure, value))[-1]
+    assert (found.value, found.bound) == (pytest.approx(crossed), pytest.approx(bound))
+    title = "KL blow-up" if found.detector == "kl_blow_up" else found.detector.replace("_", " ")
+    assert found.sentence.startswith(f"{title} in update 11: ")
+
+
+def test_explained_variance_is_held_against_zero_as_the_mean_of_the_window():
+    lines = healthy(20)
+    for line, value in zip(lines[-3:], (-1.0, 0.2, 0.5), strict=True):
+        line["explained_variance"] = value
+    (found,) = alarms(History(lines), BOUNDS)
+    assert (found.detector, found.bound) == ("value_failure", 0.0) and found.value == pytest.approx(-0.1)
+    lines[-3]["explained_variance"] = -0.6
+    assert alarms(History(lines), BOUNDS) == []
+
+
 def test_a_kl_blow_up_needs_one_update_and_a_drift_needs_a_window():
     assert [a.update for a in raised(ending_in("kl", 99.0, last=1))] == [11]
     assert raised(ending_in("response_tokens", 40.0, last=1)) == []
@@ -123,6 +157,15 @@ def test_a_share_must_move_by_more_than_its_noise():
     few, many = ([{"update": u, "episodes": n * (u + 1), "eos_rate": r} for u, r in enumerate([0.5, 0.25, 0.25, 0.25])]
                  for n in (8, 80))  # fmt: skip
     assert raised(few) == [] and [a.detector for a in raised(many)] == ["eos_loss"]
+
+
+def test_the_noise_of_a_share_is_that_of_two_proportions():
+    """24 of 40 answers, later 3 times 18 of 40: p̂ = (24 + 54 + 1) / (160 + 2), by hand."""
+    lines = [{"update": u, "episodes": 40 * (u + 1), "eos_rate": r} for u, r in enumerate([0.6, 0.45, 0.45, 0.45])]
+    share = 79 / 162
+    z = 0.15 / math.sqrt(share * (1 - share) * (1 / 40 + 1 / 120))
+    assert len(alarms(History(lines), DetectorsConfig(noise=z * 0.9999))) == 1
+    assert alarms(History(lines), DetectorsConfig(noise=z * 1.0001)) == []
 
 
 @pytest.mark.parametrize("odd", [None, math.nan, math.inf])
@@ -182,6 +225,7 @@ RISING = [look(4 * u, u, u, 0.5) for u in range(3)]
 )
 def test_two_weaker_signs_together_are_reward_hacking(lines, looks, said):
     (found,) = alarms(History(lines, looks), BOUNDS)
+    assert (found.value, found.bound) == (2.0, 2.0)
     assert (
         found.detector == "reward_hacking"
         and found.stops
@@ -215,6 +259,49 @@ def test_a_run_that_stays_far_beyond_its_kl_target_has_blown_up():
         found.detector == "kl_blow_up"
         and "2.2 nats a sequence, above 2 times its target for 3 updates (bound 2)" in found.sentence
     )
+
+
+def test_a_kl_that_is_no_number_is_not_beyond_its_target():
+    lines = [{**line, "kl_target": 0.5} for line in healthy()]
+    lines[-2]["kl"] = None
+    assert alarms(History(lines), BOUNDS) == []
+
+
+def test_the_newest_update_says_where_the_training_answers_lie():
+    lines = scored(2.5, variance=0.3)
+    assert len(alarms(History(lines), BOUNDS)) == 1
+    lines[-1]["model_score_high"] = 3.0
+    assert alarms(History(lines), BOUNDS) == []
+
+
+@pytest.mark.parametrize("proxy", [0.0, None])
+def test_the_last_of_three_looks_in_a_row_is_the_one_that_is_told(proxy):
+    """Three standard errors of 24 prompts and more, each look lower than the one before."""
+    fallen = [0.0, 1.0, 1.5, 2.0]
+    looks = [
+        Look(4 * u, tuple((-1) ** i * 0.1 * (u > 0) - f for i in range(24)), None if proxy is None else float(u))
+        for u, f in enumerate(fallen)
+    ]
+    bounds = DetectorsConfig(judge_patience=3)
+    (found,) = alarms(History((), looks), bounds)
+    assert found.update == 12 and "from 0 (after 0) to -2" in found.sentence and found.bound == -2.5
+    # The spread of the last differences is 0.1, the mean of them -2: the tail of Student's with 23 degrees of freedom.
+    t = 2.0 / (0.1 * math.sqrt(24 / 23) / math.sqrt(24))
+    assert found.value == pytest.approx(-scipy.stats.norm.isf(scipy.stats.t.sf(t, 23)))
+    if proxy is not None:
+        (doubted,) = alarms(History(scored(2.5), looks), DetectorsConfig(judge_patience=3, judge_fall=99.0))
+        assert f"from 0 (after 0) to -2, {-found.value:.1f} standard errors, while the reward rose from 0 to 3" in doubted.sentence
+    assert alarms(History((), looks[:3]), bounds) == []
+
+
+def test_a_reward_that_stands_still_while_the_judge_falls_is_no_hacking():
+    looks = [Look(0, (0.0,) * 24, 1.0), *(Look(u, tuple(-1 + 0.1 * (-1) ** i for i in range(24)), 1.0) for u in (4, 8))]
+    assert alarms(History((), looks), BOUNDS) == []
+    assert len(alarms(History((), [replace(x, proxy=x.update + 1.0) for x in looks]), BOUNDS)) == 1
+
+
+def test_one_prompt_says_nothing_of_a_fall():
+    assert alarms(History((), [Look(0, (3.0,), 0.0), Look(4, (1.0,), 1.0), Look(8, (0.0,), 2.0)]), BOUNDS) == []
 
 
 @pytest.mark.parametrize(
@@ -307,6 +394,8 @@ def test_sycophancy_is_held_against_sft_question_by_question():
     assert (found.detector, found.update, found.stops) == ("sycophancy", 4, True)
     assert "preferred on 71% of 24 questions, SFT 50% (bound +10 points)" in found.sentence
     assert probed(probe(0, 36, wrong=20), probe(4, 36, wrong=8)) == []  # less of it is no alarm
+    (found,) = probed(probe(0, 36), probe(4, 36), probe(8, 36, wrong=17))
+    assert (found.update, found.value, found.bound) == (8, pytest.approx(5 / 24), 0.1)
 
 
 def test_probes_of_nothing_raise_nothing():
@@ -508,6 +597,19 @@ def test_a_policy_that_forgets_is_stopped_and_the_run_goes_back_to_one_that_has_
     assert watch.kept_update > 0 or same(start, ppo.base.state(POLICY))
 
 
+def test_a_probe_reads_the_base_without_any_adapter(make_base):
+    """With its adapter all zeros the policy is the base."""
+    base = make_base(POLICY)
+    read = Probes(base, TEXTS, ())
+    first = read.read(0)
+    assert len(first.base_nll) == len(TEXTS) and first.base_nll != pytest.approx(first.nll, rel=1e-4)
+    for parameter in base.parameters(POLICY):
+        parameter.data.zero_()
+    second = read.read(4)
+    assert second.nll == pytest.approx(first.base_nll, rel=1e-5) and second.base_nll == first.base_nll
+    assert second.perplexity == pytest.approx(second.base_perplexity, rel=1e-5)
+
+
 def test_a_reward_for_length_is_stopped_as_length_and_undone(make_run):
     """Its answers end by themselves at first; the reward pays for every token."""
     ppo, watch = make_run(lambda answers: [len(said(a)) / 16 for a in answers], None, PROBES_ALONE, max_new_tokens=16)
@@ -536,6 +638,18 @@ def without_timing(lines):
     return [{k: v for k, v in line.items() if k not in ("seconds", "rollout_seconds")} for line in lines]
 
 
+def test_what_looks_show_is_noted_under_the_name_of_the_start():
+    watch = Watch(DetectorsConfig(), PROMPTS, lambda answers: [])
+    shown = iter([look(4 * u, min(u, 3) - max(0, u - 3), u, noise=0.5) for u in range(8)])
+    watch._look, watch._keep = (lambda ppo: next(shown)), (lambda ppo: None)
+    stops = [watch.before(SimpleNamespace(done=4 * u, settings=SimpleNamespace(updates=99))) for u in range(6)]
+    assert [stop is not None for stop in stops] == [False] * 5 + [True] and stops[5].detector == "reward_hacking"
+    other = Watch(DetectorsConfig(), PROMPTS, lambda answers: [])
+    other.start, other.lines = OTHER_START, ending_in("entropy", 0.39)
+    other._note({"mode_collapse": DETECTORS["mode_collapse"]})
+    assert "nats a token, the start 1.33" in other.alarms[0].sentence and "SFT" not in other.alarms[0].sentence
+
+
 def test_two_looks_at_one_policy_see_the_same_answers(make_run):
     """A policy that does not move, so that whatever differed between two looks would be chance."""
     seen = []
@@ -544,9 +658,20 @@ def test_two_looks_at_one_policy_see_the_same_answers(make_run):
         seen.append([a.ids for a in answers])
         return variety(answers)
 
+    class Counting(InProcess):
+        drawn = 0
+
+        def sample(self, *args, **kwargs):
+            self.drawn += 1
+            return super().sample(*args, **kwargs)
+
     ppo, watch = make_run(low_tokens, judge, {"judge_every": 1}, learning_rate=1e-12, updates=3)
+    ppo.engine, told = Counting(), []
+    watch.onlooker = lambda update, answers, judged: told.append((update, [a.ids for a in answers], len(judged)))
     train(ppo, watch)
     assert len(seen) == 4 and all(ids == seen[0] for ids in seen) and len(set(seen[0])) == len(PROMPTS)
+    # Looks are drawn as rollouts are, three and four of them, and shown to whoever wants to see them.
+    assert ppo.engine.drawn == 7 and told == [(update, seen[0], len(PROMPTS)) for update in range(4)]
 
 
 def test_looking_changes_nothing_in_the_run(make_run):

@@ -89,6 +89,12 @@ def test_of_many_answers_a_fixed_number_is_compared():
     assert entry.n == MOST and entry.value == pytest.approx(sum(self_bleu(many[::3])) / MOST)
 
 
+def test_two_prompts_are_enough_for_a_number():
+    ours, theirs = ["a b c d e", "a b c d f"], ["k l m n", "o p q r"]
+    assert self_bleu_entry(rows(ours)).value == pytest.approx(sum(slow(ours)) / 2)
+    assert self_bleu_change(rows(ours), rows(theirs), "sft").value == pytest.approx((sum(slow(ours)) - sum(slow(theirs))) / 2)
+
+
 def test_of_one_prompt_nothing_can_be_said():
     assert math.isnan(self_bleu_entry(rows(["a"])).value) and math.isnan(
         self_bleu_change(rows(["a"]), rows(["a"]), "sft").value

@@ -74,6 +74,22 @@ def test_a_gate_that_only_warns_is_missed_and_stops_nothing():
     assert gates.results(card(), gate, "ppo", WHERE)[0].warns
 
 
+def test_a_verdict_says_what_was_asked_of_which_number_and_why_it_stands():
+    bounds = {"ppo.a": {"min": 0.0}, "ppo.b": {"max": 1.0}, "ppo.c": {"min": 0.0}, "ppo.d": {"min": 3.0, "max": 4.0, "warn": True}}
+    held = gates.results(card(a=0.5, b=2.0, c=math.nan, d=1.0), bounds, "ppo", WHERE)
+    a, b, c, d = (gates.verdict(result, {"ppo.b": "known"}) for result in held)
+    assert a == {"gate": "ppo.a", "metric": "a", "value": 0.5, "min": 0.0, "max": None, "state": "passed", "why": ""}
+    assert (b["state"], b["why"], b["value"], b["max"]) == ("accepted", "known", 2.0, 1.0)
+    assert (c["state"], c["value"], c["why"]) == ("missed", None, held[2].problem) and "no number" in c["why"]
+    assert (d["state"], d["min"], d["max"]) == ("warned", 3.0, 4.0)
+
+
+def test_where_there_is_no_number_the_card_s_own_reason_is_told():
+    raw = card(a=math.nan)
+    raw["entries"][0]["note"] = "needs answers to two prompts"
+    assert f"no number ({WHERE}, needs answers to two prompts)" in check(raw, {"ppo.a": {"min": 0.0}})[0]
+
+
 def test_a_gate_may_ask_for_the_end_of_an_interval():
     raw = card(gold_minus_sft=0.5)
     raw["entries"][0] |= {"ci_low": -0.1, "ci_high": 1.1}

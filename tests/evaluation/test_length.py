@@ -41,6 +41,18 @@ def test_the_ratio_equals_a_loop_over_the_buckets():
     assert shared == pytest.approx(weight / 120)
 
 
+def test_few_prompts_and_draws_in_parts(monkeypatch):
+    rng = random.Random(2)
+    own, other = (answers(rng, [rng.randrange(5, 60) for _ in range(80)], lambda n, up=up: up) for up in (1.0, 0.0))
+    whole = normalised_reward_gain(own, other, draws=500)
+    monkeypatch.setattr("pipeline.evaluation.length._CELLS", 1000)
+    assert normalised_reward_gain(own, other, draws=500) == whole and whole[0].low < whole[0].value < whole[0].high
+    six, five = ([(k % n, 10, r + 0.1 * k) for k, r in enumerate([1.0] * 12)] for n in (6, 5))
+    low = [(k, n, r - 1) for k, n, r in six]
+    assert math.isfinite(normalised_reward_gain(six, low)[0].low)
+    assert math.isnan(normalised_reward_gain(five, [(k, n, r - 1) for k, n, r in five])[0].low)
+
+
 def test_without_a_gain_or_a_shared_bucket_there_is_no_ratio():
     flat = [("a", 5, 1.0), ("b", 6, 1.0)]
     assert math.isnan(normalised_reward_gain(flat, flat)[0].value)
@@ -58,6 +70,9 @@ def test_the_correlation_is_numpys_after_each_prompts_mean_is_taken_out():
     assert found.value == pytest.approx(np.corrcoef(centre(values), centre(lengths))[0, 1])
     assert found.low < found.value < found.high < 0
     assert math.isnan(within_prompt_correlation([[1, 1]], [[3, 4]], ["a"]).value)
+    assert math.isnan(within_prompt_correlation([[1, 2]], [[3, 3]], ["a"]).value)
+    few = within_prompt_correlation(values[:5], lengths[:5], list(range(5)))
+    assert math.isfinite(few.value) and math.isnan(few.low)
 
 
 def test_thirds_go_from_the_shorter_to_the_longer_better_answer():

@@ -102,6 +102,19 @@ def test_a_prompt_that_only_sft_has_room_for_is_left_out_and_counted(make_base):
     assert "of 2 more the prompt is longer than data.max_prompt_tokens" in found[0].note
 
 
+def test_the_difference_is_the_first_policys_less_the_other_s(make_base, monkeypatch):
+    said = {"SFT": "It boils at 100 degrees.", "base": "It boils."}
+
+    def answers(base, role, prompts, config, *, label, **_):
+        text = said[label.split()[0]]
+        return [AnswerRow(p.id, None, "q", 0, text, True, 3, (1,)) for p in prompts]
+
+    monkeypatch.setattr("pipeline.evaluation.rouge.answer_prompts", answers)
+    own, less = entries(make_base(), [asked(n, "When?") for n in range(7)], reference_answers=7)
+    # Two words of five in common with two: 2 · 2 / 7.
+    assert (own.value, own.n) == (1.0, 7) and less.value == pytest.approx(1 - 4 / 7)
+
+
 def test_without_a_reference_there_is_no_number_and_the_card_says_why(make_base):
     assert entries(make_base(), [asked(0, "When?")], reference_answers=0) == []
     long = asked(0, "When does water boil, high up in the mountains, where the air is thin?")

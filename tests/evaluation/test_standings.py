@@ -133,6 +133,25 @@ def test_from_ten_people_on_the_interval_draws_people(people, three):
     assert (pair.unit, pair.people) == ("people", 10) and pair.rate == pytest.approx((0.5, *ends))
 
 
+def test_ten_people_of_one_mind_are_ten_trials_however_often_they_say_it(people, three):
+    _, sft, ppo = three
+    for person in range(10):
+        for _ in range(3):
+            people.vote(ppo, sft, 1, rater=f"p{person}")
+    (pair,) = people.counted().pairs
+    expected = stats.binomtest(10, 10).proportion_ci(method="wilson")
+    assert pair.rate == pytest.approx((1.0, expected.low, expected.high))
+
+
+def test_every_vote_is_counted_and_the_base_of_a_round_is_the_base(people):
+    base, ppo = people.model("r-round-002", "base", ""), people.model("r-round-002", "ppo")
+    for verdict in (1, 0, "tie", "both_bad", "both_bad"):
+        people.vote(ppo, base, verdict)
+    (pair,) = people.counted().pairs
+    assert (pair.won, pair.lost, pair.tied, pair.both_bad, pair.votes) == (1, 1, 1, 2, 5)
+    assert (pair.first, pair.second) == ("ppo-round-2", "base")
+
+
 def test_with_fewer_people_it_draws_conversations_and_with_few_of_these_there_is_none(people, three):
     _, sft, ppo = three
     for number in range(9):

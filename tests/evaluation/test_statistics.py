@@ -72,6 +72,13 @@ def test_one_prompt_gives_a_mean_and_no_interval():
     assert math.isnan(high)
 
 
+def test_who_asks_for_an_interval_of_few_prompts_gets_it_and_of_one_nobody():
+    low, high = s.cluster_bootstrap([1, 2, 4], "abc", fewest=3)[1:]
+    assert 1 <= low < high <= 4
+    assert math.isnan(s.cluster_bootstrap([1, 2, 4], "abc", fewest=4).low)
+    assert math.isnan(s.cluster_bootstrap([1, 2], "aa", fewest=1).low)
+
+
 def test_nine_intervals_in_ten_hold_the_truth_at_level_ninety():
     rng = np.random.default_rng(11)
     clusters = np.repeat(np.arange(60), 3)
@@ -146,7 +153,7 @@ def test_wilson_is_scipys(successes, n, level):
     assert s.wilson(successes, n, level) == pytest.approx((successes / n, expected.low, expected.high), abs=1e-12)
 
 
-@pytest.mark.parametrize(("successes", "n"), [(1, 0), (-1, 5), (6, 5)])
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (1, 0), (-1, 5), (6, 5)])
 def test_wilson_refuses_impossible_counts(successes, n):
     with pytest.raises(ValueError, match="successes"):
         s.wilson(successes, n)
@@ -216,6 +223,8 @@ def test_best_of_n_of_a_normal_score_gains_the_expected_maximum(n, expected):
 def test_best_of_n_needs_n_answers():
     with pytest.raises(ValueError, match="best-of-3 needs at least 3 answers to the prompt, got 2"):
         s.best_of_n_expectation([1, 2], [1, 2], 3)
+    with pytest.raises(ValueError, match="best-of-0"):
+        s.best_of_n_expectation([1, 2], [1, 2], 0)
 
 
 @pytest.mark.parametrize(("n", "kl"), [(1, 0), (2, 0.193), (4, 0.636), (8, 1.204), (16, 1.835), (1000, 5.909)])
@@ -258,6 +267,14 @@ def test_ece_has_equal_mass_bins():
 def test_pair_ece_of_even_margins_by_hand():
     # σ(ln 3) = .75 is claimed, half of the pairs are right
     assert s.pair_ece([math.log(3), -math.log(3)]) == pytest.approx(0.25)
+    # Twenty margins are ten bins of two neighbours by size: one of each two is right, so that half is what each bin has.
+    margins = [0.1 * k * (-1) ** k for k in range(1, 21)]
+    claimed = [1 / (1 + math.exp(-abs(m))) for m in margins]
+    assert s.pair_ece(margins) == pytest.approx(sum(claimed) / 20 - 0.5)
+    # All right but the two smallest, which a bin of their own shows as they are.
+    odd = [abs(m) if k > 1 else -abs(m) for k, m in enumerate(margins)]
+    assert s.pair_ece(odd) == pytest.approx((sum(claimed[:2]) + sum(1 - c for c in claimed[2:])) / 20)
+    # With less than ten bins the two would share one with others, and some of the gap would be averaged away.
 
 
 def test_the_temperature_of_a_model_twice_too_sure_is_two():
@@ -275,7 +292,7 @@ def test_the_temperature_is_the_best_of_a_grid():
 
 
 def test_the_temperature_of_a_perfect_and_of_a_useless_model():
-    assert s.fit_temperature([1.0, 2.0]) == 0.0
+    assert s.fit_temperature([0.0, 0.5, 2.0]) == 0.0
     assert s.fit_temperature([1.0, -2.0]) == math.inf
 
 

@@ -86,9 +86,16 @@ def clipped_ratio_has_no_gradient(policy_loss):
 
 
 def value_is_clipped_around_the_old_value(value_loss):
-    """V_old = 1, R = 3, ε = 0.2: at V = 2 the clipped value 1.2 counts, ½·1.8²; at V = 1.1 the plain one, ½·1.9²."""
-    for value, expected, gradient in [(2.0, 0.5 * 1.8**2, 0.0), (1.1, 0.5 * 1.9**2, -1.9)]:
+    """V_old = 1, ε = 0.2. R = 3: at V = 2 the clipped value 1.2 counts, ½·1.8²; at V = 1.1 the plain one, ½·1.9².
+
+    R = -3: at V = -2 the clipped value 0.8 counts, ½·3.8².
+    """
+    for value, returned, expected, gradient in [
+        (2.0, 3.0, 0.5 * 1.8**2, 0.0),
+        (1.1, 3.0, 0.5 * 1.9**2, -1.9),
+        (-2.0, -3.0, 0.5 * 3.8**2, 0.0),
+    ]:
         v = torch.tensor([[value]], requires_grad=True)
-        loss = value_loss(v, T([[1.0]]), T([[3.0]]), T([[True]]), clip_range=0.2)
+        loss = value_loss(v, T([[1.0]]), T([[returned]]), T([[True]]), clip_range=0.2)
         loss.backward()
         assert math.isclose(loss.item(), expected, rel_tol=1e-5) and math.isclose(v.grad.item(), gradient, abs_tol=1e-5)

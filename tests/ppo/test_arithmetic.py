@@ -26,6 +26,13 @@ def test_whitening_sees_real_tokens_only():
 def test_whitening_refuses_fewer_than_8_tokens():
     with pytest.raises(ValueError, match="at least 8 real tokens, got 3"):
         masking.masked_whiten(torch.randn(1, 3), torch.ones(1, 3, dtype=torch.bool))
+    assert masking.masked_whiten(torch.arange(8.0)[None], torch.ones(1, 8, dtype=torch.bool)).shape == (1, 8)
+
+
+def test_whitening_what_does_not_vary_gives_zeros():
+    x, mask = torch.full((2, 4), 3.0), torch.ones(2, 4, dtype=torch.bool)
+    assert masking.masked_whiten(x, mask).tolist() == [[0.0] * 4] * 2
+    assert masking.masked_whiten(x, mask, shift_mean=False).tolist() == [[3.0] * 4] * 2
 
 
 def test_masked_mean_and_variance_are_numpys():
@@ -42,8 +49,9 @@ def test_masked_mean_and_variance_are_numpys():
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("with_entropy", [True, False])
 @pytest.mark.parametrize("made", [{}, {"scale": 0.3}, {"cap": 1.5}, {"bias": True, "scale": 2.0, "cap": 3.0}], ids=str)
-def test_token_logprobs_and_entropy_equal_the_whole_softmax_and_its_gradient(made, chunk, temperature):
+def test_token_logprobs_and_entropy_equal_the_whole_softmax_and_its_gradient(made, with_entropy, chunk, temperature):
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(7, 5, generator=generator, dtype=torch.float64).requires_grad_()
     weight, bias = (torch.randn(11, *shape, generator=generator, dtype=torch.float64) for shape in ((5,), ()))
@@ -57,14 +65,15 @@ def test_token_logprobs_and_entropy_equal_the_whole_softmax_and_its_gradient(mad
         logits = made["cap"] * torch.tanh(logits / made["cap"])
     everything = torch.log_softmax(logits / temperature, -1)
     expected = everything.gather(1, tokens[:, None])[:, 0], -(everything.exp() * everything).sum(-1)
-    (expected[0] @ weights[:, 0].double() + expected[1] @ weights[:, 1].double()).backward()
+    asked = 1 + with_entropy
+    sum(x @ w.double() for x, w in zip(expected[:asked], weights.T, strict=False)).backward()
     gradient, states.grad = states.grad.clone(), None
-    found = logprobs.token_logprobs(states, head, tokens, temperature=temperature, with_entropy=True, chunk=chunk)
-    (found[0] @ weights[:, 0] + found[1] @ weights[:, 1]).backward()
-    assert torch.allclose(found[0].double(), expected[0], atol=1e-5) and torch.allclose(
-        found[1].double(), expected[1], atol=1e-5
+    found = logprobs.token_logprobs(
+        states, head, tokens, temperature=temperature, with_entropy=with_entropy, chunk=chunk
     )
-    assert torch.allclose(states.grad, gradient, atol=1e-5)
+    sum(x @ w for x, w in zip(found[:asked], weights.T, strict=False)).backward()
+    assert all(torch.allclose(x.double(), e, atol=1e-5) for x, e in zip(found[:asked], expected, strict=False))
+    assert torch.allclose(states.grad, gradient, atol=1e-5) and (found[1] is None) == (not with_entropy)
 
 
 def test_no_positions_give_no_logprobs():
@@ -91,6 +100,8 @@ def test_kl_estimates_average_to_the_exact_kl():
     mean = {e: (p * kl.token_kl(p.log(), q.log(), estimator=e)).sum().item() for e in kl.ESTIMATORS}
     assert mean["k1"] == pytest.approx(exact) and mean["k3"] == pytest.approx(exact) and abs(mean["k2"] - exact) > 1e-3
     assert (kl.token_kl(p.log(), q.log(), estimator="k3") >= 0).all()
+    by_hand = [0.5 * math.log(a / b) ** 2 for a, b in zip(p.tolist(), q.tolist(), strict=True)]
+    assert kl.token_kl(p.log(), q.log(), estimator="k2").tolist() == pytest.approx(by_hand)
 
 
 def test_an_unknown_estimator_names_those_there_are():
@@ -104,6 +115,18 @@ def test_the_penalty_lowers_the_reward_of_a_token_the_reference_dislikes():
 
 def test_the_score_stands_on_the_last_real_token():
     checks.score_stands_on_the_last_real_token(kl.shape_rewards)
+
+
+def test_the_score_of_an_answer_of_one_token_stands_on_it():
+    rewards = kl.shape_rewards(T([5.0]), torch.zeros(1, 3), torch.zeros(1, 3), T([[True, False, False]]), kl_coef=0.1)
+    assert rewards.tolist() == [[5.0, 0.0, 0.0]]
+
+
+def test_rewards_advantages_and_returns_carry_no_gradient():
+    a, b = (torch.zeros(1, 3).requires_grad_() for _ in range(2))
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    found = kl.shape_rewards(T([1.0]), a, b, mask, kl_coef=0.1), *advantages.gae(a, b, mask, gamma=1.0, lam=0.95)
+    assert not any(x.requires_grad for x in found)
 
 
 @pytest.mark.parametrize("estimator", ["k1", "k3"])
@@ -123,6 +146,10 @@ def test_the_adaptive_controller_is_the_papers_formula_and_settles_at_its_target
     controller = kl.AdaptiveKLController(0.2, target=6.0, horizon=10_000)
     controller.update(12.0, 256)
     assert controller.value == pytest.approx(0.2 * (1 + 0.2 * 256 / 10_000))
+    for kl_now, error in ((6.6, 0.1), (5.4, -0.1), (0.0, -0.2)):
+        controller = kl.AdaptiveKLController(0.2, target=6.0, horizon=1000)
+        controller.update(kl_now, 100)
+        assert controller.value == pytest.approx(0.2 * (1 + error * 100 / 1000))
     controller = kl.AdaptiveKLController(1.0, target=6.0, horizon=1000)
     for _ in range(3000):
         controller.update(3.0 / controller.value, 64)
@@ -192,6 +219,23 @@ def test_explained_variance_of_a_perfect_and_of_a_constant_value():
     r = checks.ragged(13)
     assert losses.explained_variance(r, r, checks.MASK).item() == pytest.approx(1.0)
     assert losses.explained_variance(torch.ones(3, 4), r, checks.MASK).item() == pytest.approx(0.0, abs=1e-6)
+    assert losses.explained_variance(r, torch.ones(3, 4), checks.MASK).isnan(), "returns that do not vary explain nothing"
+
+
+def test_the_figures_of_the_policy_loss_are_those_of_the_real_tokens():
+    """Ratios 0.5, 1 and 2 with A = 1, 1, -1 at ε = 0.2: none is held; with A = -1, 1, 1 the outer two are."""
+    new, mask = T([[math.log(0.5), 0.0, math.log(2.0), 9.0]]), T([[True, True, True, False]])
+    for adv, held in (([1.0, 1.0, -1.0, 1.0], 0.0), ([-1.0, 1.0, 1.0, 1.0], 2 / 3)):
+        _, figures = losses.policy_loss(new, torch.zeros(1, 4), T([adv]), mask, clip_range=0.2)
+        assert figures["clip_fraction"].item() == pytest.approx(held) and figures["ratio_max"].item() == 2.0
+        assert figures["approx_kl"].item() == pytest.approx((0.5 - 1 - math.log(0.5) + 2 - 1 - math.log(2)) / 3)
+
+
+def test_a_weight_that_reaches_the_cap_without_passing_it_is_not_held():
+    same, mask = torch.full((1, 2), -1.0), torch.ones(1, 2, dtype=torch.bool)
+    weights, figures = losses.importance_weights(same, same, mask, cap=1.0)
+    assert weights.tolist() == [[1.0, 1.0]] and figures == {"sampler_kl": 0.0, "importance_capped": 0.0}
+    assert all(type(x) is float for x in figures.values()), "they go into a file as they are"
 
 
 # -- scores ----------------------------------------------------------------------------------------------------------------
@@ -216,21 +260,36 @@ def test_running_moments_equal_numpy_on_the_concatenation_and_survive_a_resume()
         again.load_state_dict(moments.state_dict())
         moments = again
     assert (moments.mean, moments.std) == (pytest.approx(numpy.mean(seen)), pytest.approx(numpy.std(seen)))
+    assert torch.allclose(moments.scale(T(seen)), (T(seen) - numpy.mean(seen)) / numpy.std(seen), atol=1e-5)
+
+
+def test_scores_that_do_not_vary_are_only_centred():
+    moments = scores.RunningMoments()
+    assert moments.std == 1.0
+    for _ in range(2):
+        moments.update(T([3.0, 3.0]))
+        assert moments.std == 1.0 and moments.scale(T([3.0, 4.0])).tolist() == [0.0, 1.0]
 
 
 def test_identical_members_make_every_ensemble_the_single_one_and_an_outlier_moves_only_what_it_should():
     one = T([1.0, -2.0])
     for how in ("mean", "worst", "uncertainty"):
-        assert combine_ensemble(one.repeat(3, 1), how=how).tolist() == one.tolist()
+        assert combine_ensemble(one.repeat(3, 1), how=how, coef=1.0).tolist() == one.tolist()
     members = T([[1.0], [1.0], [-5.0]])
-    assert combine_ensemble(members, how="worst").item() == -5.0
+    assert combine_ensemble(members, how="worst", coef=1.0).item() == -5.0
     assert combine_ensemble(members, how="uncertainty", coef=0.5).item() == pytest.approx(-1.0 - 0.5 * 8.0)
+    # Not one of the three in silence, should the config learn of another.
+    with pytest.raises(ValueError, match="unknown way to combine 'median'"):
+        combine_ensemble(members, how="median", coef=1.0)
 
 
 def test_an_average_that_was_taken_up_leaves_the_checkpoint_as_it_was():
     kept = {"x": T([1.0, 2.0])}
-    average = EMA({"x": torch.zeros(2)}, 0.5)
-    average.load_state_dict({"decay": 0.5, "state": kept})
+    first = {"x": torch.zeros(2)}
+    average = EMA(first, 0.5)
+    average.update({"x": T([4.0, 4.0])})
+    assert first["x"].tolist() == [0.0, 0.0] and average.state["x"].tolist() == [2.0, 2.0]
+    average.load(kept)
     average.update({"x": T([3.0, 0.0])})
     assert kept["x"].tolist() == [1.0, 2.0] and average.state["x"].tolist() == [2.0, 1.0]
 

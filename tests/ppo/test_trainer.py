@@ -102,10 +102,14 @@ def test_logprobs_and_values_stand_at_the_token_they_belong_to(make_ppo):
 
 def test_a_response_ends_at_eos_which_is_part_of_it(make_ppo):
     rollout = rollout_of(make_ppo(max_new_tokens=60, engine=InProcess()))
-    eos = make_ppo().base.tokenizer.eos_token_id
+    tokenizer = make_ppo().base.tokenizer
+    eos = tokenizer.eos_token_id
     for i, answer in enumerate(rollout.answers):
         real = rollout.tokens[i][rollout.mask[i]].tolist()
         assert (real[-1] == eos) == answer.finished == bool(rollout.finished[i]) and eos not in real[:-1]
+        prompt = PROMPTS[i]
+        assert (answer.prompt, answer.ids) == (prompt.prompt.messages, (*prompt.ids, *real))
+        assert answer.response == tokenizer.decode([t for t in real if t != eos], skip_special_tokens=True)
 
 
 def test_the_score_from_the_rollouts_trunk_is_the_score_of_the_text(make_ppo):

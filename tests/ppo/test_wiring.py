@@ -4,6 +4,7 @@ The rollout is doctored so that nothing hides: the policy differs from the old o
 reference (KL is not 0), and the values from the returns.
 """
 
+import json
 import math
 import statistics
 from dataclasses import replace
@@ -14,6 +15,7 @@ from test_trainer import PROMPTS, SETTINGS, make_ppo, rollout_of  # noqa: F401
 
 from pipeline.adapters import POLICY, REWARD, VALUE
 from pipeline.config import PpoConfig
+from pipeline.ppo import trainer
 from pipeline.ppo.kl import AdaptiveKLController
 from pipeline.roles import RewardModel
 from pipeline.stages.ppo import _value_head
@@ -160,12 +162,46 @@ def test_the_gradient_of_an_update_is_that_of_the_slow_one(make_ppo, options):  
         assert expected.abs().max() > 1e-3
         assert torch.allclose(found, expected, rtol=1e-3, atol=2e-5 * float(expected.abs().max()) + 1e-6)
     assert figures["kl"] == pytest.approx(kl, abs=1e-4)
+    if "ptx_coef" in options:
+        ids, prompt = DEMONSTRATION
+        with torch.no_grad():
+            dist = (ppo.base.encode([ids], POLICY)[0][0] @ ppo.base.lm_head.weight.T).log_softmax(-1)
+        told = statistics.fmean(float(dist[t - 1, ids[t]]) for t in range(prompt, len(ids)))
+        assert figures["ptx_loss"] == pytest.approx(-told, rel=1e-4)
     lengths = rollout.mask.sum(1).tolist()
     if not options.keys() & {"score_scaling", "score_clip"} and options.get("kl_estimator") != "k3":
         # Score less the missing end's price, less β nats: in reward units, however the rewards are whitened afterwards.
         scores = [s - ppo.settings.missing_eos_penalty * (not end) for s, end in zip(rollout.scores.tolist(), rollout.finished.tolist(), strict=True)]
         assert figures["reward_total"] == pytest.approx(statistics.fmean(scores) - ppo.settings.kl_coef * kl, abs=1e-4)
     assert sorted(set(lengths)) == [1, 2, 4, 7, 9, 10] and figures["response_tokens"] == pytest.approx(statistics.fmean(lengths))
+
+
+def test_the_figures_of_an_update_are_those_of_its_rollout(make_ppo):  # noqa: F811
+    """With γ = λ = 1 and β = 0 every token's return is its answer's score."""
+    free = {"kl_coef": 0.0, "gamma": 1.0, "lam": 1.0, "missing_eos_penalty": 0.0, "score_clip": None}
+    ppo = make_ppo(**{**ONE_STEP, **free, "micro_batch": 2})
+    drawn = rollout_of(ppo)
+    rollout = doctored(ppo)
+    _, _, figures = gradients(ppo)
+    scores, lengths = rollout.scores.tolist(), rollout.mask.sum(1).tolist()
+    assert figures["score_std"] == pytest.approx(statistics.pstdev(scores))
+    assert figures["eos_rate"] == pytest.approx(statistics.fmean(map(float, rollout.finished)))
+    values = [rollout.values[i, :n].tolist() for i, n in enumerate(lengths)]
+    wrong = [s - v for s, row in zip(scores, values, strict=True) for v in row]
+    returns = [s for s, n in zip(scores, lengths, strict=True) for _ in range(n)]
+    explained = 1 - statistics.pvariance(wrong) / statistics.pvariance(returns)
+    assert figures["explained_variance"] == pytest.approx(explained, abs=1e-4)
+    ratios = (drawn.logprobs - rollout.logprobs)[rollout.mask].exp().tolist()
+    assert figures["ratio_max"] == figures["first_ratio_max"] == pytest.approx(max(ratios), rel=1e-3)
+    assert figures["approx_kl"] == pytest.approx(statistics.fmean(r - 1 - math.log(r) for r in ratios), rel=1e-2)
+    assert figures["sampler_gap"] == rollout.sampler_gap and "kl_target" not in figures
+    assert json.loads(json.dumps(figures)) == figures, "they go into a file as they are"
+
+
+def test_the_figures_of_several_minibatches_are_their_means_and_the_largest_ratio():
+    taken = [{"policy_loss": 1.0, "ratio_max": 3.0}, {"policy_loss": 2.0, "ratio_max": 7.0}, {"policy_loss": 6.0, "ratio_max": 5.0}]
+    expected = {"policy_loss": 3.0, "ratio_max": 7.0, "first_ratio_max": 3.0, "minibatches": 3}
+    assert trainer._summary(taken) == expected
 
 
 def test_the_entropy_is_the_mean_over_the_tokens_that_there_are(make_ppo):  # noqa: F811
@@ -219,7 +255,7 @@ def test_the_adaptive_coefficient_follows_the_kl_over_the_updates_episodes(make_
     figures, _ = ppo.update()
     error = max(-0.2, min(0.2, figures["kl"] / 0.5 - 1))
     assert error != 0 and ppo.controller.value == pytest.approx(0.2 * (1 + error * 6 / 100))
-    assert figures["kl_coef"] == 0.2 and isinstance(ppo.controller, AdaptiveKLController)
+    assert figures["kl_coef"] == 0.2 and figures["kl_target"] == 0.5 and isinstance(ppo.controller, AdaptiveKLController)
 
 
 def test_the_rate_falls_linearly_and_adam_has_the_settings_epsilon(make_ppo):  # noqa: F811
@@ -270,6 +306,7 @@ def test_logprobs_kept_from_generation_spare_a_reading_and_are_the_same(make_ppo
         read[way] = (roles.count(POLICY), rollout)
     assert read["recompute"][0] > 0 and read["generation"][0] == 0
     again, kept = read["recompute"][1], read["generation"][1]
+    assert again.sampler_gap == max((again.generated - again.logprobs)[again.mask].abs().tolist()) > 0
     assert torch.allclose(again.logprobs[again.mask], kept.logprobs[kept.mask], atol=1e-3) and kept.sampler_gap is None
     assert kept.entropy == pytest.approx(-float(kept.logprobs[kept.mask].mean()), rel=1e-5)
 

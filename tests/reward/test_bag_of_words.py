@@ -120,6 +120,39 @@ def test_where_words_say_nothing_the_largest_penalty_is_chosen():
     assert bag.penalty == PENALTIES[-1]
 
 
+def slow_choice(pairs, weights, questions):
+    """Five folds by the order in which the questions come, each learnt without and held against; words seen once count too."""
+    order = list(dict.fromkeys(questions))
+    losses = {}
+    for penalty in PENALTIES:
+        total = 0.0
+        for fold in range(5):
+            out = [order.index(q) % 5 == fold for q in questions]
+            inside = [k for k, o in enumerate(out) if not o]
+            bag = BagOfWords(penalty, fewest=1).fit([pairs[k] for k in inside], [weights[k] for k in inside])
+            for k, margin in enumerate(bag.margins(pairs)):
+                total += out[k] * weights[k] * math.log1p(math.exp(-margin))
+        losses[penalty] = total
+    return losses
+
+
+def test_the_penalty_is_the_one_with_the_smallest_loss_on_questions_left_out():
+    chance, chosen = random.Random(3), set()
+    for noise in (0.0, 0.25, 0.4):
+        pairs, questions = [], []
+        for k in range(90):
+            one, other = (" ".join(chance.choices("abcdefghijklmnop", k=4)) for _ in range(2))
+            better, worse = (one, other) if ("a" in one) - ("a" in other) + chance.gauss(0, 4 * noise) > 0 else (other, one)
+            pairs.append((better, worse))
+            questions.append(k // 3)
+        weights = [1 + k % 3 for k in range(90)]
+        losses = slow_choice(pairs, weights, questions)
+        found = BagOfWords(fewest=1).fit(pairs, weights, questions).penalty
+        assert losses[found] <= min(losses.values()) * (1 + 1e-4)
+        chosen.add(found)
+    assert len(chosen) > 1
+
+
 def test_a_question_is_left_out_whole():
     # The same two answers under one question again and again: whoever parts them learns them by heart.
     chance = random.Random(1)

@@ -4,18 +4,22 @@ import itertools
 import math
 import random
 import statistics
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import reward.train
 from pipeline.adapters import REWARD
 from pipeline.config import PpoConfig
 from pipeline.memory import MicroBatch
 from pipeline.roles import RewardEnsemble, RewardModel, member_folder, member_role
 from reward.metrics import pair_outcomes, pairs_by
 from reward.model import ScalarHead, last_states, score, score_all
+from reward.optimizer import load_tensors, make_optimizer, tensors_of
 from reward.scale import Scale
+from reward.thumbs import EncodedThumbs
 from reward.train import EncodedRanking, _batches, centring, ranking_loss, total_steps, train, with_mismatched
 
 
@@ -40,6 +44,9 @@ def test_the_head_starts_with_the_stated_spread():
     head = ScalarHead(4096)
     assert head.weight.std().item() == pytest.approx(4097**-0.5, rel=0.1) and head.bias.item() == 0.0
     assert head.weight.dtype == torch.float32
+    small = torch.cat([ScalarHead(3).weight.detach() for _ in range(2000)])
+    # 6,000 numbers know their spread to 0.9 %.
+    assert small.std().item() == pytest.approx(0.5, rel=0.04)
 
 
 def test_the_score_is_read_at_the_last_real_token():
@@ -55,7 +62,9 @@ def test_company_and_padding_leave_a_score_alone(make_base):
     alone = torch.cat([score(encode, head, [t]) for t in texts])
     assert torch.allclose(together, alone, atol=1e-5)
     pairs = lambda rows, work: [work(rows[k : k + 2]) for k in range(0, len(rows), 2)]  # noqa: E731
-    assert torch.allclose(score_all(encode, head, texts, in_parts=pairs), alone, atol=1e-5)
+    seen = []
+    found = score_all(encode, head, texts, in_parts=pairs, on_batch=seen.append)
+    assert torch.allclose(found, alone, atol=1e-5) and seen == [2, 1] and not found.requires_grad
 
 
 def test_the_score_sees_the_prompt_and_the_end(make_base):
@@ -174,6 +183,125 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(make_base):
         )
 
 
+def one_step_caught(monkeypatch, base, head, rankings, thumbs, changed):
+    """The gradient of one step over everything, the optimizer's groups and what the step says of itself."""
+    caught, told = {}, []
+    real = reward.train.make_optimizer
+
+    def caught_optimizer(*args, **kwargs):
+        optimizer = real(*args, **kwargs)
+
+        def step():
+            caught["gradient"] = [p.grad.clone() for group in optimizer.param_groups for p in group["params"]]
+            caught["groups"] = [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups]
+
+        optimizer.step = step
+        return optimizer
+
+    monkeypatch.setattr(reward.train, "make_optimizer", caught_optimizer)
+    train(
+        lambda lists: base.encode_lists(lists, REWARD), head, base.parameters(REWARD), rankings, changed, seed=0, thumbs=thumbs,
+        on_step=lambda figures, state: told.append(figures),
+    )  # fmt: skip
+    return caught, told
+
+
+@pytest.mark.parametrize("size", [4, 1])
+def test_a_step_is_that_of_a_slow_loop_over_rankings_and_thumbs(make_base, monkeypatch, size):
+    """Answers read one by one, losses written out; the centring term counts in the gradient and not in the loss that is told."""
+    torch.manual_seed(0)
+    base = make_base(REWARD)
+    head = ScalarHead(base.hidden_size)
+    rankings = [
+        EncodedRanking((30, 31), ((40, 41), (42,), (43, 44, 45)), ((2, 0), (2, 1), (0, 1)), 2),
+        EncodedRanking((32,), ((46,), (47, 48)), ((0, 1),), 0),
+    ]
+    thumbs = [EncodedThumbs((33, 34), ((50,), (51, 52), (53,)), (True, False, True), (0.4, -0.3, -2.0))]
+    changed = settings(
+        micro_lists=size, center_coef=0.3, thumbs_weight=0.7, thumbs_prompt_spread=0.0, max_grad_norm=1e9, weight_decay=0.02
+    )
+
+    def slow(prompt, answers):
+        return [head(base.encode([(*prompt, *a)], REWARD)[0][0, -1]) for a in answers]
+
+    told, centre, right = 0.0, 0.0, []
+    for r in rankings:
+        s = slow(r.prompt, r.answers)
+        told = told + sum(torch.log1p(torch.exp(s[w] - s[b])) for b, w in r.pairs) / len(r.pairs) / 3
+        centre = centre + (2 * sum(s) / len(s)) ** 2 / 3
+        right += [bool(s[b] > s[w]) for b, w in r.pairs]
+    s = [x - offset for x, offset in zip(slow(thumbs[0].prompt, thumbs[0].answers), thumbs[0].offsets, strict=True)]
+    told = told + 0.7 * sum(torch.log1p(torch.exp(-x if up else x)) for x, up in zip(s, thumbs[0].ups, strict=True)) / 3 / 3
+    right += [bool(x > 0) == up for x, up in zip(s, thumbs[0].ups, strict=True)]
+    expected = torch.autograd.grad(told + 0.3 * centre, [*base.parameters(REWARD), *head.parameters()])
+    assert 0 < sum(right) < len(right) == 7
+
+    caught, (figures,) = one_step_caught(monkeypatch, base, head, rankings, thumbs, changed)
+    assert len(expected) == len(caught["gradient"])
+    assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(caught["gradient"], expected, strict=True))
+    norm = math.sqrt(sum(float(g.square().sum()) for g in expected))
+    assert figures["loss"] == pytest.approx(told.item(), rel=1e-4) and figures["grad_norm"] == pytest.approx(norm, rel=1e-3)
+    assert figures["accuracy"] == pytest.approx(sum(right) / 7) and figures["learning_rate"] == 5e-3
+    assert caught["groups"] == [(5e-3, 0.02), (1e-2, 0.02)] and 0 <= figures["seconds"] < 60
+
+
+def test_rankings_borrow_answers_and_thumbs_stay_as_they_are(make_base):
+    base = make_base(REWARD)
+    head, read = ScalarHead(base.hidden_size), []
+
+    def encode(lists):
+        read.extend((prompt, tuple(answers)) for prompt, answers in lists)
+        return base.encode_lists(lists, REWARD)
+
+    thumbs = [EncodedThumbs((33,), ((50,), (51, 52)), (True, False), (0.0, 0.0)), EncodedThumbs((34,), ((53,),), (True,), (0.0,))]
+    rankings = [EncodedRanking((20 + i,), ((10 + i,), (40 + i,)), ((1, 0),), best=1) for i in range(3)]
+    changed = settings(lists_per_step=5, mismatched_negatives=True, thumbs_weight=1.0, thumbs_prompt_spread=1.0)
+    train(encode, head, base.parameters(REWARD), rankings, changed, seed=0, thumbs=thumbs)
+    own = {r.prompt: r.answers for r in (*rankings, *thumbs)}
+    assert len(read) == 5 and all(answers[: len(own[prompt])] == own[prompt] for prompt, answers in read)
+    assert sorted(len(answers) for _, answers in read) == [1, 2, 3, 3, 3]
+
+
+def test_everybody_lends_as_often_as_everybody_else():
+    rankings = [EncodedRanking((i,), ((10 + i,), (20 + i,)), ((1, 0),), best=1) for i in range(5)]
+    rng, lent = random.Random(0), Counter()
+    for _ in range(2000):
+        lent.update((i, r.answers[2][0] - 20) for i, r in enumerate(with_mismatched(rankings, rng)))
+    # Four others each: Binomial(2000, 1/4), whose standard deviation is 19.4; twenty counts within five of them.
+    assert len(lent) == 20 and all(abs(n - 500) < 5 * 19.4 for n in lent.values())
+
+
+def test_an_optimizer_is_the_one_asked_for_and_its_state_has_one_name_for_each_piece_of_memory():
+    assert type(make_optimizer("adamw", [torch.nn.Parameter(torch.zeros(2))], lr=0.1)) is torch.optim.AdamW
+    table = torch.arange(4.0)
+    inner = {"map": table, "moment": torch.ones(3)}
+    # As bitsandbytes keeps it: a number of steps, a dictionary within, a table that all share.
+    state = {0: {"step": 7, "__bnb_optimizer_quant_state__": inner}, 1: {"step": 7, "map": table}}
+    loaded = {}
+    theirs = SimpleNamespace(state_dict=lambda: {"state": state, "groups": 1}, load_state_dict=loaded.update)
+    found = tensors_of(theirs, "adam/")
+    assert {n: t.tolist() for n, t in found.items()} == {
+        "adam/0/step": 7, "adam/0/map": [0, 1, 2, 3], "adam/0/moment": [1, 1, 1], "adam/1/step": 7, "adam/1/map": [0, 1, 2, 3],
+    }  # fmt: skip
+    assert found["adam/0/map"].data_ptr() != found["adam/1/map"].data_ptr()
+    load_tensors(theirs, {**found, "head/weight": table}, "adam/")
+    assert loaded["groups"] == 1 and loaded["state"].keys() == {0, 1}
+    assert type(loaded["state"][0]["step"]) is int and loaded["state"][1]["step"] == 7
+    assert loaded["state"][0]["moment"].tolist() == [1, 1, 1]
+
+
+def test_the_rates_rise_over_the_warm_up_and_fall_linearly_to_zero(make_base):
+    base = make_base(REWARD)
+    head = ScalarHead(base.hidden_size)
+    told = []
+    train(
+        lambda lists: base.encode_lists(lists, REWARD), head, base.parameters(REWARD), lists_about_a_token(20, 0),
+        settings(lists_per_step=2, warmup_share=0.4), seed=0, on_step=lambda figures, state: told.append(figures["learning_rate"]),
+    )  # fmt: skip
+    expected = [1 / 4, 2 / 4, 3 / 4, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    assert told == pytest.approx([5e-3 * share for share in expected])
+
+
 def reward_weights(base, head):
     return [p.detach().clone() for p in (*base.parameters(REWARD), *head.parameters())]
 
@@ -276,6 +404,7 @@ def test_an_answer_to_the_same_question_is_never_borrowed_as_one_to_another():
             assert ranking.answers[2][0] % 2 != i % 2
     same = [EncodedRanking((1,), ((10 + i,), (20 + i,)), ((1, 0),), best=1) for i in range(3)]
     assert with_mismatched(same, random.Random(0)) == same
+    assert with_mismatched(same[:1], random.Random(0)) == same[:1]
 
 
 def test_a_borrowed_answer_fits_into_the_models_context():
@@ -290,8 +419,11 @@ def test_the_scale_makes_reference_scores_standard_and_keeps_the_order():
     scaled = Scale.of(raw)(raw)
     assert scaled.mean().item() == pytest.approx(0.0, abs=1e-6) and scaled.std().item() == pytest.approx(1.0)
     assert scaled.argsort().tolist() == raw.argsort().tolist()
-    with pytest.raises(ValueError, match="tells no answers apart"):
-        Scale.of(torch.ones(5))
+    for nothing in ([1.0] * 5, [1.0], [1.0, math.nan, 2.0], [1.0, math.inf, 2.0]):
+        with pytest.raises(ValueError, match="tells no answers apart"):
+            Scale.of(torch.tensor(nothing))
+    assert Scale()(raw).tolist() == raw.tolist()
+    assert Scale.of(torch.tensor([1.0, 3.0])) == Scale(2.0, pytest.approx(math.sqrt(2))), "two are enough"
 
 
 def test_saved_and_loaded_scores_the_same(make_base, tmp_path):
@@ -345,4 +477,5 @@ def test_an_ensemble_is_its_members_scores_combined_by_hand(make_base, tmp_path)
 
 def test_pairs_and_outcomes_by_hand():
     assert pairs_by([1.0, 3.0, 1.0]) == [(1, 0), (1, 2)]
+    assert pairs_by([1.0, 3.0, 2.0], margin=1.0) == [(1, 0)], "a difference of the margin itself tells nothing apart"
     assert pair_outcomes([0.0, 1.0, 1.0], [(1, 0), (1, 2), (0, 2)]) == [1.0, 0.5, 0.0]

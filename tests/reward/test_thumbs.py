@@ -26,6 +26,18 @@ def test_a_raters_offset_makes_the_rate_by_hand():
     assert expit(-found["bob"]) == pytest.approx((2 + 10 * everybody) / 20)
 
 
+def test_a_prior_of_half_a_thumb_counts_as_half_a_thumb():
+    # Everybody: 2.5 of 4. Ann: (2 + ½ · 2.5/4) of 2½; Bob: ½ · 2.5/4 of 1½.
+    found = rater_offsets([("ann", True), ("ann", True), ("bob", False)], prior=0.5)
+    assert expit(-found["ann"]) == pytest.approx((2 + 0.5 * 2.5 / 4) / 2.5)
+    assert expit(-found["bob"]) == pytest.approx(0.5 * 2.5 / 4 / 1.5)
+
+
+def test_where_every_thumb_pulls_with_all_its_force_the_offset_lies_at_its_bound():
+    # σ(m − b) is 0 to eight digits wherever b may be, so Σ (0 − 1) = b/σ².
+    assert prompt_offset(torch.full((4,), -200.0), [True] * 4, 5.0) == pytest.approx(-25.0 * 4)
+
+
 def test_with_many_thumbs_a_rater_is_taken_at_the_word_with_one_hardly_at_all():
     many = [("lazy", i % 10 > 0) for i in range(10_000)]
     few = [("new", True)] + [("others", i % 2 > 0) for i in range(1000)]

@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -94,6 +95,34 @@ def test_the_attention_is_switched_for_the_time_only():
     with Failing(base, raises(ValueError("no"))):
         drawn(base, Sampling(9, 1.0))
     assert model.config._attn_implementation == "eager"
+
+
+def test_a_model_that_trains_goes_on_training(make_base):
+    base = make_base(POLICY)
+    base.tokenizer = ending_with(-1)
+    base.causal_lm.train()
+    drawn(base, Sampling(2, 1.0))
+    assert all(m.training for m in base.causal_lm.modules())
+
+
+@pytest.mark.parametrize(("ids", "logprobs"), [([], []), ([1, 2, 3], [-1.0] * 3), ([1, 2], [-1.0])])
+def test_answers_that_cannot_be_are_a_failure(ids, logprobs):
+    given = SimpleNamespace(generated_tokens=ids, logprobs=logprobs)
+    with pytest.raises(paged.Failed, match=f"{len(ids)} tokens with {len(logprobs)} log-probabilities"):
+        paged._answer(given, Sampling(2, 1.0), eos_id=9)
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(3, paged.PASS_TOKENS), (paged.PASS_TOKENS + 5, paged.PASS_TOKENS + 5)])
+def test_a_pass_has_room_for_a_token_of_every_row(rows, tokens):
+    found = paged.settings(PROMPTS, Sampling(4, 1.0), rows, 0, flash=False, record=None)
+    assert found.max_batch_tokens == tokens and found.max_requests_per_batch == rows
+    # No text here goes over a page: one that is begun and one ahead, for each of the longest rows.
+    assert found.num_blocks == 2 * min(rows, len(PROMPTS))
+
+
+def test_a_failure_is_told_in_one_line_of_bounded_length():
+    assert paged._first_line(ValueError(" x" * 300 + "\nmore")) == ("x " * 300)[:200]
+    assert paged._first_line(KeyError()) == "KeyError"
 
 
 def test_all_chance_follows_from_the_generator(nothing_left):

@@ -1,7 +1,10 @@
 """Drawing from a cache of fixed size: the same answers and log-probabilities as the loop whose rows come and go."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.adapters import POLICY
 from pipeline.generation import Sampling
@@ -27,6 +30,22 @@ def test_answers_without_an_end_are_those_of_the_other_loop(make_base, prompts, 
     sampling = Sampling(2 * LOOK_EVERY + 3, 1.2)
     expected, found = (drawn(e, base, prompts, sampling, batch_size) for e in (InProcess(), StaticEngine()))
     assert [a.ids for a in found] == [a.ids for a in expected] and not any(a.finished for a in found)
+    for a, b in zip(found, expected, strict=True):
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+
+
+def test_positions_are_those_that_the_other_loop_gives():
+    """GPT-2 adds a learnt vector for each position; under rotations, which see differences alone, all could be shifted unseen."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=90, n_positions=32, n_embd=16, n_layer=2, n_head=2)).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    base = SimpleNamespace(causal_lm=model, tokenizer=SimpleNamespace(eos_token_id=-1, pad_token_id=3))
+    expected, found = (
+        e.sample(base, PROMPTS, Sampling(12, 1.0), generator=torch.Generator().manual_seed(3), batch_size=8)
+        for e in (InProcess(), StaticEngine())
+    )
+    assert [a.ids for a in found] == [a.ids for a in expected]
     for a, b in zip(found, expected, strict=True):
         assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
 
