@@ -374,7 +374,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path):
             ("run", "--config", "configs/smoke.yaml", "gates.reward.clean_acuracy.min=0.9"),
             "gates.reward.clean_acuracy: the card of 'reward' has no metric 'clean_acuracy'; did you mean",
         ),
-        (("run", "--config", "configs/smoke.yaml", "model.name=data"), "model.name: 'data' could not be loaded"),
+        (("run", "--config", "configs/smoke.yaml", "model.name=data"), "model.name: data holds no model: no config.json is there"),
         (
             ("run", "--config", "configs/smoke.yaml", "judge.url=ftp://x", "judge.model=m"),
             "judge: 'ftp://x' is no http or https address",
