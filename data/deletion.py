@@ -82,14 +82,17 @@ class Deletion(Database):
             UserError: the rows are gone, and some of their words may still stand there.
         """
         known = self.rows("SELECT max(id) FROM trace")[0][0]
+        why = ""
         try:
             self._db.execute("VACUUM")
-            why = ""
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             why = str(error)
-        # Tells with a number, not with an error, that somebody still reads what was there before.
-        if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
-            why = why or "another process reads it"
+        try:
+            # Tells with a number, not with an error, that somebody still reads what was there before.
+            if self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+                why = why or "another process reads it"
+        except sqlite3.DatabaseError as error:
+            why = why or str(error)
         if not why:
             with self._write():
                 # Not what another process has removed since.

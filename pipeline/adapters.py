@@ -25,6 +25,8 @@ from reward.model import last_states
 
 # Families whose kernels take the weights of the projection out of a layer and never run the layer itself.
 _FUSED = {"falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h"}
+# Where model code lives, of the library and of a checkpoint itself: what is made into another linear layer there returns something else.
+_MODEL_CODE = ("transformers.models.", "transformers_modules.")
 BASE, POLICY, REFERENCE, REWARD, VALUE = "base", "policy", "reference", "reward", "value"
 
 
@@ -240,7 +242,7 @@ class SharedBase:
         """PEFT passes over a name that no layer has as long as another one fits."""
         if self._lora.target_modules == "all-linear":
             return
-        names = {name for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
+        names = {name for name, module in decoder.named_modules() if _is_linear(module)}
         missing = [t for t in self._lora.target_modules if not any(n == t or n.endswith(f".{t}") for n in names)]
         if missing:
             there = ", ".join(sorted({name.rsplit(".", 1)[-1] for name in names}))
@@ -266,7 +268,7 @@ class SharedBase:
                 {
                     name.rsplit(".", 1)[-1]
                     for name, module in self._model.get_decoder().named_modules()
-                    if isinstance(module, nn.Linear) and "lora_" not in name and "base_layer" not in name
+                    if _is_linear(module) and "lora_" not in name and "base_layer" not in name
                 }
                 - self._unfit()
                 | {name.rsplit(".", 1)[-1] for name, module in self._model.named_modules() if hasattr(module, "lora_A")}
@@ -313,3 +315,8 @@ class SharedBase:
 
     def _is_trainable(self, role: str) -> bool:
         return any(p.requires_grad for p in self._parameters(role))
+
+
+def _is_linear(module: nn.Module) -> bool:
+    """Whether states go through it and nothing but a product comes out; the router of Phi-3.5-MoE is a linear layer that returns two tensors."""
+    return isinstance(module, nn.Linear) and not type(module).__module__.startswith(_MODEL_CODE)

@@ -11,6 +11,8 @@ from torch import Tensor
 # What families of models call the number that their logits are multiplied by, and those that divide by it.
 _MULTIPLIERS = ("logit_scale", "output_multiplier", "lm_head_multiplier")
 _DIVISOR = "logits_scaling"
+# What they are capped by.
+_CAPS = ("final_logit_softcapping", "logits_soft_cap")
 # Has the divisor's name, and multiplies.
 _MULTIPLIES_ALL_THE_SAME = "hyperclovax"
 
@@ -35,7 +37,7 @@ class LMHead:
     def of(model) -> LMHead:
         """What the config of a causal LM says. Whether the model does so is not taken on trust: `pipeline/reading.py`."""
         config, layer = model.config.get_text_config(), model.get_output_embeddings()
-        cap = getattr(config, "final_logit_softcapping", None)
+        cap = next((found for name in _CAPS if (found := getattr(config, name, None))), None)
         return LMHead(layer.weight, getattr(layer, "bias", None), _scale(config), float(cap) if cap else None)
 
     def logits(self, states: Tensor) -> Tensor:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from data.errors import UserError
+from data.numbers import many
 from pipeline.context import context_of
 from pipeline.tokenizing import give_pad, tiny_tokenizer
 from pipeline.weights import TINY_RANDOM, locate
 
 _TINY_CONTEXT = 1024
+# Of letters that every alphabet's tokenizer has, whatever else it reads.
+_SOME_TEXT = "What is 2 + 3?"
 
 
 def load(settings):
@@ -30,7 +37,8 @@ def load(settings):
     if settings.name == TINY_RANDOM:
         model = _tiny_model(len(tokenizer), tokenizer, dtype).to(device)
     else:
-        try:
+        chosen = _quantization(settings, device)
+        with _loading(settings):
             whole = AutoConfig.from_pretrained(
                 source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
             )
@@ -42,19 +50,19 @@ def load(settings):
                 trust_remote_code=settings.trust_remote_code,
                 use_safetensors=True,
                 output_loading_info=True,
-                quantization_config=_quantization(settings, device),
+                # Told so by the caller, weights of other shapes are an entry of `found`.
+                ignore_mismatched_sizes=True,
+                # Not even as None: that would take the place of what the checkpoint itself says of its weights.
+                **({"quantization_config": chosen} if chosen else {}),
                 # Straight to the card, one tensor at a time: the whole base never stands in the machine's own memory.
                 device_map={"": device} if device.type != "cpu" else None,
             )
-        except ImportError as error:
-            if settings.quantization == "none":
-                raise
+        if other := sorted(found["mismatched_keys"], key=str):
+            name, has, wanted = other[0]
             raise UserError(
-                f"model.quantization: {settings.quantization} cannot be had here ({str(error).strip().splitlines()[0]}). Install "
-                "bitsandbytes and accelerate, or set it to none."
-            ) from None
-        except (OSError, ValueError) as error:
-            raise UserError(_not_found(settings.name, error)) from None
+                f"model.name: in '{settings.name}' {many(len(other), 'weight has', 'weights have')} another shape than its config says, {name} first "
+                f"({tuple(has)}, not {tuple(wanted)}): they would be made up at random. Take config and weights of the same model."
+            )
         if missing := sorted(found["missing_keys"]):
             raise UserError(
                 f"model.name: '{settings.name}' lacks {len(missing)} of the weights that its config names, {missing[0]} first: they would be made up "
@@ -72,7 +80,7 @@ def load(settings):
                 f"model {settings.name}: the tokenizer has {len(tokenizer)} tokens, the embedding {rows} rows. "
                 "Use the tokenizer that belongs to the model."
             )
-    if settings.quantization != "none" and device.type == "cpu":
+    if device.type == "cpu":
         _keep_gradients(model)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False)
@@ -85,7 +93,10 @@ def _text_alone(config) -> dict:
     if text is config:
         return {}
     # The outer config says so for the whole, and the inner one may still have its default.
-    text.tie_word_embeddings = config.tie_word_embeddings
+    if hasattr(config, "tie_word_embeddings"):
+        text.tie_word_embeddings = config.tie_word_embeddings
+    if quantized := getattr(config, "quantization_config", None):
+        text.quantization_config = quantized
     return {"config": text, "key_mapping": {r"^(model\.)?language_model\.(model\.)?": "model."}}
 
 
@@ -99,12 +110,16 @@ def load_tokenizer(settings, source: Path | str | None = None):
     from transformers import AutoTokenizer
 
     source = source or locate(settings)
-    try:
+    with _loading(settings):
         tokenizer = AutoTokenizer.from_pretrained(
             source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise UserError(_not_found(settings.name, error)) from None
+    # Where the files lack, the library makes an empty one of the model's family, by which all text is one unknown token.
+    if not set(tokenizer(_SOME_TEXT, add_special_tokens=False).input_ids) - {tokenizer.unk_token_id}:
+        raise UserError(
+            f"model {settings.name}: its tokenizer reads no word of {_SOME_TEXT!r}. Where tokenizer.json is missing, fetch it: without it an empty "
+            "tokenizer is made."
+        )
     if settings.chat_template is not None:
         try:
             tokenizer.chat_template = Path(settings.chat_template).read_text(encoding="utf-8")
@@ -126,10 +141,8 @@ def context_tokens(settings) -> int | None:
     from transformers import AutoConfig
 
     source = locate(settings)
-    try:
+    with _loading(settings):
         found = AutoConfig.from_pretrained(source, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(_not_found(settings.name, error)) from None
     return context_of(found)
 
 
@@ -188,9 +201,31 @@ def _keep_gradients(model) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _not_found(name: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0]
-    return f"model.name: '{name}' could not be loaded ({reason}). Offline, give a local directory; a Hub id reads 'org/name'."
+@contextmanager
+def _loading(settings) -> Iterator[None]:
+    """What the library says of files that are missing, damaged or of another kind becomes one line; it has many kinds of errors for them."""
+    name = settings.name
+    try:
+        yield
+    except ImportError as error:
+        if settings.quantization == "none":
+            raise UserError(
+                f"model.name: '{name}' needs what is not installed here ({_first_line(error)}). Install it, or take another model."
+            ) from None
+        raise UserError(
+            f"model.quantization: {settings.quantization} cannot be had here ({_first_line(error)}). Install bitsandbytes and accelerate, or set "
+            "it to none."
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError, StrictDataclassError) as error:
+        way = "Offline, give a local directory; a Hub id reads 'org/name'."
+        if Path(name).expanduser().is_dir():
+            way = "Something in that directory is missing, damaged or of another model: fetch it anew."
+        raise UserError(f"model.name: '{name}' could not be loaded ({_first_line(error)}). {way}") from None
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _tiny_model(vocabulary: int, tokenizer, dtype: torch.dtype):

@@ -22,14 +22,16 @@ def outdated(run: Run, steps: dict[str, Step]) -> dict[str, str]:
 
 def _why(run: Run, step: Step, steps: dict[str, Step], before: dict[str, str]) -> str:
     try:
-        reasons = run.differences(step, steps)
+        done = run.manifest(step)
     except UserError:
         return "its manifest is damaged"
-    if run.manifest(step) is None:
+    if done is None:
         return ""
-    if reasons:
+    # Before its own differences, which cannot be told from a damaged one of those.
+    if builds_on := [name for name in step.needs if name in before]:
+        return f"held against {builds_on[0]}, which is measured anew"
+    if missing := [name for name in step.needs if steps[name].is_evaluation and run.manifest(steps[name]) is None]:
+        return f"held against {missing[0]}, which is missing"
+    if reasons := run.differences(step, steps):
         return "; ".join(reasons[:3])
-    if run.verify(step):
-        return "its files are not as they were written"
-    builds_on = [name for name in step.needs if name in before]
-    return f"held against {builds_on[0]}, which is measured anew" if builds_on else ""
+    return "its files are not as they were written" if run.verify(step) else ""

@@ -7,6 +7,9 @@ log-probabilities of another model, and nothing else would tell: the ratio of th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from data.errors import UserError
@@ -16,8 +19,9 @@ from pipeline.evaluation.likelihood import token_logprobs_of
 from pipeline.memory import is_out_of_memory
 from pipeline.sampling import Sampling
 
-# Of the largest logit. The same arithmetic twice: what is apart is rounding, in bfloat16 and between two kernels of attention.
-APART = 0.05
+# Of the largest logit. The same arithmetic twice: what is apart is rounding, between two kernels of attention and, far more, in 16 bits or less. A
+# cap above all logits of a text changes them by a hundredth, and where nothing is rounded that is seen.
+APART, APART_ROUNDED = 0.005, 0.05
 # Nats a token, on average, between a log-probability that was given with a draw and the one that training reads. Rounding in bfloat16 stays far
 # below; a model that is misread is nats away.
 MOST_APART = 0.25
@@ -26,11 +30,11 @@ _TOKENS, _DRAWN = 24, 4
 
 @torch.no_grad()
 def check_reading(base: SharedBase) -> None:
-    """Reads some tokens both ways, and draws some.
+    """Reads some tokens both ways and as a ranking, and draws some.
 
     Raises:
-        UserError: the logits differ by more than rounding, the model cannot be read from embeddings, or in two parts, at all, or it draws from
-            another distribution than it reads.
+        UserError: the logits differ by more than rounding, the model cannot be read from embeddings, in two parts or with answers side by side
+            at all, or it draws from another distribution than it reads.
     """
     model = base.causal_lm
     if getattr(model.config.get_text_config(), "hidden_size_per_layer_input", 0):
@@ -39,28 +43,56 @@ def check_reading(base: SharedBase) -> None:
             "alone. Take another model, of the same family one without them."
         )
     vocabulary = min(len(base.lm_head.weight), model.get_input_embeddings().weight.shape[0])
-    ids = torch.randint(vocabulary, (_TOKENS,), generator=torch.Generator().manual_seed(0)).to(base.device)
-    # Side by side, the shorter one padded: what a layer does with padding may differ by its kind.
-    texts = [ids.tolist(), ids[: _TOKENS // 3].tolist()]
+    ids = torch.randint(vocabulary, (_TOKENS,), generator=torch.Generator().manual_seed(0)).tolist()
     with base.acting_as(BASE):
+        # Side by side, the shorter one padded: what a layer does with padding may differ by its kind.
+        texts = [ids, ids[: _TOKENS // 3]]
         whole = [model(input_ids=torch.tensor([text], device=base.device), use_cache=False).logits[0].float() for text in texts]
-        try:
+        with _one_line(base, f"cannot be read the way training does{{}}.{_otherwise(base)}"):
             states, _ = base.encode(texts, BASE)
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            if is_out_of_memory(error):
-                raise
+            apart = [_apart(base, read[: len(own)], own) for read, own in zip(states, whole, strict=True)]
+        largest = float(whole[0].abs().max())
+        most = (APART_ROUNDED if _rounds(model) else APART) * largest
+        if not all(found <= most for found in apart):
             raise UserError(
-                f"model.name: {type(model).__name__} cannot be read the way training does ({type(error).__name__}: {str(error).splitlines()[0]})."
-                f"{_otherwise(base)}"
-            ) from error
-    apart = [float((base.lm_head.logits(read[: len(own)]) - own).abs().max()) for read, own in zip(states, whole, strict=True)]
-    largest = float(whole[0].abs().max())
-    if not all(found <= APART * largest for found in apart):
-        raise UserError(
-            f"model.name: {type(model).__name__} makes its logits in a way that training does not know: those that training would read differ from "
-            f"its own by up to {max(apart):.2g} where the largest is {largest:.2g}.{_otherwise(base)}"
-        )
-    _check_drawing(base, texts)
+                f"model.name: {type(model).__name__} makes its logits in a way that training does not know: those that training would read differ "
+                f"from its own by up to {max(apart):.2g} where the largest is {largest:.2g}.{_otherwise(base)}"
+            )
+        # As a ranking is read: both answers behind one prompt, which ends where the shorter text does.
+        prompt, answer, other = ids[: _TOKENS // 3], ids[_TOKENS // 3 :], ids[::-1]
+        with _one_line(base, "cannot read answers side by side, as the reward model does{}. Take another model."):
+            beside = base.encode_lists([(prompt, [other, answer])], BASE)
+            off = _apart(base, beside[-1:], whole[0][-1:])
+        if not off <= most:
+            raise UserError(
+                f"model.name: {type(model).__name__} reads an answer otherwise where another one stands beside it, as answers do for "
+                f"the reward model: its logits differ by up to {off:.2g} where the largest is {largest:.2g}. Take another model."
+            )
+    with _one_line(base, "cannot draw tokens for rows that come and go{}. Take another model."):
+        _check_drawing(base, texts)
+
+
+def _apart(base: SharedBase, states: torch.Tensor, own: torch.Tensor) -> float:
+    """The largest distance of logits (n, v) that training makes of `states` (n, d) from the model's own."""
+    return float((base.lm_head.logits(states) - own).abs().max())
+
+
+def _rounds(model) -> bool:
+    return torch.finfo(model.dtype).bits < 32 or bool(getattr(model, "is_quantized", False))
+
+
+@contextmanager
+def _one_line(base: SharedBase, said: str) -> Iterator[None]:
+    """What the library says by an error somewhere within it becomes one line; `{}` in `said` is where it stands."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        first = (str(error).splitlines() or ["no more is known"])[0]
+        raise UserError(f"model.name: {type(base.causal_lm).__name__} {said.format(f' ({type(error).__name__}: {first})')}") from error
 
 
 def _check_drawing(base: SharedBase, prompts: list[list[int]]) -> None:

@@ -185,9 +185,9 @@ class Run:
         """
         missing = [name for name in step.needs if self.manifest(steps[name]) is None]
         if missing:
-            raise UserError(
-                f"{self.path}: '{step.name}' needs {', '.join(missing)}, not finished here. `run` makes all in their order."
-            )
+            cards = all(steps[name].is_evaluation for name in missing)
+            way = "`evaluate` measures it, and what is held against it." if cards else "`run` makes all in their order."
+            raise UserError(f"{self.path}: '{step.name}' needs {', '.join(missing)}, not finished here. {way}")
         done = None if anew else self.manifest(step)
         if done is not None:
             changed = self.differences(step, steps)

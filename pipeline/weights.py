@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import sys
@@ -30,12 +31,29 @@ def locate(settings) -> Path | str:
         return TINY_RANDOM
     path = Path(settings.name).expanduser()
     if path.is_dir():
+        _refuse_no_model(path)
         return path
     if settings.name.startswith((".", "/", "~")) or settings.name.count("/") != 1:
         raise UserError(
             f"model.name: no directory {path}. Give a directory, a Hub id like 'org/name', or '{EMBEDDED}'."
         )
     return settings.name
+
+
+def _refuse_no_model(path: Path) -> None:
+    if (path / "config.json").is_file():
+        return
+    adapter = path / "adapter_config.json"
+    if not adapter.is_file():
+        raise UserError(f"model.name: {path} holds no model: no config.json is there. Name the folder that has it, with the weights beside it.")
+    try:
+        named = json.loads(adapter.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError):
+        named = None
+    raise UserError(
+        f"model.name: {path} holds an adapter, which is no model by itself. Name the base that it was made for{f' ({named})' if named else ''}, or "
+        "that base with the adapter merged into it."
+    )
 
 
 def weights_sha256(settings) -> str:

@@ -1,6 +1,7 @@
 """`evaluate` measures what is not measured and what is outdated, `evaluate --again` everything; what was trained stays."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -95,6 +96,21 @@ def test_what_is_held_against_an_outdated_card_is_outdated_too(door):
     assert (status, made) == (0, "base verdict")
     assert "evaluate-ppo: measured anew, held against evaluate-base, which is measured anew" in said
     assert door("evaluate", raised=("evaluate-base",))[:2] == (0, "")
+
+
+@pytest.mark.parametrize(("lost", "why"), [("card", "missing"), ("manifest", "measured anew")])
+def test_a_card_whose_counterpart_is_lost_is_measured_anew_with_it(door, lost, why):
+    """Nothing else would mend it: `run` refuses a card that is held against none."""
+    folder = door.run / "evaluation" / "base"
+    if lost == "card":
+        shutil.rmtree(folder)
+        status, made, said = door("run")
+        assert (status, made) == (2, "") and "'evaluate-ppo' needs evaluate-base, not finished here. `evaluate` measures it" in said
+    else:
+        (folder / "manifest.json").write_text("{")
+    status, made, said = door("evaluate")
+    assert (status, made) == (0, "base verdict") and f"evaluate-ppo: measured anew, held against evaluate-base, which is {why}" in said
+    assert door("evaluate")[:2] == door("run")[:2] == (0, "")
 
 
 def test_other_settings_of_the_evaluation_measure_anew_and_train_nothing(door):

@@ -35,6 +35,8 @@ FAMILIES = {
     "Qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
     "Gemma3Text": {"head_dim": 8, **MIXED},
     "Phi": {},
+    # Its router is made from a linear layer, and returns two tensors.
+    "Phimoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
     # Logits that are scaled, capped or both.
     "Granite": {"logits_scaling": 4.0, "embedding_multiplier": 3.0},
     "HyperCLOVAX": {"logits_scaling": 0.25, "embedding_multiplier": 3.0},
@@ -169,6 +171,35 @@ def test_logits_that_the_config_does_not_explain_are_noticed(made, monkeypatch):
     monkeypatch.setattr(SharedBase, "lm_head", replace(told, **{made: LMHead(told.weight).__dict__[made]}))
     with pytest.raises(UserError, match="makes its logits in a way"):
         check_reading(base)
+
+
+def test_a_cap_above_all_logits_is_a_cap(monkeypatch):
+    """It changes them by a few hundredths at most, of which an adapter would be trained on every token; and its name is another here."""
+    base = base_of("RecurrentGemma", lru_width=32, attention_window_size=WINDOW, logits_soft_cap=200.0)
+    base.lm_head.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    check_reading(base)
+    assert 0.2 * base.lm_head.cap < alone(base, TEXTS[0]).abs().max() < 0.3 * base.lm_head.cap
+    monkeypatch.setattr(SharedBase, "lm_head", replace(base.lm_head, cap=None))
+    with pytest.raises(UserError, match="RecurrentGemmaForCausalLM makes its logits in a way"):
+        check_reading(base)
+
+
+def test_rounding_is_no_other_model():
+    base = base_of("Gemma2")
+    base.causal_lm.to(torch.bfloat16)
+    check_reading(base)
+
+
+def test_a_model_that_minds_what_stands_beside_an_answer_is_refused():
+    """Its positions are learned ones that it counts by itself, whatever it is told."""
+    more = {"d_model": 32, "decoder_layers": 2, "decoder_attention_heads": 4, "decoder_ffn_dim": 64, "encoder_layers": 1}
+    with pytest.raises(UserError, match="PLBartForCausalLM reads an answer otherwise where another one stands beside it"):
+        check_reading(base_of("PLBart", num_hidden_layers=2, **more))
+
+
+def test_a_cache_that_rows_cannot_come_and_go_in_is_one_line():
+    with pytest.raises(UserError, match="MiniMaxForCausalLM cannot draw tokens for rows that come and go .ValueError: MiniMax uses cache of its own"):
+        check_reading(base_of("MiniMax", head_dim=8, num_local_experts=4, num_experts_per_tok=2))
 
 
 def test_every_run_asks(monkeypatch, namespace):

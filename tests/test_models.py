@@ -121,3 +121,62 @@ def test_weights_that_are_not_there_are_not_made_up(saved, tmp_path):
     save_file(tensors, file, metadata={"format": "pt"})
     with pytest.raises(UserError, match="lacks 1 of the weights that its config names, model.layers.0.mlp.up_proj.weight first"):
         load(settings)
+
+
+def _cut(path):
+    (path / "model.safetensors").write_bytes((path / "model.safetensors").read_bytes()[:-100])
+
+
+def _pointer(path):
+    (path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+
+
+def _config(**changed):
+    def change(path):
+        file = path / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_cut, "could not be loaded .*Something in that directory is missing, damaged"),
+        (_pointer, "could not be loaded .*Something in that directory is missing, damaged"),
+        (_config(model_type="no-such"), "model type `no-such`"),
+        (_config(num_attention_heads="two"), "Field 'num_attention_heads' expected int"),
+        (_config(model_type="clip"), "could not be loaded .*CLIP"),
+        (_config(intermediate_size=24), r"3 weights have another shape .*, model.layers.0.mlp.down_proj.weight first \(\(16, 16\), not \(16, 24\)\)"),
+        (lambda path: (path / "config.json").write_text("[]"), "could not be loaded"),
+        (lambda path: (path / "config.json").unlink(), "holds no model: no config.json is there"),
+        (lambda path: (path / "tokenizer.json").unlink(), "could not be loaded|reads no word of"),
+    ],
+)
+def test_a_base_that_is_damaged_or_none_is_one_line(saved, tmp_path, damage, said):
+    settings, _ = saved()
+    load(settings)
+    damage(tmp_path)
+    with pytest.raises(UserError, match=said) as raised:
+        load(settings)
+    assert len(raised.value.problems) == 1 and "\n" not in raised.value.problems[0]
+
+
+def test_an_adapter_is_no_base(saved, tmp_path):
+    settings, _ = saved()
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    with pytest.raises(UserError, match=r"holds an adapter.*Name the base that it was made for \(org/base\)"):
+        load(settings)
+
+
+def test_an_empty_tokenizer_that_the_library_makes_is_refused(saved, tmp_path):
+    """A family with a class of its own has one for a folder without: its few special tokens, and every word is the unknown one."""
+    settings, size = saved("<|reserved_7|>")
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    transformers.Gemma2ForCausalLM(transformers.Gemma2Config(vocab_size=size, **sizes)).save_pretrained(tmp_path)
+    for file in tmp_path.glob("tokenizer*"):
+        file.unlink()
+    assert len(transformers.AutoTokenizer.from_pretrained(tmp_path)) < 10
+    with pytest.raises(UserError, match="its tokenizer reads no word of"):
+        load(settings)

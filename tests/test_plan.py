@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 
 from data.errors import UserError
 from pipeline.adapters import POLICY, REFERENCE, Batch, SharedBase
@@ -416,3 +417,23 @@ def test_plan_is_a_verb_and_its_status_says_whether_it_fits():
     assert fits.returncode == 0 and "fits: " in fits.stdout
     small = plan("--memory", "2MB")
     assert small.returncode == 2 and "does not fit" in small.stdout and "nothing was started" in small.stderr
+
+
+def test_keys_of_experts_without_a_value_are_no_experts(tmp_path):
+    """As a dense model of a family that also has mixtures writes them."""
+    dense = {**GATED, "num_experts": None, "num_local_experts": 0, "top_k_experts": None}
+    assert shape_in(written(tmp_path, dense) / "config.json") == shape_in(written(tmp_path, GATED) / "config.json")
+
+
+@pytest.mark.parametrize(("whole", "part", "tied"), [(True, False, True), (False, True, False), (None, False, False), (True, None, True)])
+def test_whether_the_embeddings_are_tied_is_said_of_the_whole_model(tmp_path, whole, part, tied):
+    from pipeline.models import _text_alone
+
+    text = {**GATED, "model_type": "mistral", "tie_word_embeddings": part}
+    config = {"model_type": "mistral3", "text_config": {k: v for k, v in text.items() if v is not None}}
+    if whole is not None:
+        config["tie_word_embeddings"] = whole
+    assert shape_in(written(tmp_path, config) / "config.json").tied is tied
+    if whole is not None:
+        # As what is loaded.
+        assert _text_alone(transformers.Mistral3Config(**config))["config"].tie_word_embeddings is tied

@@ -358,3 +358,17 @@ def test_few_bits_without_the_library_for_them_are_one_line(saved, monkeypatch):
 def test_few_bits_without_a_gpu_are_refused_unless_asked_for(saved):
     with pytest.raises(UserError, match="many times slower"):
         quantized(saved[0], "4bit", allow_cpu_quantization=False, device="cpu")
+
+
+def test_a_checkpoint_that_was_saved_in_four_bits_is_read_as_such(saved, tmp_path):
+    """Its own config says how; a setting of none is not that its bytes are weights."""
+    folder, _ = saved
+    model, tokenizer = quantized(folder, "4bit")
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    again, _ = quantized(tmp_path, "none")
+    ids = torch.arange(5, 15)[None]
+    assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+    kinds = {type(module).__name__ for module in linears(again).values()}
+    assert "Linear4bit" in kinds
+    assert not any(getattr(m, "support_avx512bf16_for_cpu", False) for m in again.modules())

@@ -137,16 +137,23 @@ def shape_in(file: Path) -> Shape:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be read as the model's config ({str(error).splitlines()[0]}).") from None
+        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise UserError(f"{file}: cannot be read as the model's config ({why}).") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{file}: cannot be read as the model's config (no object of settings).")
     # Models that also read pictures keep the decoder's part apart.
-    return _shape_from({**found, **found.get("text_config", {})}, file)
+    decoder = {**found, **(found.get("text_config") or {})}
+    if (tied := found.get("tie_word_embeddings")) is not None:
+        # What is said of the whole counts, as when it is loaded; the part may still have its default.
+        decoder["tie_word_embeddings"] = tied
+    return _shape_from(decoder, file)
 
 
 def _shape_from(found: dict[str, Any], file: Path) -> Shape:
     need = ("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size")
     if missing := [key for key in need if not isinstance(found.get(key), int)]:
         raise UserError(f"{file}: no {', '.join(missing)} in it, so the model's memory cannot be planned.")
-    if any("expert" in key for key in found):
+    if any("expert" in key and value for key, value in found.items()):
         raise UserError(f"{file}: a mixture of experts, whose memory this plan does not know.")
     kinds = {str(kind) for kind in found.get("layer_types") or ()} | {"mamba" for key in found if key.startswith("mamba_")}
     if unlike := sorted(kinds - {"full_attention", "sliding_attention"}):

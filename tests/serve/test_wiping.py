@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from data import database, deletion
 from data.feedback import FeedbackStore
 from pipeline.serve import store_thread
 
@@ -75,3 +76,23 @@ def test_a_server_that_ends_leaves_no_traces_and_one_that_begins_wipes_those_of_
     set_times(monkeypatch, 0.2, 60.0)
     serve("a secret")
     wait(lambda: len(wiped) == 2)
+
+
+def test_where_somebody_reads_the_file_it_is_tried_again(serve, store, wiped, monkeypatch):
+    """A server runs for weeks: what could not be wiped at once would else stay for as long."""
+    set_times(monkeypatch, 0.1, 60.0)
+    monkeypatch.setattr(store_thread, "AGAIN_SECONDS", 0.3)
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(deletion, "BUSY_SECONDS", 0.1)
+    told = []
+    monkeypatch.setattr(store_thread.log, "warning", lambda *said: told.append(said))
+    client = serve("a secret")
+    other = FeedbackStore.open(store.path)
+    with other.reading():
+        other.stats()
+        delete(client)
+        wait(lambda: told)
+        assert wiped == [] and "another process reads it" in told[0][1]
+    other.close()
+    wait(lambda: wiped)
+    assert not store.has_traces()
