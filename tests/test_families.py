@@ -247,6 +247,14 @@ def test_kinds_of_layers_that_do_not_follow_the_parts_are_noticed():
     check_reading(base_of("Bamba", **BAMBA))
 
 
+def test_the_door_takes_no_chance_from_the_run():
+    """What is made at random afterwards, adapters first, is the same whether a model was asked in or not."""
+    base = base_of("Llama")
+    before = torch.get_rng_state()
+    check_reading(base)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_model_that_passes_over_the_cache_is_refused():
     """Mamba has another name for it, and draws every token as if nothing stood before; it is read well."""
     with pytest.raises(UserError, match="MambaForCausalLM draws otherwise than it reads.*nats on average"):
