@@ -57,7 +57,7 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX comparison_of_left ON comparison (left_message);
     CREATE INDEX comparison_of_right ON comparison (right_message);
     CREATE INDEX edit_of_original ON edit (original);
-    CREATE TABLE trace (id INTEGER PRIMARY KEY, created_ms INTEGER NOT NULL);
+    CREATE TABLE trace (id INTEGER PRIMARY KEY AUTOINCREMENT, created_ms INTEGER NOT NULL);
     """,
 )
 # What a rater may allow, each including the one before.

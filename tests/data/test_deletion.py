@@ -121,3 +121,13 @@ def test_a_wipe_that_fails_keeps_the_note(store):
             store.wipe()
     assert store.has_traces()
     reader.close()
+
+
+def test_a_note_has_a_number_that_none_had_before(store):
+    """Of two who wipe at once the slower one would else take the note of a deletion that it has not seen."""
+    numbers = []
+    for text in ("one", "two"):
+        store.forget_conversation(talk(store, text))
+        numbers += [row[0] for row in store.rows("SELECT id FROM trace")]
+        store.wipe()
+    assert numbers == [1, 2]
