@@ -29,7 +29,7 @@ def load(settings):
     Raises:
         UserError: the path does not exist, the embedded package is missing, or the tokenizer and the embedding do not fit.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     source, device = locate(settings), choose_device(settings.device)
     tokenizer = load_tokenizer(settings, source)
@@ -38,10 +38,8 @@ def load(settings):
         model = _tiny_model(len(tokenizer), tokenizer, dtype).to(device)
     else:
         chosen = _quantization(settings, device)
+        whole = _config(settings, source)
         with _loading(settings):
-            whole = AutoConfig.from_pretrained(
-                source, revision=settings.revision, trust_remote_code=settings.trust_remote_code
-            )
             model, found = AutoModelForCausalLM.from_pretrained(
                 source,
                 **_text_alone(whole),
@@ -138,12 +136,14 @@ def context_tokens(settings) -> int | None:
     """Tokens that the model of `config.model` reads at most, from its `config.json` alone; None where it names no limit."""
     if settings.name == TINY_RANDOM:
         return _TINY_CONTEXT
+    return context_of(_config(settings, locate(settings)))
+
+
+def _config(settings, source: Path | str):
     from transformers import AutoConfig
 
-    source = locate(settings)
     with _loading(settings):
-        found = AutoConfig.from_pretrained(source, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
-    return context_of(found)
+        return AutoConfig.from_pretrained(source, revision=settings.revision, trust_remote_code=settings.trust_remote_code)
 
 
 def choose_device(name: str) -> torch.device:

@@ -86,8 +86,6 @@ def _one_line(base: SharedBase, said: str) -> Iterator[None]:
     """What the library says by an error somewhere within it becomes one line; `{}` in `said` is where it stands."""
     try:
         yield
-    except UserError:
-        raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         if is_out_of_memory(error):
             raise

@@ -3,7 +3,6 @@ without padding, and a waiting prompt takes the place of a row that ended. `page
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +12,7 @@ from pipeline.generation import Sample, Sampling, sample
 from pipeline.ppo.logprobs import token_logprobs
 from pipeline.reading import MOST_APART
 from pipeline.rollouts.paged import Cannot, Failed, draw
+from pipeline.rollouts.saying import Said
 
 # Rows whose answers are held against what training reads.
 CHECKED = 4
@@ -35,7 +35,7 @@ class ContinuousEngine:
         # A failure that may pass is not kept: a run that is taken up from a checkpoint knows nothing of it, tries the library again, and
         # must come to the answers of a run that nobody stopped.
         self._for_good = False
-        self._said: set[str] = set()
+        self._said = Said()
 
     def sample(
         self,
@@ -61,14 +61,8 @@ class ContinuousEngine:
             except Cannot as why:
                 self.refused, self._for_good = str(why), not isinstance(why, Failed)
                 what = "cannot draw for this model ({}); engine hf does." if self._for_good else "failed ({}); engine hf draws this rollout."
-                self._say(what.format(why))
+                self._said.once(f"the library's continuous batching {what.format(why)}")
         return sample(base.causal_lm, prompts, sampling, generator=generator, batch_size=batch_size, **ends)
-
-    def _say(self, what: str) -> None:
-        """Once: a rollout fails like the one before."""
-        if what not in self._said:
-            self._said.add(what)
-            print(f"ppo.rollout: the library's continuous batching {what}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Holds nothing between two rollouts."""

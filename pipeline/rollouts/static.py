@@ -6,7 +6,6 @@ they cost what they compute. The price: rows that ended stay in the batch until 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,6 +16,7 @@ from transformers.cache_utils import DynamicLayer
 from pipeline.adapters import SharedBase
 from pipeline.generation import Sample, Sampling, sample
 from pipeline.memory import is_out_of_memory
+from pipeline.rollouts.saying import Said
 from pipeline.sampling import draw
 
 # Tokens between two looks whether all rows have ended: each look waits for the card.
@@ -29,7 +29,7 @@ class StaticEngine:
     foreign = False
 
     def __init__(self):
-        self._said = False
+        self._said = Said()
 
     def sample(
         self,
@@ -47,9 +47,9 @@ class StaticEngine:
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             part = [prompts[i] for i in rows]
-            drawn = _draw(base.causal_lm, part, sampling, generator, **ends)
+            drawn = _draw(base.causal_lm, part, sampling, generator, said=self._said, **ends)
             if drawn is None:
-                self._say_so()
+                self._said.once("the model keeps windows or states, for which engine static has no cache; engine hf draws.")
                 drawn = sample(
                     base.causal_lm, part, sampling, generator=generator, batch_size=batch_size, **ends
                 )
@@ -57,19 +57,20 @@ class StaticEngine:
                 answers[i] = answer
         return answers
 
-    def _say_so(self) -> None:
-        if not self._said:
-            self._said = True
-            what = "the model keeps windows or states, for which engine static has no cache; engine hf draws."
-            print(f"ppo.rollout: {what}", file=sys.stderr, flush=True)
-
     def close(self) -> None:
         """Holds nothing between two rollouts."""
 
 
 @torch.inference_mode()
 def _draw(
-    model, prompts: Sequence[Sequence[int]], sampling: Sampling, generator: torch.Generator, *, eos_id: int, pad_id: int
+    model,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    generator: torch.Generator,
+    *,
+    said: Said,
+    eos_id: int,
+    pad_id: int,
 ) -> list[Sample] | None:
     """One answer a prompt; None where the model's cache is none of keys and values by position."""
     device = model.device
@@ -87,7 +88,7 @@ def _draw(
     hidden = torch.finfo(model.dtype).min
     allowed = torch.full((len(prompts), 1, 1, width - 1 + sampling.max_new_tokens), hidden, dtype=model.dtype, device=device)
     allowed[:, 0, 0, :width] = allowed[:, 0, 0, :width].masked_fill(mask, 0.0)
-    step = _step(model, cache, ids, at, allowed, before=width - 1)
+    step = _step(model, cache, ids, at, allowed, before=width - 1, said=said)
     drawn, logprobs = [], []
     ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
     for number in range(sampling.max_new_tokens):
@@ -123,7 +124,9 @@ def _filled(model, tokens: Tensor, mask: Tensor, positions: Tensor, *, room: int
     return cache
 
 
-def _step(model, cache: StaticCache, ids: Tensor, at: Tensor, allowed: Tensor, *, before: int) -> Callable[[], Tensor]:
+def _step(
+    model, cache: StaticCache, ids: Tensor, at: Tensor, allowed: Tensor, *, before: int, said: Said
+) -> Callable[[], Tensor]:
     """Reads `ids` at the positions `at`, and gives the logits (b, v) of the next token. All three are read where they lie."""
 
     def forward() -> Tensor:
@@ -148,11 +151,7 @@ def _step(model, cache: StaticCache, ids: Tensor, at: Tensor, allowed: Tensor, *
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        print(
-            f"ppo.rollout: this model's pass cannot be recorded ({str(error).splitlines()[0][:200]}); each is started by itself.",
-            file=sys.stderr,
-            flush=True,
-        )
+        said.once(f"this model's pass cannot be recorded ({str(error).splitlines()[0][:200]}); each is started by itself.")
         for layer in cache.layers:
             layer.cumulative_length.fill_(before)
         return forward

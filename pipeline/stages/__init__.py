@@ -57,8 +57,7 @@ STAGES: tuple[Step, ...] = (
         needs=("prepare", "sft", "reward"),
         settings=(*_COMMON, "learner", "kto", "ppo", "detectors", "evaluation.gold", "data.max_prompt_tokens"),
         version=3,
-        # KTO is watched, and may go back to an earlier policy.
-        versions={"kto": 4},
+        versions={"kto": 5},
         body="pipeline.stages.policy:run",
         files=lambda config: (
             [Path(config.ppo.start_from) / "adapter_model.safetensors"] if config.ppo.start_from else []

@@ -59,7 +59,6 @@ def run(ctx) -> dict[str, float]:
         "updates_kept": float(len(lines) if watch.alarm is None else watch.kept_update),
         "thumbs_up": float(ups),
         "thumbs_down": float(len(rows) - ups),
-        "thumbs_alone_in_a_batch": float(len(thumbs) - len(rows)),
         "kl_at_start": lines[0]["kl"],
         "passes": float(settings.epochs),
     }
@@ -74,9 +73,9 @@ def examples(thumbs: list[Thumb], tokenizer, config) -> list[dict]:
     """Token ids by the project's one rendering, shuffled; each batch also has its answers moved on by one question.
 
     Those mismatched pairs are what the KL term is estimated on (the paper's z₀). TRL makes them from text that it has tokenised with the
-    model's own template; here an answer that was cut off has no end, as it had none when it was judged. A last batch of one is left out:
-    its answer would be its own mismatch. A question may have several thumbs: where the one before is of the same, the nearest before
-    that of another lends its answer, from outside the batch if all of it asks the same.
+    model's own template; here an answer that was cut off has no end, as it had none when it was judged. A question may have several
+    thumbs: where the one before is of the same, the nearest before that of another lends its answer, from outside the batch if all of
+    it asks the same, as a last batch of one always does.
 
     Raises:
         UserError: all thumbs are of one question.
@@ -91,24 +90,19 @@ def examples(thumbs: list[Thumb], tokenizer, config) -> list[dict]:
     ]
     random.Random(config.seed).shuffle(rows)
     size = config.kto.batch_size
-    if len(rows) % size == 1:
-        rows.pop()
-    for first in range(0, len(rows), size):
-        batch = rows[first : first + size]
-        for place, row in enumerate(batch):
-            before = (batch[place - back] for back in range(1, len(batch)))
-            lender = next((other for other in before if other["prompt_ids"] != row["prompt_ids"]), None)
-            row["KL_completion_ids"] = (lender or _lender_elsewhere(rows, first + place))["completion_ids"]
+    for number, row in enumerate(rows):
+        first, place = number - number % size, number % size
+        lender = _lender(rows[first : first + size], place) or _lender(rows, number)
+        if lender is None:
+            raise UserError(ONE_QUESTION.format(thumbs=len(rows)))
+        row["KL_completion_ids"] = lender["completion_ids"]
     return rows
 
 
-def _lender_elsewhere(rows: list[dict], place: int) -> dict:
+def _lender(rows: list[dict], place: int) -> dict | None:
     """The nearest row before, round and round, of another question."""
     before = (rows[place - back] for back in range(1, len(rows)))
-    lender = next((other for other in before if other["prompt_ids"] != rows[place]["prompt_ids"]), None)
-    if lender is None:
-        raise UserError(ONE_QUESTION.format(thumbs=len(rows)))
-    return lender
+    return next((other for other in before if other["prompt_ids"] != rows[place]["prompt_ids"]), None)
 
 
 def _train(
