@@ -41,7 +41,7 @@ def guess(path: Path) -> list[Guess]:
     found = sorted((g for g in found if g.read), key=lambda g: (-g.read, -_fields_asked(g.format_name)))
     if not found:
         broken = [f"{path} row {number}: {row}" for number, row in read if not isinstance(row, dict)]
-        first = _nothing_reads(path, rows) if rows else f"{path}: none of its first {many(len(read), 'row')} can be read."
+        first = _nothing_reads(path, rows) if rows else f"{path}: nothing in it can be read ({many(len(read), 'row')} looked at)."
         raise UserError([first, *broken[:_REASONS], *_reasons(path, rows)])
     return found
 
@@ -50,7 +50,7 @@ def _nothing_reads(path: Path, rows: list[dict]) -> str:
     columns = sorted({name for row in rows for name in row})
     shown = ", ".join(printable(name) for name in columns) or "none"
     return (
-        f"{path}: no format reads any of its first {many(len(rows), 'row')}; fields found: {shown:.300}"
+        f"{path}: no format reads it ({many(len(rows), 'row')} looked at); fields found: {shown:.300}"
         f"{looks_like(set(columns)) or ''}. Rename the fields to those of a format in docs/data.md, mend what stands "
         "below, or name the format with --format."
     )

@@ -315,7 +315,7 @@ class VllmServer:
             if attempt < attempts:
                 time.sleep(min(2.0 ** (attempt - 1), 30.0) * self.settings.pause_seconds)
         if isinstance(error, _Refused):
-            said = f"answered each of {many(attempts, 'attempt')} with {error}. Look into its log"
+            said = f"answered {many(attempts, 'attempt')} with {error}. Look into its log"
         else:
             said = f"did not answer in {many(attempts, 'attempt')} ({getattr(error, 'reason', None) or error}). Start the server"
         raise UserError(

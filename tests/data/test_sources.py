@@ -169,7 +169,7 @@ def test_a_guess_at_a_file_of_which_no_row_can_be_read_gives_no_advice_on_fields
     with pytest.raises(UserError) as caught:
         guess(written(tmp_path, "x.jsonl", '{"prompt": "a"}\n'.encode("utf-16")))
     first, *rows = caught.value.problems
-    assert first == f"{tmp_path}/x.jsonl: none of its first 2 rows can be read." and "row 1: not UTF-8 at byte 1" in rows[0]
+    assert first == f"{tmp_path}/x.jsonl: nothing in it can be read (2 rows looked at)." and "row 1: not UTF-8 at byte 1" in rows[0]
 
 
 def test_what_a_prompt_may_be_is_told_in_full(tmp_path):

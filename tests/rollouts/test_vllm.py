@@ -189,7 +189,7 @@ def test_a_server_that_was_started_again_gets_the_adapter_again(server, settings
 def test_a_server_that_fails_each_time_is_quoted(server, settings, make_ppo):
     engine = opened(settings(attempts=2, concurrency=1))
     server.faults["/v1/completions"] = [(500, "EngineDeadError")] * 2
-    with pytest.raises(UserError, match=r"answered each of 2 attempts with status 500: EngineDeadError. Look into its log"):
+    with pytest.raises(UserError, match=r"answered 2 attempts with status 500: EngineDeadError. Look into its log"):
         make_ppo(settings(), engine).update()
 
 
