@@ -26,7 +26,7 @@ smoke: $(STAMP)
 	$(PY) run_pipeline.py run --config configs/smoke.yaml
 
 test: $(STAMP)
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
