@@ -1,4 +1,4 @@
-"""Writes docs/gpu.md from what `benchmarks/gpu.py` and `plan_check.py` measured and `plan_counted.py` counted. It measures nothing itself.
+"""Writes docs/gpu.md from what `benchmarks/gpu.py`, `bits.py` and `plan_check.py` measured and `plan_counted.py` counted. It measures nothing itself.
 
     python benchmarks/gpu_report.py
 
@@ -15,9 +15,11 @@ from statistics import fmean, median
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
+from bits_page import bits_tables  # noqa: E402
 from counted_page import BITS, NAMES, counted_tables  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
+SOURCES = ("gpu.json", "bits.json", "plan_check.json", "plan_counted.json")
 NOT = "not measured"
 PEER = "TRL 1.12.0, bfloat16"
 SIDES = (PEER, "all layers, bfloat16", "last 10 layers, bfloat16")
@@ -41,7 +43,7 @@ LAST = 5
 
 
 def main() -> None:
-    found = (read(name) for name in ("gpu.json", "plan_check.json", "plan_counted.json"))
+    found = (read(name) for name in SOURCES)
     (ROOT / "docs" / "gpu.md").write_text(report(*found), encoding="utf-8")
 
 
@@ -50,9 +52,9 @@ def read(name: str) -> dict:
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
 
 
-def report(gpu: dict, plan: dict, counted: dict) -> str:
+def report(gpu: dict, bits: dict, plan: dict, counted: dict) -> str:
     head, _, tail = (ROOT / "docs" / "gpu-notes.md").read_text(encoding="utf-8").partition("\n---\n")
-    parts = [head.strip(), measured(gpu), plan_table(plan), counted_tables(counted), tail.strip()]
+    parts = [head.strip(), measured(gpu), bits_tables(bits), plan_table(plan), counted_tables(counted), tail.strip()]
     return "\n\n".join(parts).rstrip() + "\n"
 
 

@@ -21,7 +21,7 @@ import pack  # noqa: E402
 
 def test_the_page_is_what_the_results_say():
     written = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
-    assert written == gpu_report.report(*map(gpu_report.read, ("gpu.json", "plan_check.json", "plan_counted.json")))
+    assert written == gpu_report.report(*map(gpu_report.read, gpu_report.SOURCES))
 
 
 def test_what_was_not_measured_says_so_and_what_was_is_a_ratio():
