@@ -25,7 +25,7 @@ from seeds import card, manifest  # noqa: E402
 
 RESULTS = HERE / "results" / "bits.json"
 CONFIG = "configs/quickstart.yaml"
-TASK = {"batch": 16, "minibatch": 8, "response": 16, "updates": 30}
+TASK = {"batch": 16, "minibatch": 8, "response": 16, "updates": 20}
 # Of the recipe's cards: what a reader compares, and what explains it.
 FIGURES = {
     "base": ("gold",),
@@ -40,25 +40,26 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["task", "recipe"], choices=("task", "recipe"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--bits", nargs="+", default=list(BITS), choices=BITS)
     arguments = parser.parse_args()
     for part in arguments.parts:
         for turn, seed in enumerate(arguments.seeds):
-            for bits in BITS if turn % 2 == 0 else BITS[::-1]:
+            for bits in arguments.bits if turn % 2 == 0 else arguments.bits[::-1]:
                 print(f"-- {part}, seed {seed}, {bits}", flush=True)
                 measured = {"task": task, "recipe": recipe}[part](bits, seed, arguments.threads)
-                command = f"python benchmarks/bits.py --parts {part} --seeds {seed} --threads {arguments.threads}"
+                command = f"python benchmarks/bits.py --parts {part} --bits {bits} --seeds {seed} --threads {arguments.threads}"
                 keep(part, {"bits": bits, "seed": seed, "command": command, **measured})
 
 
 def task(bits: str, seed: int, threads: int) -> dict:
-    """Updates of our side of the peer's task, all layers adapted."""
+    """Updates of our side of the peer's task, the last ten layers adapted."""
     from side_by_side import embedded
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out.json"
         command = [sys.executable, HERE / "peer" / "ours.py", "--model", embedded(), "--json", out, "--quantization", bits]
         command += [word for name, value in TASK.items() for word in (f"--{name}", value)]
-        command += ["--seed", seed, "--threads", threads, *PEER_SIDES["all layers, bfloat16"]]
+        command += ["--seed", seed, "--threads", threads, *PEER_SIDES["last 10 layers, bfloat16"]]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         subprocess.run(list(map(str, command)), env=environment, cwd=folder, check=True)
         return {"updates": json.loads(out.read_text(encoding="utf-8"))}

@@ -12,8 +12,8 @@ HEAD = """## What a 4-bit base learns, on a CPU
 
 The weights of NF4 with double quantization, unpacked to bfloat16 before each product as on a card; sides take turns. The scores are what this is
 about. The seconds are a CPU's, for whoever wants to repeat it, and say nothing of a card's."""
-TASK = """The task of "Beside TRL's last PPO trainer": 30 updates of 16 answers of 16 tokens, all layers adapted, a programmatic score that can be
-found (0 to 10)."""
+TASK = """The task of "Beside TRL's last PPO trainer": 20 updates of 16 answers of 16 tokens, ten of thirty layers adapted, a programmatic score
+that can be found (0 to 10)."""
 RECIPE = """The quickstart from the base to the last card, everything else as it is shipped. Gold is the rubric's score (0 to 6) on held-out
 questions, with 95 % intervals over them."""
 LAST = 5
