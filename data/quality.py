@@ -27,9 +27,14 @@ def first_turn_key(messages: Sequence[Message]) -> str:
     return " ".join(seen(first).split())
 
 
+def question_of(record: Record) -> str:
+    """What a record asks. Records of one question resemble each other: they stand on one side of a split, and are one draw of an interval."""
+    return first_turn_key(prompt_of(record))
+
+
 def repeated_questions(records: Iterable[Record]) -> Odd:
     """Records whose first user turn an earlier record asked already; examples are "this = earlier" by id."""
-    return _repeats(records, lambda r: first_turn_key(prompt_of(r)))
+    return _repeats(records, question_of)
 
 
 def duplicates(records: Iterable[Record]) -> Odd:
@@ -45,7 +50,7 @@ def ties(rankings: Iterable[Ranking]) -> Odd:
 
 def leaks(sets: Mapping[str, Iterable[Record]]) -> dict[tuple[str, str], Odd]:
     """Questions that two of the named sets share, for each pair of sets that shares any; examples are the questions."""
-    asked = {name: {first_turn_key(prompt_of(r)) for r in records} for name, records in sets.items()}
+    asked = {name: {question_of(r) for r in records} for name, records in sets.items()}
     shared = {(a, b): sorted(asked[a] & asked[b]) for a, b in combinations(asked, 2)}
     return {names: Odd(len(found), tuple(found[:EXAMPLES])) for names, found in shared.items() if found}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data.quality import question_of
 from data.records import Ranking
 from pipeline.disk import write_json
 from pipeline.evaluation.statistics import cluster_share
@@ -21,7 +22,7 @@ BINS = 10
 
 @dataclass(frozen=True)
 class Bin:
-    """Pairs of like |margin|. `low` and `high` are the ends of the interval of `right` over lists, None where there is none."""
+    """Pairs of like |margin|. `low` and `high` are the ends of the interval of `right` over questions, None where there is none."""
 
     stated: float
     right: float
@@ -42,9 +43,7 @@ def bins_of(
         scores: the reward model's, of every answer.
         pairs: (better, worse) indices of every ranking.
     """
-    gaps = [
-        (m, r.id) for r, s, own in zip(rankings, scores, pairs, strict=True) for m in margins(s, own)
-    ]
+    gaps = [(m, question_of(r)) for r, s, own in zip(rankings, scores, pairs, strict=True) for m in margins(s, own)]
     gaps.sort(key=lambda gap: abs(gap[0]))
     out = []
     for chunk in np.array_split(np.arange(len(gaps)), min(bins, len(gaps)) or 1):

@@ -73,13 +73,14 @@ def evaluate_sft(ctx) -> dict[str, float]:
     demonstrations = load_records(ctx.inputs["prepare"] / "demonstrations.test.jsonl", "messages")
     before, clusters = response_nll(base, BASE, demonstrations, ctx.config)
     after, _ = response_nll(base, POLICY, demonstrations, ctx.config)
+    questions = len(set(clusters))
     entries += [
-        estimated("base_heldout_nll", cluster_bootstrap(before, clusters), len(demonstrations), "nats/token"),
-        estimated("heldout_nll", cluster_bootstrap(after, clusters), len(demonstrations), "nats/token"),
+        estimated("base_heldout_nll", cluster_bootstrap(before, clusters), questions, "nats/token"),
+        estimated("heldout_nll", cluster_bootstrap(after, clusters), questions, "nats/token"),
         estimated(
             "heldout_nll_change",
             paired_difference(after, before, clusters),
-            len(demonstrations),
+            questions,
             "nats/token",
             "SFT minus base on demonstrations kept out of training",
         ),

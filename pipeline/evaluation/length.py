@@ -73,32 +73,33 @@ def _ratio(times: Floats, sums: Floats, counts: Floats) -> tuple[Floats, Floats]
 
 
 def within_prompt_correlation(
-    values: Sequence[Sequence[float]], lengths: Sequence[Sequence[float]], names: Sequence[Hashable], draws: int = 2_000
+    values: Sequence[Sequence[float]], lengths: Sequence[Sequence[float]], clusters: Sequence[Hashable], draws: int = 2_000
 ) -> Estimate:
-    """Pearson's correlation of value and length among answers to one prompt, all prompts together, bootstrapped over prompts.
+    """Pearson's correlation of value and length among answers to one prompt, all prompts together, bootstrapped over clusters of them.
 
         Σ_p Σ_i (v − v̄_p)(ℓ − ℓ̄_p) / √(Σ Σ (v − v̄_p)² · Σ Σ (ℓ − ℓ̄_p)²)
 
     Args:
         values, lengths: for each prompt, one number an answer.
+        clusters: of each prompt, what it is drawn with.
 
     Returns:
         (value, low, high). NaN where values or lengths never differ within a prompt; the ends as in `finite_ends`.
     """
-    moments = []
-    for v, n in zip(values, lengths, strict=True):
+    moments: dict[Hashable, Floats] = {}
+    for v, n, cluster in zip(values, lengths, clusters, strict=True):
         a, b = np.asarray(v, dtype=np.float64), np.asarray(n, dtype=np.float64)
         a, b = a - a.mean(), b - b.mean()
-        moments.append((a @ b, a @ a, b @ b))
-    table = np.array(moments)
+        moments[cluster] = moments.get(cluster, 0.0) + np.array([a @ b, a @ a, b @ b])
+    table, count = np.array(list(moments.values())), len(moments)
     rng = np.random.default_rng(0)
-    times = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws).astype(np.float64)
+    times = rng.multinomial(count, np.full(count, 1 / count), size=draws).astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         cross, own, other = (times @ table).T
         drawn = cross / np.sqrt(own * other)
         whole = table.sum(0)
         value = float(whole[0] / np.sqrt(whole[1] * whole[2]))
-    low, high = finite_ends(drawn, len(names), 0.95)
+    low, high = finite_ends(drawn, count, 0.95)
     return Estimate(value, float(low), float(high))
 
 

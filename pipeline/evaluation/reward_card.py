@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from data.numbers import many
+from data.quality import question_of
 from data.records import Ranking
 from pipeline.evaluation.cards import Entry, estimated
 from pipeline.evaluation.length import accuracy_by_length, within_prompt_correlation
@@ -32,10 +33,11 @@ TURNS = {"1": (1, 1), "2_3": (2, 3), "4_on": (4, math.inf)}
 def calibration_entries(prefix: str, rankings: Sequence[Ranking], scores, pairs: Pairs) -> list[Entry]:
     """Loss a pair, and the calibration error that is left when margins are divided by a temperature fitted elsewhere.
 
-    The temperature for one half of the rankings is fitted on the other, so that it cannot fit what it is judged by.
+    The temperature for one half of the questions is fitted on the other, so that it cannot fit what it is judged by.
     """
     groups = [margins(s, p) for s, p in zip(scores, pairs, strict=True)]
-    names = [r.id for r, group in zip(rankings, groups, strict=True) for _ in group]
+    asked = [question_of(r) for r in rankings]
+    names = [question for question, group in zip(asked, groups, strict=True) for _ in group]
     gaps = [m for group in groups for m in group]
     if not gaps:
         return []
@@ -47,23 +49,25 @@ def calibration_entries(prefix: str, rankings: Sequence[Ranking], scores, pairs:
         Entry(f"{prefix}pair_loss", value, n, low, high, "nats", note),
         Entry(
             f"{prefix}ece_after_temperature",
-            _cross_fitted_ece(groups),
+            _cross_fitted_ece(groups, asked),
             n,
             unit="share",
-            note="fitted on the other half of the lists",
+            note="fitted on the other half of the questions",
         ),
     ]
 
 
-def _cross_fitted_ece(groups: Sequence[Sequence[float]]) -> float:
+def _cross_fitted_ece(groups: Sequence[Sequence[float]], asked: Sequence[str]) -> float:
+    places: dict[str, int] = {}
+    folds = [places.setdefault(question, len(places)) % FOLDS for question in asked]
     scaled: list[float] = []
     for fold in range(FOLDS):
-        elsewhere = [m for k, group in enumerate(groups) if k % FOLDS != fold for m in group]
+        elsewhere = [m for of, group in zip(folds, groups, strict=True) if of != fold for m in group]
         temperature = fit_temperature(elsewhere) if elsewhere else math.nan
         # 0 and infinity are what a half without a wrong pair, or without any sense, asks for: no calibration to speak of.
         if not (math.isfinite(temperature) and temperature > 0):
             return math.nan
-        scaled += [m / temperature for k, group in enumerate(groups) if k % FOLDS == fold for m in group]
+        scaled += [m / temperature for of, group in zip(folds, groups, strict=True) if of == fold for m in group]
     return pair_ece(scaled)
 
 
@@ -78,7 +82,7 @@ def turn_entries(rankings: Sequence[Ranking], scores, pairs: Pairs) -> list[Entr
         return []
     out = []
     for name, chosen in buckets.items():
-        outcomes = [(x, rankings[k].id) for k in chosen for x in pair_outcomes(scores[k], pairs[k])]
+        outcomes = [(x, question_of(rankings[k])) for k in chosen for x in pair_outcomes(scores[k], pairs[k])]
         if not outcomes:
             out.append(Entry(f"accuracy_turn_{name}", math.nan, 0, unit="share", note="no pair of so many turns"))
             continue
@@ -91,21 +95,22 @@ def turn_entries(rankings: Sequence[Ranking], scores, pairs: Pairs) -> list[Entr
 
 def length_entries(rankings: Sequence[Ranking], scores, golds, pairs: Pairs) -> list[Entry]:
     """Does the score follow length more than the raters do, and is it right where length says nothing?"""
-    names = [r.id for r in rankings]
+    names = [question_of(r) for r in rankings]
+    n = len(set(names))
     lengths = [[len(words(a)) for a in r.responses] for r in rankings]
     own = within_prompt_correlation(scores, lengths, names)
     theirs = within_prompt_correlation(golds, lengths, names)
     out = [
         Entry(
-            "length_correlation", own.value, len(names), own.low, own.high, note="of score and words, within a prompt"
+            "length_correlation", own.value, n, own.low, own.high, note="of score and words, within a prompt"
         ),
         Entry(
-            "gold_length_correlation", theirs.value, len(names), theirs.low, theirs.high, note="the same of the rubric"
+            "gold_length_correlation", theirs.value, n, theirs.low, theirs.high, note="the same of the rubric"
         ),
         Entry(
             "length_correlation_excess",
             abs(own.value) - abs(theirs.value),
-            len(names),
+            n,
             note="how much closer the score follows length than the rubric does",
         ),
     ]
@@ -140,8 +145,8 @@ def length_entries(rankings: Sequence[Ranking], scores, golds, pairs: Pairs) -> 
 
 
 def accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *, short: bool = False) -> list[Entry]:
-    """Pair accuracy with an interval over prompts; calibration and margin too unless `short`."""
-    outcomes = [(o, r.id) for r, s, p in zip(rankings, scores, pairs, strict=True) for o in pair_outcomes(s, p)]
+    """Pair accuracy with an interval over questions; calibration and margin too unless `short`."""
+    outcomes = [(o, question_of(r)) for r, s, p in zip(rankings, scores, pairs, strict=True) for o in pair_outcomes(s, p)]
     name = label if short else f"{label}_accuracy"
     if not outcomes:
         return [Entry(name, math.nan, 0, unit="share", note="no pair to compare")]
@@ -194,10 +199,11 @@ def mismatch_entry(model: RewardEnsemble, rankings: Sequence[Ranking], golds, sc
         [conversation(model.base, r.prompt, *answers[j], config) for r, j in zip(rankings, lenders, strict=True)]
     )
     values = [(s[i] > o) + 0.5 * (s[i] == o) for s, i, o in zip(scores, best, other, strict=True)]
+    clusters = [question_of(r) for r in rankings]
     return estimated(
         "wrong_prompt_accuracy",
-        cluster_share(values, [r.id for r in rankings]),
-        len(rankings),
+        cluster_share(values, clusters),
+        len(set(clusters)),
         "share",
         "own best answer against another prompt's best",
     )

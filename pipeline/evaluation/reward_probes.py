@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from data.quality import question_of
 from data.records import Message, Ranking
 from data.yardsticks import Fact
 from pipeline.evaluation.cards import Entry
@@ -98,24 +99,25 @@ def probe_answers(rankings: Sequence[Ranking], best: Sequence[int], score: Score
     """
     rng = random.Random(0)
     own = [
-        (r.id, Asked(r.prompt, r.responses[i], r.finished[i]))
+        (question_of(r), Asked(r.prompt, r.responses[i], r.finished[i]))
         for r, i in zip(rankings, best, strict=True)
         if r.responses[i].strip()
     ]
     if not own:
         return []
-    scores = dict(zip((name for name, _ in own), score([a for _, a in own]), strict=True))
+    scores = score([a for _, a in own])
     out = []
     for metric, (spoil, note) in (WORSE | SAME | NO_BETTER).items():
         changed = [
-            (name, Asked(a.prompt, text, a.finished or not text))
-            for name, a in own
+            (name, before, Asked(a.prompt, text, a.finished or not text))
+            for (name, a), before in zip(own, scores, strict=True)
             if (text := spoil(a.answer, rng)) is not None
         ]
         if not changed:
             continue
-        names = [name for name, _ in changed]
-        gaps = [scores[name] - s for name, s in zip(names, score([a for _, a in changed]), strict=True)]
+        names = [name for name, _, _ in changed]
+        after = score([a for _, _, a in changed])
+        gaps = [before - s for (_, before, _), s in zip(changed, after, strict=True)]
         if metric in WORSE:
             right = [(gap > 0) + 0.5 * (gap == 0) for gap in gaps]
         elif metric in SAME:
@@ -123,7 +125,7 @@ def probe_answers(rankings: Sequence[Ranking], best: Sequence[int], score: Score
         else:
             right = [float(-gap <= TOLERANCE) for gap in gaps]
         value, low, high = cluster_share(right, names)
-        out.append(Entry(metric, value, len(names), low, high, "share", note))
+        out.append(Entry(metric, value, len(set(names)), low, high, "share", note))
     return out
 
 

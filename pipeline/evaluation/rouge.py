@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from data.numbers import many
+from data.quality import question_of
 from data.records import Demonstration, Prompt
 from pipeline.evaluation.answers import answer_prompts
 from pipeline.evaluation.cards import Entry, estimated
@@ -57,15 +58,16 @@ def reference_entries(
     if not shown:
         return [Entry(name, math.nan, 0, note=of) for name in names]
     asked = [Prompt(d.id, d.prompt, d.topic) for d in shown]
-    ids, scores = [d.id for d in shown], []
+    clusters, scores = [question_of(d) for d in shown], []
+    n = len(set(clusters))
     for name, role in roles.items():
         rows = answer_prompts(base, role, asked, config, samples=1, progress=progress, label=f"{name} beside references")
         scores.append([rouge_l(row.answer, d.response) for row, d in zip(rows, shown, strict=True)])
     own, theirs = scores
     note = f"words in common, in order, with the first {len(shown)} {of}, one answer each"
     return [
-        estimated(names[0], cluster_bootstrap(own, ids), len(shown), "share", note),
-        estimated(names[1], paired_difference(own, theirs, ids), len(shown), "share"),
+        estimated(names[0], cluster_bootstrap(own, clusters), n, "share", note),
+        estimated(names[1], paired_difference(own, theirs, clusters), n, "share"),
     ]
 
 

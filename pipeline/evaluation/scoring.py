@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from data.quality import question_of
 from data.records import Demonstration, Prompt, Ranking
 from pipeline.adapters import REFERENCE, SharedBase
 from pipeline.evaluation.answers import AnswerRow
@@ -67,12 +68,12 @@ def _prompt_ids_by_id(base: SharedBase, prompts: Sequence[Prompt], config) -> di
 
 
 def response_nll(base: SharedBase, role: str, demonstrations: Sequence[Demonstration], config) -> tuple[list[float], list[str]]:
-    """Negative log-likelihood of every response token, and the demonstration that it belongs to."""
+    """Negative log-likelihood of every response token, and the question that it answers."""
     tokenizer = base.tokenizer
     prompts = [prompt_ids(tokenizer, d.prompt, system_prompt=config.model.system_prompt) for d in demonstrations]
     responses = [response_ids(tokenizer, d.response) for d in demonstrations]
     found = token_logprobs_of(base, role, prompts, responses, 1.0)
-    return [-x for row in found for x in row], [d.id for d, row in zip(demonstrations, found, strict=True) for _ in row]
+    return [-x for row in found for x in row], [question_of(d) for d, row in zip(demonstrations, found, strict=True) for _ in row]
 
 
 def kl_to_reference(

@@ -78,7 +78,7 @@ EVALUATIONS: dict[str, Step] = {
         name="evaluate-sft",
         needs=("prepare", "sft", "evaluate-base"),
         settings=_ANSWERING,
-        version=6,
+        version=7,
         body="pipeline.evaluation.harness:evaluate_sft",
         reads={
             "prepare": ("heldout_prompts.jsonl", "demonstrations.test.jsonl", *_YARDSTICKS),
@@ -90,7 +90,7 @@ EVALUATIONS: dict[str, Step] = {
         name="evaluate-reward",
         needs=("prepare", "reward"),
         settings=(*_ANSWERING, "ppo.ensemble", "ppo.ensemble_coef"),
-        version=6,
+        version=7,
         body="pipeline.evaluation.harness:evaluate_reward",
     ),
     "ppo": Step(

@@ -12,7 +12,7 @@ from pipeline.report.marks import Mark
 
 
 def ranking(k):
-    return Ranking(id=f"r{k}", prompt=(Message("user", "?"),), responses=("a", "b"), ranks=(0, 1), finished=(True, True))
+    return Ranking(id=f"r{k}", prompt=(Message("user", f"{k}?"),), responses=("a", "b"), ranks=(0, 1), finished=(True, True))
 
 
 def bins_of(gaps, bins):

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("few_prompts")
 def ranking(name, *answers, turns=1, ranks=None):
     """Answers from best to worst, to a prompt in which the person speaks `turns` times."""
     said = tuple(
-        Message(role, "x") for k in range(turns) for role in (("user", "assistant")[: 2 if k < turns - 1 else 1])
+        Message(role, name) for k in range(turns) for role in (("user", "assistant")[: 2 if k < turns - 1 else 1])
     )
     return Ranking(name, said, answers, ranks or tuple(range(len(answers))), (True,) * len(answers))
 

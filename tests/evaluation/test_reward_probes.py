@@ -105,7 +105,7 @@ def scored(lists, slope, seed=0):
     rankings = [
         Ranking(
             f"r{i}",
-            (Message("user", "q"),),
+            (Message("user", f"q{i}"),),
             tuple("w " * n for n in rng.choice(28, 4, replace=False) + 2),
             (0, 1, 2, 3),
             (True,) * 4,

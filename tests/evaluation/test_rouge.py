@@ -96,7 +96,7 @@ def test_a_prompt_that_only_sft_has_room_for_is_left_out_and_counted(make_base):
     """Its answer would be one to a shortened prompt, and a question alone that is too long is an error in the middle of a run."""
     long = asked(0, "When does water boil, high up in the mountains, where the air is thin?")
     talk = Demonstration("d1", (Message("user", "Why?"), Message("assistant", "So."), Message("user", "When?")), "Now.")
-    found = entries(make_base(), [long, talk, *(asked(n, "When?") for n in range(2, 9))], reference_answers=6)
+    found = entries(make_base(), [long, talk, *(asked(n, f"{n}?") for n in range(2, 9))], reference_answers=6)
     assert [e.metric for e in found] == ["rouge_l", "rouge_l_minus_base"] and found[1].value == 0
     assert found[0].n == 6 and "the first 6 of 7 demonstrations" in found[0].note
     assert "of 2 more the prompt is longer than data.max_prompt_tokens" in found[0].note
@@ -110,7 +110,7 @@ def test_the_difference_is_the_first_policys_less_the_other_s(make_base, monkeyp
         return [AnswerRow(p.id, None, "q", 0, text, True, 3, (1,)) for p in prompts]
 
     monkeypatch.setattr("pipeline.evaluation.rouge.answer_prompts", answers)
-    own, less = entries(make_base(), [asked(n, "When?") for n in range(7)], reference_answers=7)
+    own, less = entries(make_base(), [asked(n, f"{n}?") for n in range(7)], reference_answers=7)
     # Two words of five in common with two: 2 · 2 / 7.
     assert (own.value, own.n) == (1.0, 7) and less.value == pytest.approx(1 - 4 / 7)
 
