@@ -8,10 +8,9 @@ from counted_page import BITS
 
 HEAD = """## What a 4-bit base learns, on a CPU
 
-    python benchmarks/bits.py --parts task recipe --seeds 0 1 2
-
 The weights of NF4 with double quantization, unpacked to bfloat16 before each product as on a card; sides take turns. The scores are what this is
-about. The seconds are a CPU's, for whoever wants to repeat it, and say nothing of a card's."""
+about. The seconds are a CPU's, for whoever wants to repeat it, and say nothing of a card's. Expected before the runs: the same reward, within what
+seeds differ by."""
 TASK = """The task of "Beside TRL's last PPO trainer": 20 updates of 16 answers of 16 tokens, ten of thirty layers adapted, a programmatic score
 that can be found (0 to 10)."""
 RECIPE = """The quickstart from the base to the last card, everything else as it is shipped. Gold is the rubric's score (0 to 6) on held-out
@@ -23,10 +22,10 @@ def bits_tables(found: dict) -> str:
     if not found:
         return f"{HEAD}\n\nNot measured."
     parts = [HEAD]
-    if found.get("task"):
-        parts += [TASK, task(found["task"])]
-    if found.get("recipe"):
-        parts += [RECIPE, recipe(found["recipe"])]
+    for part, said, table in (("task", TASK, task), ("recipe", RECIPE, recipe)):
+        if rows := found.get(part):
+            seeds = sorted({row["seed"] for row in rows})
+            parts += [f"    python benchmarks/bits.py --parts {part} --seeds {' '.join(map(str, seeds))}", said, table(rows)]
     return "\n\n".join(parts)
 
 

@@ -178,7 +178,7 @@ def _quantization(settings, device: torch.device):
         return None
     if device.type == "cpu" and not settings.allow_cpu_quantization:
         raise UserError(
-            f"model.quantization: '{settings.quantization}' without a GPU is many times slower than 'none'. Set it to none, or "
+            f"model.quantization: '{settings.quantization}' without a GPU is slower than 'none'. Set it to none, or "
             "model.allow_cpu_quantization to true if you want it all the same."
         )
     from transformers import BitsAndBytesConfig

@@ -27,7 +27,7 @@ class ModelConfig(Section):
         False,
         description="states inside adapted layers are made again for the gradient, not kept: less memory, more time",
     )
-    allow_cpu_quantization: bool = Field(False, description="quantize without a GPU, many times slower")
+    allow_cpu_quantization: bool = Field(False, description="quantize without a GPU: less memory, more time")
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     chat_template: str | None = Field(None, description="file with a Jinja chat template, for a model that has none")
     system_prompt: str | None = Field(None, description="put before every conversation that has none")
