@@ -465,8 +465,16 @@ def test_a_replayed_store_gives_the_same_training_set_with_new_row_ids(tmp_path)
 def test_the_order_of_the_ballots_changes_nothing(tmp_path):
     """Also not which judgements of a rater stay under a cap: those of several answers to one prompt are drawn apart."""
     script = play(tmp_path / "votes.sqlite", 0)
+    script.ask("many", *"abcdef")
+    for answer in "abcdef":
+        script.rate(answer, 1, "liz")
     said = read_said(script.store)
     script.store.close()
+    # One of liz's six, and one of somebody else.
+    few = replace(said, ballots=tuple(b for b in said.ballots if b.rater == "liz") + (said.ballots[0],))
+    assert few.ballots[-1].rater != "liz"
+    kept = {learn(replace(few, ballots=few.ballots[n:] + few.ballots[:n]), rater_share=0.5).sha256 for n in range(7)}
+    assert len(kept) == 1
     for number in range(5):
         ballots = random.Random(number).sample(said.ballots, len(said.ballots))
         for share in (1.0, 1 / 3):
@@ -487,8 +495,11 @@ def test_a_training_set_is_another_with_each_kind_of_record_in_it(script):
 
 def test_one_vote_more_or_turned_is_another_training_set(script):
     script.ask("q", "a", "b", "c")
-    hashes = []
+    hashes, ids = [], set()
     for answer, value in (("a", 1), ("b", 1), ("c", 1), ("c", -1)):
         script.rate(answer, value)
-        hashes.append(script.lesson().sha256)
-    assert len(set(hashes)) == 4
+        lesson = script.lesson()
+        hashes.append(lesson.sha256)
+        ids |= {t.id for t in lesson.thumbs}
+    # Four thumbs: one on a, one on b, and two on c.
+    assert len(set(hashes)) == len(ids) == 4
