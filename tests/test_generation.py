@@ -111,6 +111,7 @@ def test_as_it_stands_the_distribution_is_whole_and_is_counted_in_single_precisi
 
 def test_top_k_and_top_p_cut_where_they_say():
     logits = torch.tensor([[4.0, 3.0, 2.0, 1.0]]).log_softmax(-1).repeat(4000, 1)  # 0.644 0.237 0.087 0.032
+    assert set(draw(logits, Sampling(1, 1.0, top_k=1), torch.Generator().manual_seed(0))[0].tolist()) == {0}
     assert set(draw(logits, Sampling(1, 1.0, top_k=2), torch.Generator().manual_seed(0))[0].tolist()) == {0, 1}
     assert set(draw(logits, Sampling(1, 1.0, top_p=0.7), torch.Generator().manual_seed(0))[0].tolist()) == {0, 1}
     assert set(draw(logits, Sampling(1, 1.0, top_p=0.6), torch.Generator().manual_seed(0))[0].tolist()) == {0}
