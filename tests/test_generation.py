@@ -113,6 +113,9 @@ def test_top_k_and_top_p_cut_where_they_say():
     logits = torch.tensor([[4.0, 3.0, 2.0, 1.0]]).log_softmax(-1).repeat(4000, 1)  # 0.644 0.237 0.087 0.032
     assert set(draw(logits, Sampling(1, 1.0, top_k=1), torch.Generator().manual_seed(0))[0].tolist()) == {0}
     assert set(draw(logits, Sampling(1, 1.0, top_k=2), torch.Generator().manual_seed(0))[0].tolist()) == {0, 1}
+    # A row alone, as in a chat: fewer rows than tokens to keep.
+    chance = torch.Generator().manual_seed(0)
+    assert {int(draw(logits[:1], Sampling(1, 1.0, top_k=2), chance)[0]) for _ in range(200)} == {0, 1}
     assert set(draw(logits, Sampling(1, 1.0, top_p=0.7), torch.Generator().manual_seed(0))[0].tolist()) == {0, 1}
     assert set(draw(logits, Sampling(1, 1.0, top_p=0.6), torch.Generator().manual_seed(0))[0].tolist()) == {0}
 

@@ -39,7 +39,11 @@ def logprob(base, config, thumb: Thumb) -> float:
 
 
 def test_it_starts_at_sft_and_moves_towards_what_was_liked(context):
+    told, track = [], context.progress
+    context.progress = lambda *shown, **named: (told.append((*shown, named)), track(*shown, **named))[1]
     metrics = kto.run(context)
+    # Two passes over four batches of eight and one of four.
+    assert told == [(10, "KTO", {"unit": "steps"})]
     first = context.lines[0]
     # The policy and its reference are the same SFT policy: no KL, and 1 − σ(0) a thumb, of which each kind counts half in all.
     assert first["kl"] == 0.0 and metrics["kl_at_start"] == 0.0
@@ -109,9 +113,10 @@ def test_the_answer_of_a_mismatch_is_to_another_question(context):
 
 def test_one_alone_in_the_last_batch_is_learnt_from(context):
     """TRL moves answers on within a batch, where one alone would be its own mismatch. The only thumb of its kind may be that one."""
+    context.config = load_config(Path("configs/smoke.yaml"), [*SETTINGS, "kto.batch_size=4"])
     write_rows(context.inputs["prepare"] / "thumbs.train.jsonl", map(thumb_row, thumbs(1, 8)))
     metrics = kto.run(context)
-    assert (metrics["thumbs_up"], metrics["thumbs_down"], metrics["steps"]) == (1.0, 8.0, 2.0 * metrics["passes"])
+    assert (metrics["thumbs_up"], metrics["thumbs_down"], metrics["steps"]) == (1.0, 8.0, 3.0 * metrics["passes"])
     assert all(math.isfinite(line["loss"]) and line["kl"] >= 0.0 for line in context.lines)
 
 
@@ -150,10 +155,19 @@ def test_it_says_what_it_lacks(context, monkeypatch):
     assert json.dumps(context.lines) == "[]"
 
 
-def test_memory_that_runs_out_is_one_line_with_what_to_lower(context, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), UserError, r"out of memory with 8 thumbs a step\..*Lower kto.batch_size"),
+        # What is about something else stays what it is.
+        (RuntimeError("device-side assert triggered"), RuntimeError, "^device-side assert triggered$"),
+    ],
+    ids=["memory", "another"],
+)
+def test_memory_that_runs_out_is_one_line_with_what_to_lower(context, monkeypatch, error, told, said):
     def full(self, *arguments, **named):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise error
 
     monkeypatch.setattr(torch.optim.AdamW, "step", full)
-    with pytest.raises(UserError, match=r"out of memory with 8 thumbs a step\..*Lower kto.batch_size"):
+    with pytest.raises(told, match=said):
         kto.run(context)
