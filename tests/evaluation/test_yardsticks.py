@@ -188,8 +188,8 @@ def test_texts_of_like_length_are_read_together_and_what_a_smaller_pass_makes_us
         read.append(tuple(batch.mask.shape))
         return plain(batch)
 
-    # Short openings have long continuations, so that the length of a row is neither's.
-    lengths = [(1, 9), (5, 15), (2, 8), (6, 14), (3, 7), (7, 13), (4, 6), (8, 12)]
+    # In the order of neither the openings nor the continuations would like lengths stand together.
+    lengths = [(1, 9), (2, 18), (9, 1), (18, 2), (5, 5), (8, 12), (3, 7), (14, 6)]
     ids = [([7] * a, [8] * b) for a, b in lengths]
     expected = token_logprobs_of(base, POLICY, *zip(*ids, strict=True))
     base.trunk = trunk
