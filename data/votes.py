@@ -112,15 +112,11 @@ def _once(ballots: Sequence[Ballot], left_out: Counter) -> list[Ballot]:
     """Each rater's ballots on the same words once; those of a rater who says both of the same words, not at all."""
     about: dict[tuple, list[Ballot]] = defaultdict(list)
     for b in ballots:
-        thumb = b.kind in ("up", "down")
-        words = b.first if thumb else frozenset((b.first, b.second))
-        about[b.rater, b.prompt, thumb, words].append(b)
+        words = b.first if b.kind in ("up", "down") else frozenset((b.first, b.second))
+        about[b.rater, b.prompt, words].append(b)
     kept = []
     for same in about.values():
-        if (
-            len({(b.kind == "down", b.kind == "tie", b.kind not in ("up", "down", "tie") and b.first) for b in same})
-            > 1
-        ):
+        if len({(b.kind == "down", b.kind != "tie" and b.first) for b in same}) > 1:
             left_out["rater who says both of the same answers"] += len(same)
             continue
         left_out["said again by the same rater"] += len(same) - 1
@@ -136,7 +132,7 @@ def _capped(ballots: Sequence[Ballot], share: float, left_out: Counter) -> list[
     share = max(share, 1 / len(counts))
     most = max(counts.values())
     # Half a millionth: a share such as 1/3 is not exact in binary.
-    while most > 1 and most > share * sum(min(n, most) for n in counts.values()) + 5e-7:
+    while most > share * sum(min(n, most) for n in counts.values()) + 5e-7:
         most -= 1
     by_rater: dict[str, list[Ballot]] = defaultdict(list)
     for ballot in ballots:
@@ -240,11 +236,12 @@ class _OnePrompt:
         for (better, worse), own in pairs.items():
             if worse is None:
                 self.found.notes["edits of answers that cannot be ranked"] += 1
-            elif (better, worse) in self.by_thumbs:
-                self.found.notes["pairs that thumbs and a choice both give, kept once"] += 1
             elif own[0].kind == "tie":
+                # Whichever of the two was shown first: beside thumbs that tell them apart it is a tie all the same.
                 self.found.notes["ties, which are no pair"] += 1
                 self._rank(sorted((better, worse), key=_order), [0, 0])
+            elif (better, worse) in self.by_thumbs:
+                self.found.notes["pairs that thumbs and a choice both give, kept once"] += 1
             else:
                 self._rank([better, worse], [0, 1])
 

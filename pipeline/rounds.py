@@ -142,7 +142,7 @@ def _concluded(file: Path) -> Concluded:
     try:
         end = Concluded(**json.loads(file.read_text(encoding="utf-8")))
         # Before the gates had a place of their own, the line alone named the first of them.
-        return end if end.missed else replace(end, missed=_MISSED.findall(end.why)[:1])
+        return end if end.missed else replace(end, missed=_MISSED.findall(end.why))
     except (ValueError, TypeError):
         raise UserError(f"{file}: damaged. Remove it, and `round` comes to the same end once more.") from None
 

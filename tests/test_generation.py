@@ -1,9 +1,11 @@
 """The sampling loop: right probabilities, padding without effect, rows that leave, and stopping."""
 
+import math
 import threading
 
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.generation import Sampling, draw, sample, stream
 
@@ -31,6 +33,16 @@ def test_logprobs_while_generating_equal_the_teacher_forced_ones(model, tokenize
     answers = sample(model, PROMPTS * 4, Sampling(20, temperature, seed=0), **options(tokenizer))
     for prompt, answer in zip(PROMPTS * 4, answers, strict=True):
         assert answer.logprobs == pytest.approx(teacher_forced(model, prompt, answer.ids, temperature), abs=1e-3)
+
+
+def test_positions_are_counted_from_the_first_token_of_each_prompt():
+    """A learnt vector for each position: under rotations, which see differences alone, all could be shifted unseen."""
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=90, n_positions=32, n_embd=16, n_layer=2, n_head=2)).eval()
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.3)
+    for prompt, answer in zip(PROMPTS, sample(model, PROMPTS, Sampling(12, seed=0), eos_id=-1, pad_id=3), strict=True):
+        assert answer.logprobs == pytest.approx(teacher_forced(model, prompt, answer.ids, 1.0), abs=1e-3)
 
 
 def test_greedy_answers_do_not_depend_on_padding_or_company(model, tokenizer):
@@ -85,9 +97,25 @@ def test_draws_follow_the_softmax():
     assert logprobs.exp() == pytest.approx(expected[drawn])
 
 
+def test_as_it_stands_the_distribution_is_whole_and_is_counted_in_single_precision():
+    """PPO's probabilities: of bfloat16 logits too, as a loop in double precision finds them."""
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0)).mul(4).bfloat16()
+    for sampling in (Sampling(1), Sampling(1, top_k=50), Sampling(1, top_p=1.0)):
+        drawn, logprobs = draw(logits, sampling, torch.Generator().manual_seed(1))
+        exact = [float(row[i]) - math.log(sum(math.exp(float(x)) for x in row)) for row, i in zip(logits, drawn, strict=True)]
+        assert logprobs.tolist() == pytest.approx(exact, abs=1e-5)
+    drawn, logprobs = draw(logits, Sampling(1, 0.0), None)
+    assert drawn.tolist() == [max(range(50), key=lambda i: float(row[i])) for row in logits]
+    assert logprobs.tolist() == [0.0] * 3 and logprobs.dtype == torch.float32
+
+
 def test_top_k_and_top_p_cut_where_they_say():
     logits = torch.tensor([[4.0, 3.0, 2.0, 1.0]]).log_softmax(-1).repeat(4000, 1)  # 0.644 0.237 0.087 0.032
+    assert set(draw(logits, Sampling(1, 1.0, top_k=1), torch.Generator().manual_seed(0))[0].tolist()) == {0}
     assert set(draw(logits, Sampling(1, 1.0, top_k=2), torch.Generator().manual_seed(0))[0].tolist()) == {0, 1}
+    # A row alone, as in a chat: fewer rows than tokens to keep.
+    chance = torch.Generator().manual_seed(0)
+    assert {int(draw(logits[:1], Sampling(1, 1.0, top_k=2), chance)[0]) for _ in range(200)} == {0, 1}
     assert set(draw(logits, Sampling(1, 1.0, top_p=0.7), torch.Generator().manual_seed(0))[0].tolist()) == {0, 1}
     assert set(draw(logits, Sampling(1, 1.0, top_p=0.6), torch.Generator().manual_seed(0))[0].tolist()) == {0}
 
@@ -104,4 +132,4 @@ def test_stop_ends_the_stream_between_two_tokens(model, tokenizer):
 
 def test_an_empty_prompt_is_refused(model, tokenizer):
     with pytest.raises(ValueError, match="at least one prompt token"):
-        sample(model, [[]], Sampling(5), **options(tokenizer))
+        sample(model, [[5], []], Sampling(5), **options(tokenizer))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -38,13 +39,19 @@ def logprob(base, config, thumb: Thumb) -> float:
 
 
 def test_it_starts_at_sft_and_moves_towards_what_was_liked(context):
+    told, track = [], context.progress
+    context.progress = lambda *shown, **named: (told.append((*shown, named)), track(*shown, **named))[1]
     metrics = kto.run(context)
+    # Two passes over four batches of eight and one of four.
+    assert told == [(10, "KTO", {"unit": "steps"})]
     first = context.lines[0]
     # The policy and its reference are the same SFT policy: no KL, and 1 − σ(0) a thumb, of which each kind counts half in all.
     assert first["kl"] == 0.0 and metrics["kl_at_start"] == 0.0
     rows = kto.examples(thumbs(24, 12), open_base(context.config).tokenizer, context.config)[:8]
     assert first["loss"] == pytest.approx(0.5 * sum(0.5 if row["label"] else 1.0 for row in rows) / 8, abs=1e-5)
     assert (metrics["thumbs_up"], metrics["thumbs_down"], metrics["steps"]) == (24, 12, 10)
+    assert (metrics["updates_kept"], metrics["passes"], len(context.lines)) == (10, 2, 10)
+    assert metrics["loss"] == pytest.approx(statistics.fmean(line["loss"] for line in context.lines))
     # Linear: after the warm-up the rate falls by the same amount each step.
     rates = [line["learning_rate"] for line in context.lines]
     falling = rates[rates.index(max(rates)) :]
@@ -63,6 +70,11 @@ def test_it_starts_at_sft_and_moves_towards_what_was_liked(context):
 def test_rows_are_rendered_as_everywhere_and_mismatched_within_their_batch(context):
     tokenizer = open_base(context.config).tokenizer
     rows = kto.examples(thumbs(6, 11), tokenizer, context.config)
+    # In an order that the seed gives: as they come, a batch could hold one kind only.
+    order = [row["prompt_ids"] for row in rows]
+    as_given = [prompt_ids(tokenizer, t.prompt, system_prompt=context.config.model.system_prompt) for t in thumbs(6, 11)]
+    other = kto.examples(thumbs(6, 11), tokenizer, load_config(Path("configs/smoke.yaml"), [*SETTINGS, "seed=1"]))
+    assert order != as_given != [row["prompt_ids"] for row in other] != order and sorted(order) == sorted(as_given)
     # 17 is two batches of 8 and one alone, to which the row before it lends its answer.
     assert len(rows) == 17
     assert rows[16]["KL_completion_ids"] == rows[15]["completion_ids"]
@@ -101,9 +113,10 @@ def test_the_answer_of_a_mismatch_is_to_another_question(context):
 
 def test_one_alone_in_the_last_batch_is_learnt_from(context):
     """TRL moves answers on within a batch, where one alone would be its own mismatch. The only thumb of its kind may be that one."""
+    context.config = load_config(Path("configs/smoke.yaml"), [*SETTINGS, "kto.batch_size=4"])
     write_rows(context.inputs["prepare"] / "thumbs.train.jsonl", map(thumb_row, thumbs(1, 8)))
     metrics = kto.run(context)
-    assert (metrics["thumbs_up"], metrics["thumbs_down"], metrics["steps"]) == (1.0, 8.0, 2.0 * metrics["passes"])
+    assert (metrics["thumbs_up"], metrics["thumbs_down"], metrics["steps"]) == (1.0, 8.0, 3.0 * metrics["passes"])
     assert all(math.isfinite(line["loss"]) and line["kl"] >= 0.0 for line in context.lines)
 
 
@@ -122,10 +135,19 @@ def test_each_kind_of_thumb_counts_half(ups, downs):
     assert desirable * ups == pytest.approx(undesirable * downs) and max(desirable, undesirable) == 1.0
 
 
-def test_it_says_what_it_lacks(context, tmp_path):
+def test_it_says_what_it_lacks(context, monkeypatch):
     file = context.inputs["prepare"] / "thumbs.train.jsonl"
     write_rows(file, map(thumb_row, thumbs(5, 0)))
     with pytest.raises(UserError, match=r"the thumbs \(5\) are all up; it needs both kinds"):
+        kto.run(context)
+    # The longest decides, wherever it stands, with its answer and the answer's end.
+    long = Thumb("long", (Message("user", "why " * 20),), "because " * 10, True)
+    write_rows(file, map(thumb_row, [*thumbs(1, 0), long, *thumbs(0, 2)]))
+    tokenizer = open_base(context.config).tokenizer
+    longest = len(prompt_ids(tokenizer, long.prompt, system_prompt=context.config.model.system_prompt))
+    longest += len(response_ids(tokenizer, long.response))
+    monkeypatch.setattr(kto, "context_of", lambda config: longest - 1)
+    with pytest.raises(UserError, match=f"reward.max_tokens: a prompt with its answer of {longest} tokens exceeds .* {longest - 1}"):
         kto.run(context)
     file.unlink()
     with pytest.raises(UserError, match="no thumbs. Name a file in data.thumbs"):
@@ -133,10 +155,19 @@ def test_it_says_what_it_lacks(context, tmp_path):
     assert json.dumps(context.lines) == "[]"
 
 
-def test_memory_that_runs_out_is_one_line_with_what_to_lower(context, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "told", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), UserError, r"out of memory with 8 thumbs a step\..*Lower kto.batch_size"),
+        # What is about something else stays what it is.
+        (RuntimeError("device-side assert triggered"), RuntimeError, "^device-side assert triggered$"),
+    ],
+    ids=["memory", "another"],
+)
+def test_memory_that_runs_out_is_one_line_with_what_to_lower(context, monkeypatch, error, told, said):
     def full(self, *arguments, **named):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise error
 
     monkeypatch.setattr(torch.optim.AdamW, "step", full)
-    with pytest.raises(UserError, match=r"out of memory with 8 thumbs a step\..*Lower kto.batch_size"):
+    with pytest.raises(told, match=said):
         kto.run(context)

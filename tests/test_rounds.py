@@ -69,6 +69,11 @@ def rows(path: Path) -> list[str]:
 
 
 def test_too_few_votes_say_so_and_leave_everything_as_it_was(base, tmp_path):
+    stage = tmp_path / "r" / "stages" / "ppo"
+    stage.rename(tmp_path / "ppo")
+    with pytest.raises(UserError, match="a round builds on a whole run; not finished: ppo"):
+        rounds.run_round(base(), print)
+    (tmp_path / "ppo").rename(stage)
     with pytest.raises(UserError, match="no votes there yet"):
         rounds.run_round(base(), print)
     vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?"])
@@ -93,6 +98,7 @@ def test_two_rounds_one_promoted_one_not_and_back_again(base, tmp_path, capsys, 
     assert any("left out: records on held-out questions: 1" in line for line in said)
     # The old reward model was asked before the new run was begun.
     asked = next(i for i, line in enumerate(said) if line.startswith("reward model of r on the new votes"))
+    assert not any("nothing independent" in line for line in said)
     assert asked < said.index("prepare …") and first.before["n"] == 3 and first.before["run"] == "r"
     prepared = lambda path: path / "stages" / "prepare"  # noqa: E731
     old = [r.id for side in ("train", "test") for r in load(prepared(run) / f"rankings.{side}.jsonl", "ranked")]
@@ -295,6 +301,8 @@ def test_lone_thumbs_reach_the_reward_model_where_they_have_a_weight(base, tmp_p
     assert rounds.run_round(base(), said.append) is None and said[0].startswith("0 new pairs since")
     assert rounds.run_round(base("reward.thumbs_weight=1.0", "rounds.min_pairs=13"), said.append) is None
     assert said[1].startswith("0 new pairs and 12 new lone thumbs since the last round, 13 are needed")
+    # KTO learns from nothing else.
+    assert rounds.run_round(base("learner=kto", "rounds.min_pairs=13"), said.append) is None and said[2] == said[1]
     end = rounds.run_round(base("reward.thumbs_weight=1.0"), said.append)
     assert (end.counts["lone_thumbs"], end.counts["new_lone_thumbs"], end.counts["new_pairs"]) == (12, 12, 0)
     stages = tmp_path / "r-round-001" / "stages"
@@ -361,6 +369,20 @@ def test_so_few_prompts_that_there_is_no_interval_promote_nobody_and_say_so():
     better, why = rounds._decide(rivals.Gain(0.5, nan, nan, "points", "the rubric", 4), "r (ppo)", -1000.0)
     assert not better and "nan" not in why and "min_gain" not in why
     assert why.startswith("+0.500 points by the rubric over r (ppo) on 4 prompts, too few of them for an interval")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "said"),
+    [
+        # The bound is 0.5: above it is better, on it is not; and nothing is open where all of the interval is at or below it.
+        (0.6, 1.0, True, "+0.800 points [+0.600, +1.000] by the rubric over r (ppo) on 4 prompts; the lower end is above 0.5"),
+        (0.5, 1.1, False, "the lower end is not above 0.5 (rounds.min_gain). Undecided: a gain of less than about 0.30 does not show"),
+        (0.1, 0.5, False, "+0.300 points [+0.100, +0.500] by the rubric over r (ppo) on 4 prompts; the lower end is not above 0.5"),
+    ],
+)
+def test_a_gain_counts_where_its_lower_end_is_above_the_bound(low, high, better, said):
+    found, why = rounds._decide(rivals.Gain((low + high) / 2, low, high, "points", "the rubric", 4), "r (ppo)", 0.5)
+    assert found is better and said in why and ("Undecided" in why) == ("Undecided" in said)
 
 
 def test_a_damaged_or_missing_assistant_is_named_in_a_line(base, tmp_path):
@@ -476,6 +498,7 @@ def test_where_the_rubric_is_not_the_yardstick_the_judge_decides(
     assert (end.gain["value"], end.gain["prompts"]) == (gain_, 4)
     assert (end.gain["low"], end.gain["high"]) == pytest.approx((ends.low - 0.5, ends.high - 0.5))
     assert end.promoted is promoted and "by the judge a-judge over r (ppo) on 4 prompts" in end.why
+    assert not any("nothing independent" in line for line in judged_round.said)
     assert service.present(tmp_path / "r").run == ("r-round-001" if promoted else "r")
 
 

@@ -176,6 +176,30 @@ def test_agreement_is_over_every_two_people_who_judged_the_same(people, three):
     assert found.agreement_of == {"ann": (1, 3), "bob": (1, 3), "eve": (0, 2)}
 
 
+def test_two_people_judge_the_same_only_where_all_that_stood_there_was_the_same(people, three):
+    """Who answered, both answers, the question, what was said before it and the system prompt; not in whose talk, nor on which side."""
+    base, sft, ppo = three
+
+    def asked(rater, *, system="s", before=("q", "a"), question="r", texts=("yes", "no"), models=(ppo, sft), turned=False):
+        talk, at = people.store.start_conversation(rater=rater, system_prompt=system), None
+        for author, content in zip(("human", "model", "human"), (*before, question), strict=True):
+            at = people.store.add_message(talk, parent=at, author=author, content=content, finish=None if author == "human" else "stop")
+        ids = [
+            people.store.add_message(talk, parent=at, author="model", content=text, model=model, finish="stop")
+            for model, text in zip(models, texts, strict=True)
+        ]
+        people.store.compare(*(ids[::-1] if turned else ids), rater=rater, winner="left", blind=True, shown_ms=1)
+        return read_choices(people.store).votes[-1].answers
+
+    first = asked("ann")
+    assert asked("bob", turned=True) == first
+    others = (
+        {"system": "t"}, {"before": ("p", "a")}, {"before": ("q", "b")}, {"question": "p"}, {"texts": ("yes", "maybe")},
+        {"texts": ("no", "yes")}, {"models": (ppo, base)},
+    )  # fmt: skip
+    assert len({first, *(asked("eve", **other) for other in others)}) == 8
+
+
 def test_the_left_side_is_counted_among_votes_for_a_side(people, three):
     _, sft, ppo = three
     for _ in range(6):
@@ -202,13 +226,17 @@ def test_only_the_first_choice_of_a_person_on_two_answers_is_blind(people, three
 
 def test_what_was_not_drawn_here_or_answers_another_question_is_counted_apart(people, three):
     _, sft, ppo = three
-    people.vote(people.model("open-webui", "x", "", ""), people.model("open-webui", "y", "", ""), 1)
+    foreign = people.model("open-webui", "x", "", "")
+    people.vote(foreign, people.model("open-webui", "y", "", ""), 1)
+    people.vote(ppo, foreign, 1)
+    people.vote(foreign, ppo, 1)
+    # The sides change from call to call: once it was the left one that was drawn here, and once the right one.
     one, other = people.vote(ppo, sft, "skip")[0], people.vote(ppo, sft, "skip")[1]
     people.store.compare(one, other, rater="bob", winner="left", blind=True, shown_ms=1)
     people.vote(people.model("other", "sft"), people.model("other", "ppo"), 1)
     found = people.counted(family="r")
     assert found.votes == 0 and found.left_out == {
-        "between answers that were not drawn here": 1,
+        "between answers that were not drawn here": 3,
         "skipped": 2,
         "between answers to different questions": 1,
         "between checkpoints of another run": 1,
@@ -250,7 +278,15 @@ def test_a_checkpoint_is_its_weights_whatever_run_it_stands_in(people):
 
 @pytest.mark.parametrize(
     ("run", "found"),
-    [("r", ("r", 0)), ("r-round-012", ("r", 12)), ("r-round-x", ("r-round-x", 0)), ("-round-1", ("-round-1", 0))],
+    [
+        ("r", ("r", 0)),
+        ("r-round-012", ("r", 12)),
+        ("r-round-012-round-003", ("r-round-012", 3)),
+        ("r-round-x", ("r-round-x", 0)),
+        ("r-round-abc", ("r-round-abc", 0)),
+        ("-round-1", ("-round-1", 0)),
+        ("007", ("007", 0)),
+    ],
 )
 def test_a_run_is_of_the_family_that_its_name_says(run, found):
     assert family_of(run) == found

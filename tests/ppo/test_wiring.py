@@ -261,10 +261,14 @@ def test_the_adaptive_coefficient_follows_the_kl_over_the_updates_episodes(make_
 def test_the_rate_falls_linearly_and_adam_has_the_settings_epsilon(make_ppo):  # noqa: F811
     ppo = make_ppo(updates=4, adam_eps=3e-4, learning_rate=4e-3, value_learning_rate=8e-3)
     assert {g["eps"] for o in (ppo.policy_optimizer, ppo.value_optimizer) for g in o.param_groups} == {3e-4}
-    rates = [
-        (ppo.update(), ppo.policy_optimizer.param_groups[0]["lr"], ppo.value_optimizer.param_groups[0]["lr"])[1:]
-        for _ in range(4)
-    ]
+    rates = []
+    for number in range(4):
+        figures, rollout = ppo.update()
+        rates.append([o.param_groups[0]["lr"] for o in (ppo.policy_optimizer, ppo.value_optimizer)])
+        # What the log says of an update that is not the first.
+        assert (figures["update"], figures["episodes"], figures["learning_rate"]) == (number, 8 * (number + 1), rates[-1][0])
+        assert (figures["score"], figures["entropy"]) == (pytest.approx(statistics.fmean(rollout.scores.tolist())), rollout.entropy)
+        assert figures["micro_batch"] == 2 and 0 < figures["rollout_seconds"] < figures["seconds"]
     assert rates == [pytest.approx((4e-3 * k, 8e-3 * k)) for k in (1, 0.75, 0.5, 0.25)]
     steady = make_ppo(lr_decay=False)
     steady.done = 3
