@@ -49,7 +49,7 @@ def number(value: float) -> str:
     elif size >= 0.0995:
         said = f"{value:.3f}"
     else:
-        said = f"{value:.2g}"
+        said = f"{value:#.2g}"
     return said.replace("-", "−")
 
 
@@ -80,6 +80,11 @@ def interval(entry: Entry | gating.GateResult) -> str:
         for end in (entry.ci_low, entry.ci_high)
     )
     return f"{low} to {high}"
+
+
+def estimate(entry: Entry) -> str:
+    """The value with its interval in brackets, or the word that there is none."""
+    return f"{figure(entry)} ({interval(entry) or 'no interval'})"
 
 
 def gate_value(gate: Gate) -> str:

@@ -206,7 +206,7 @@ def test_how_alike_answers_are_stands_in_both_reports(run):
         with_entries(run, stage, Entry("self_bleu", value, 120, value - 0.02, value + 0.02))
     markdown, html = read(run)
     assert (
-        "| self-BLEU of the answers | 0.140 (0.120 to 0.160) | 0.110 (0.09 to 0.130) | 0.320 (0.300 to 0.340) |"
+        "| self-BLEU of the answers | 0.140 (0.120 to 0.160) | 0.110 (0.090 to 0.130) | 0.320 (0.300 to 0.340) |"
         in markdown
     )
     assert html.count("<figcaption><b>Sameness of answers</b>") == 1 and "How alike 120 answers" in html
