@@ -89,6 +89,13 @@ def _gate_sentence(gates: Sequence[Gate]) -> str:
     return said + (f", {warned} warned" if warned else "") + waiting
 
 
+# Above the tables of all numbers.
+COUNTED = (
+    "n is how many stand behind a number: held-out prompts, or what else it is read from (answers, demonstrations, lists of ranked answers, "
+    "questions with a known answer). An interval is over these; where none stands, none was made."
+)
+
+
 def floor_note(facts: Facts) -> str:
     """How far the reward model is above what needs no language model; empty where that was not measured."""
     for label, pairs in (("clean", "pairs without noise"), ("observed", "pairs as labelled")):
