@@ -139,7 +139,8 @@ def add_handlers(app: FastAPI) -> None:
         kind = request.headers.get("content-type", "")
         if found[0]["loc"] == ("body",) and "json" not in kind.lower():
             # As curl sends it by itself; the body was not even read.
-            message = f"body: sent as {kind.split(';')[0][:60] or 'nothing in particular'}, expected JSON with the header Content-Type: application/json"
+            sent = kind.split(";")[0][:60] or "nothing in particular"
+            message = f"body: sent as {sent}, expected JSON with the header Content-Type: application/json"
         return error_response(422, message, param=".".join(_place(found[0])[1:])[:200] or None)
 
     @app.exception_handler(HTTPException)
