@@ -71,8 +71,10 @@ def test_only_the_first_rows_are_read_when_so_asked(tmp_path, capsys):
 
 
 def test_a_file_that_no_format_reads_names_its_fields(tmp_path):
-    with pytest.raises(UserError, match="fields found: context, response. Rename the fields") as refused:
+    with pytest.raises(UserError, match="fields found: context, response. Rename the fields.*mend what stands below"):
         inspect(str(write(tmp_path / "r.jsonl", {"context": "a", "response": "b"})), None, None, 100)
+    with pytest.raises(UserError, match="fields found: Antwort, Frage. Rename the fields") as refused:
+        inspect(str(write(tmp_path / "r.jsonl", {"Frage": "a", "Antwort": "b"})), None, None, 100)
     # Nothing stands below, so nobody is sent there.
     assert len(refused.value.problems) == 1 and "below" not in refused.value.problems[0]
 
