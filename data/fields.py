@@ -48,6 +48,7 @@ MARKS: tuple[tuple[str, set[str]], ...] = (
     ("scored", {"prompt", "responses"}),
     ("scored_rows", {"prompt", "response", "score"}),
     ("summaries", {"info", "summaries", "choice"}),
+    ("pairs (or ultrafeedback, where chosen holds the whole talk)", {"prompt", "chosen", "rejected"}),
     ("ultrafeedback (or hh, where they are text)", {"chosen", "rejected"}),
     ("sharegpt", {"conversations"}),
     ("thumbs", {"prompt", "completion", "label"}),

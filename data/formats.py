@@ -89,11 +89,31 @@ def from_ultrafeedback(row: dict[str, Any], row_id: str) -> Ranking:
     """{"chosen", "rejected"}: lists of messages that share all but the last. Equal "score_chosen", "score_rejected" are a tie."""
     check_fields(row, need={"chosen", "rejected"}, may={"score_chosen", "score_rejected"}, extras=True)
     chosen, rejected = (messages_in(row[name], name) for name in ("chosen", "rejected"))
+    return preference(id_in(row, row_id), chosen, rejected, topic_in(row), tie=_tied(row))
+
+
+def _tied(row: dict[str, Any]) -> bool:
+    """Whether the scores of a pair, where it has any, are equal."""
     better, worse = (score_in(row, name) for name in ("score_chosen", "score_rejected"))
     if better is not None and worse is not None and better < worse:
         raise ValueError(f"chosen has the lower score: {better:g}, rejected {worse:g}")
-    tie = better is not None and better == worse
-    return preference(id_in(row, row_id), chosen, rejected, topic_in(row), tie=tie)
+    return better is not None and better == worse
+
+
+def from_pairs(row: dict[str, Any], row_id: str) -> Ranking:
+    """{"prompt": text or messages, "chosen", "rejected": text or one assistant message}. Equal scores are a tie, as above.
+
+    The preference rows with an explicit prompt that TRL's trainers read (its documentation, "Dataset formats"). Where the answers
+    hold the question themselves, the formats are `hh` and `ultrafeedback`.
+    """
+    check_fields(row, need={"prompt", "chosen", "rejected"}, may={"score_chosen", "score_rejected"}, extras=True)
+    answers = [answer_in(row[name], name) for name in ("chosen", "rejected")]
+    for name, answer in zip(("chosen", "rejected"), answers, strict=True):
+        if answer.startswith("\n\nHuman:"):
+            raise ValueError(f"{name} is a whole transcript, expected an answer alone; format hh reads transcripts")
+    prompt = prompt_in(row["prompt"])
+    turns = [(*prompt, Message("assistant", answer)) for answer in answers]
+    return preference(id_in(row, row_id), *turns, topic_in(row), tie=_tied(row))
 
 
 def from_ranked(row: dict[str, Any], row_id: str) -> Ranking:
@@ -221,6 +241,7 @@ FORMATS: dict[str, Callable[[dict[str, Any], str], Record | Several | ScoredAnsw
     "sharegpt": from_sharegpt,
     "hh": from_hh,
     "ultrafeedback": from_ultrafeedback,
+    "pairs": from_pairs,
     "ranked": from_ranked,
     "scored": from_scored,
     "scored_rows": from_scored_rows,

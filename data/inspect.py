@@ -41,18 +41,23 @@ def guess(path: Path) -> list[Guess]:
     found = sorted((g for g in found if g.read), key=lambda g: (-g.read, -_fields_asked(g.format_name)))
     if not found:
         broken = [f"{path} row {number}: {row}" for number, row in read if not isinstance(row, dict)]
-        first = _nothing_reads(path, rows) if rows else f"{path}: nothing in it can be read ({many(len(read), 'row')} looked at)."
-        raise UserError([first, *broken[:_REASONS], *_reasons(path, rows)])
+        why = [*broken[:_REASONS], *_reasons(path, rows)]
+        first = (
+            _nothing_reads(path, rows, told_why=bool(why))
+            if rows
+            else f"{path}: nothing in it can be read ({many(len(read), 'row')} looked at)."
+        )
+        raise UserError([first, *why])
     return found
 
 
-def _nothing_reads(path: Path, rows: list[dict]) -> str:
+def _nothing_reads(path: Path, rows: list[dict], *, told_why: bool) -> str:
     columns = sorted({name for row in rows for name in row})
     shown = ", ".join(printable(name) for name in columns) or "none"
     return (
         f"{path}: no format reads it ({many(len(rows), 'row')} looked at); fields found: {shown:.300}"
-        f"{looks_like(set(columns)) or ''}. Rename the fields to those of a format in docs/data.md, mend what stands "
-        "below, or name the format with --format."
+        f"{looks_like(set(columns)) or ''}. Rename the fields to those of a format in docs/data.md"
+        f"{', mend what stands below,' if told_why else ''} or name the format with --format."
     )
 
 
@@ -82,7 +87,7 @@ def _reads(name: str, row: dict) -> bool:
 
 
 # Of two formats that read a row, the one that asks for more says more about it. `prompts` asks least.
-_ASKS = {"prompts": 0, "thumbs_ranked": 1, "oasst_rankings": 3, "scored": 3, "ranked": 3, "thumbs": 3, "scored_rows": 3}
+_ASKS = {"prompts": 0, "thumbs_ranked": 1, "oasst_rankings": 3, "scored": 3, "ranked": 3, "thumbs": 3, "scored_rows": 3, "pairs": 3}
 
 
 def _fields_asked(name: str) -> int:
@@ -90,14 +95,14 @@ def _fields_asked(name: str) -> int:
 
 
 def config_keys(records: list[Record]) -> list[str]:
-    """The keys under `data:` that take records of this kind; none where they are of several kinds."""
+    """The keys under `data:` that take records of this kind, that which more configs need first; none where they are of several kinds."""
     kinds = {type(record) for record in records}
     if len(kinds) != 1:
         return []
     keys = {
         Demonstration: ["demonstrations"],
-        Ranking: ["rankings"],
-        Prompt: ["prompts", "heldout_prompts"],
+        Ranking: ["rankings", "heldout_rankings"],
+        Prompt: ["heldout_prompts", "prompts"],
         Thumb: ["thumbs"],
     }
     return keys.get(kinds.pop(), [])

@@ -18,7 +18,7 @@ from data.records import Message, Ranking, Record, ScoredAnswer, Several, rankin
 from data.sources import files_of, read_rows
 
 # Formats of other projects that compare two answers. Now and then both are the same text.
-PAIR_FORMATS = ("sharegpt", "hh", "ultrafeedback", "summaries")
+PAIR_FORMATS = ("sharegpt", "hh", "ultrafeedback", "pairs", "summaries")
 TIED_SHARE = 0.05
 # Where a row stands: the file's index among those of a directory, and the row's number in it.
 Place = tuple[int, int]

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from data.numbers import many
 from pipeline import cli_data, cli_feedback, cli_standings, stopping
 from pipeline.cli_options import AcceptOption, ConfigOption, Overrides, RunOption, WhyOption, accepting, open_run
 from pipeline.cli_plan import plan
@@ -144,7 +145,7 @@ def status(
     opened = open_run(config, run_name, overrides, must_exist=True)
     steps = all_steps()
     print(f"{opened.path}")
-    problems = []
+    problems, hashed = [], 0
     holder = opened.holder()
     for name, step in steps.items():
         try:
@@ -162,10 +163,13 @@ def status(
         state = f"made with {changed[0]}" if changed else f"done {manifest.environment['seconds']:6.0f} s"
         print(f"  {name:<16} {state}  {summary(manifest)}".rstrip())
         if verify:
+            hashed += 1
             problems += opened.verify(step)
             problems += altered(opened, step.folder)
     if problems:
         raise UserError(problems)
+    if verify:
+        print(f"{many(hashed, 'finished step')} hashed again: every file is as its manifest says")
 
 
 @app.command()
@@ -226,7 +230,9 @@ def main() -> None:
                 # Nothing was asked for: the whole help, as it is.
                 print(error.format_message())
                 sys.exit(0)
-            print(f"{error.format_message().rstrip('.')}. See `python run_pipeline.py --help`.", file=sys.stderr)
+            said = error.format_message().rstrip(".")
+            # A suggestion ends as a question.
+            print(f"{said}{'' if said.endswith('?') else '.'} See `python run_pipeline.py --help`.", file=sys.stderr)
             sys.exit(2)
         raise
 

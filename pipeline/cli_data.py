@@ -143,10 +143,15 @@ def _show_config(source: str, format_name: str, records: list) -> None:
         if pinned is None:
             print("\nThe Hub did not answer, so the commit is yours to fill in after @.")
         source = pinned or source
-    print(f"\n{' or '.join(keys)}; paste into the config:\n\ndata:")
-    for key in keys:
-        lines = yaml.safe_dump({key: source, f"{key}_format": format_name}, sort_keys=False)
-        print("".join(f"  {line}\n" for line in lines.splitlines()), end="")
+    instead = f", or {keys[1]} instead (one file cannot be both)" if keys[1:] else ""
+    print(f"\n{keys[0]}{instead}; paste into the config:\n\ndata:")
+    for place, key in enumerate(keys):
+        # As one line, however long the path is, and as it is written in its own letters.
+        lines = yaml.safe_dump(
+            {key: source, f"{key}_format": format_name}, sort_keys=False, allow_unicode=True, width=float("inf")
+        ).splitlines()
+        # What is pasted as it stands can be trained on: a file that is both is a leak.
+        print("".join(f"  {'# ' if place else ''}{line}\n" for line in lines), end="")
     if keys == ["thumbs"]:
         print(
             "\nThumbs are learned from by KTO (learner: kto) and by the reward model where reward.thumbs_weight is above 0. As rankings, "

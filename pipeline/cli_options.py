@@ -84,7 +84,7 @@ def open_run(
     overrides = overrides or []
     if run_name is not None and not re.fullmatch(RUN_NAME, Path(run_name).name):
         raise UserError(
-            f"--run: a run's name holds letters, digits and . _ - and starts with a letter or digit (got '{run_name}')."
+            f"--run: a run's name holds the letters a to z, digits and . _ - and starts with a letter or digit (got '{Path(run_name).name}')."
         )
     also = partial(wrong_besides, accept=accept, named=run_name) if to_run else None
     if run_name is not None and config is None:
@@ -100,7 +100,7 @@ def open_run(
         loaded = loaded.model_copy(update=update)
     if not re.fullmatch(RUN_NAME, loaded.run_name):
         raise UserError(
-            f"{config}: its name is none for a run, which holds letters, digits and . _ - and starts with a letter or digit. Name the "
+            f"{config}: its name is none for a run, which holds the letters a to z, digits and . _ - and starts with a letter or digit. Name the "
             "run with --run NAME."
         )
     return Run.open(loaded)

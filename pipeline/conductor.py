@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from pipeline.memory import is_out_of_memory
 from pipeline.outdated import outdated
 from pipeline.run import Run
 from pipeline.step import Step
+from pipeline.stopping import Stopped
 
 Say = Callable[[str], None]
 # What a step's line shows of its metrics: the first few of these that it has.
@@ -161,7 +164,9 @@ def _take(
                 ran += _step(run, evaluation, steps, say, anew=evaluation.name in renewed)
                 held.hold(run, evaluation.folder, say)
     finally:
-        _report(run, anew or bool(ran))
+        # A stop can come in the middle of an import that the report needs as well, and then the report is what fails.
+        with suppress(Exception) if isinstance(sys.exception(), Stopped) else nullcontext():
+            _report(run, anew or bool(ran))
     return ran
 
 

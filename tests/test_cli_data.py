@@ -29,6 +29,23 @@ def test_the_config_lines_that_inspect_prints_are_a_config(name, format_name, ca
     assert getattr(config, name) == f"data/seed/{name}.jsonl" and getattr(config, f"{name}_format") == format_name
 
 
+def test_the_config_lines_name_a_file_once_and_in_its_own_letters(tmp_path, capsys):
+    folder = tmp_path / "mein Ordner mit Lücken"
+    folder.mkdir()
+    for name, row, other in (
+        ("prompts", {"prompt": "q"}, "heldout_prompts"),
+        ("rankings", {"prompt": "q", "chosen": "a", "rejected": "b"}, "heldout_rankings"),
+    ):
+        path = write(folder / f"{name}.jsonl", row)
+        inspect(str(path), None, None, 100_000)
+        said = capsys.readouterr().out
+        lines = said[said.rindex("\ndata:\n") :]
+        # A file that trains and measures is a leak, which `data check` refuses: the second stands there as a comment.
+        (one,) = (key for key, value in yaml.safe_load(lines)["data"].items() if value == str(path))
+        assert {one, lines.split("# ")[1].split(":")[0]} == {name, other}
+        assert f": {path}\n" in lines
+
+
 def test_inspect_says_what_would_stop_a_run_and_shows_three_rows(tmp_path, capsys):
     rows = [{"prompt": "x" * n, "completion": "a\x1b[31mb"} for n in (4, 5, 6, 7)] + [{"prompt": "", "completion": "a"}]
     inspect(str(write(tmp_path / "r.jsonl", *rows)), None, None, 100_000)
@@ -54,8 +71,12 @@ def test_only_the_first_rows_are_read_when_so_asked(tmp_path, capsys):
 
 
 def test_a_file_that_no_format_reads_names_its_fields(tmp_path):
-    with pytest.raises(UserError, match="fields found: context, response. Rename the fields"):
+    with pytest.raises(UserError, match="fields found: context, response. Rename the fields.*mend what stands below"):
         inspect(str(write(tmp_path / "r.jsonl", {"context": "a", "response": "b"})), None, None, 100)
+    with pytest.raises(UserError, match="fields found: Antwort, Frage. Rename the fields") as refused:
+        inspect(str(write(tmp_path / "r.jsonl", {"Frage": "a", "Antwort": "b"})), None, None, 100)
+    # Nothing stands below, so nobody is sent there.
+    assert len(refused.value.problems) == 1 and "below" not in refused.value.problems[0]
 
 
 def test_thumbs_have_a_config_line_that_a_config_takes_and_say_what_learns_from_them(tmp_path, capsys):

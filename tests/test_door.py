@@ -163,6 +163,8 @@ def test_status_shows_each_step_and_verify_finds_one_flipped_byte(smoke):
     run = smoke[0]
     done = door("status", "--run", run, "--verify")
     assert done.returncode == 0 and all(f"  {n}" in done.stdout for n in ("prepare", "evaluate-ppo"))
+    # Four stages and four evaluations. Without a word nobody could tell it from a status that hashed nothing.
+    assert done.stdout.endswith("\n8 finished steps hashed again: every file is as its manifest says\n")
     file = run / "stages" / "sft" / "adapter" / "adapter_model.safetensors"
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -350,6 +352,7 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path):
         (("run", "--config", "configs/smoke.yaml", "--accept", "x"), "--accept and --why belong together"),
         (("chat", "--run", "never-made"), "never-made"),
         (("frobnicate",), "No such command"),
+        (("rnu",), "Did you mean 'run'? See `python run_pipeline.py --help`."),
         (("run", "--confg", "x"), "No such option"),
         (("run", "--config", "configs/smoke.yaml", "model.name=./nowhere"), "model.name: no directory nowhere"),
         (
@@ -362,7 +365,8 @@ def test_a_dry_run_refuses_what_the_run_would_refuse(tmp_path):
         ),
         (("sft", "--config", "configs/smoke.yaml"), "'sft' needs prepare"),
         (("status", "--run", "never-made"), "no run there"),
-        (("run", "--run", ".."), "--run: a run's name holds letters"),
+        (("run", "--run", ".."), "--run: a run's name holds the letters a to z"),
+        (("run", "--run", "runs dir/läufe"), "starts with a letter or digit (got 'läufe')."),
         (("run", "--config", "configs/smoke.yaml", "ppo..kl=1"), "should read key=value"),
         (("run", "--config", "configs/smoke.yaml", "ppo.kl_coef=.inf"), "'ppo.kl_coef' should be"),
         (("run", "--config", "configs/smoke.yaml", "evaluation.best_of=[9]"), "command line: 'evaluation.best_of'"),

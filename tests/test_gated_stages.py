@@ -1,13 +1,14 @@
 """No way around a missed gate: not by naming a later stage, and not by an acceptance of something else."""
 
 import json
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from pipeline import cli, conductor
+from pipeline import cli, conductor, stopping
 from pipeline.errors import UserError
 from pipeline.evaluation.cards import Card, Entry, write_card
 from pipeline.step import Step
@@ -53,6 +54,16 @@ def door(monkeypatch, capsys, tmp_path):
 
     call.run, call.gold, call.fails = tmp_path / "r", 1.0, ()
     return call
+
+
+def test_who_stops_in_the_middle_of_an_import_is_told_so_and_nothing_of_a_report_that_cannot_be_made(door, monkeypatch):
+    def stopped(ctx):
+        # As a library leaves it whose import was broken off.
+        monkeypatch.setattr(conductor, "_report", lambda *_: Path(undefined))  # noqa: F821
+        stopping._handle(signal.SIGINT, None)
+
+    monkeypatch.setattr(sys.modules[BODIES], "second", stopped)
+    assert door("run") == (130, ["first", "judged"], "\nthe same command goes on from what is kept\n\nstopped by SIGINT\n")
 
 
 def test_a_later_stage_by_itself_is_stopped_by_the_gate_of_what_it_reads(door):

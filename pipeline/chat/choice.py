@@ -6,9 +6,9 @@ import random
 import time
 from dataclasses import dataclass, field
 
-# What the keys 1 to 4 mean on the page means the same here.
-KEYS = {"1": "left", "2": "right", "3": "tie", "4": "both_bad"}
-HOW = "Which is better? 1 A, 2 B, 3 equally good, 4 both bad; anything else skips"
+# What the keys 1 to 4 mean on the page means the same here; who reads A and B also types a and b.
+KEYS = {"1": "left", "2": "right", "3": "tie", "4": "both_bad", "a": "left", "b": "right"}
+HOW = "Which is better? 1 A, 2 B, 3 equally good, 4 both bad; anything else is asked"
 _SAID = {"left": "A is better", "right": "B is better", "tie": "equally good", "both_bad": "both bad"}
 # Not seeded: nobody may know the sides beforehand.
 _chance = random.SystemRandom()

@@ -84,7 +84,8 @@ def _new(session: Session) -> str:
 def _model(session: Session, name: str) -> str:
     known = session.assistant.checkpoints
     if name not in known:
-        return f"there are {', '.join(known)}; {session.checkpoint} answers now"
+        unknown = f"no model {name}; " if name else ""
+        return f"{unknown}there are {', '.join(known)}; {session.checkpoint} answers now"
     if name == session.checkpoint:
         return f"{name} answers already"
     session.checkpoint = name

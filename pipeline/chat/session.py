@@ -129,7 +129,7 @@ class Session:
         yield from self._drawer.draw(said, self.conversation, turn.question_id, sampling, stop)
 
     def choose(self, key: str) -> str:
-        """Keeps the choice that waits; any other key than 1 to 4 skips it."""
+        """Keeps the choice that waits; what is none of `KEYS` skips it."""
         choice = self.choice
         winner = self.votes.choose(choice, key)
         # Only now: had it not been saved, it would still wait.
@@ -145,7 +145,7 @@ class Session:
         if shown.id is None:
             return "nothing to compare yet: ask something first"
         if name and name not in self.assistant.checkpoints:
-            return f"there are {', '.join(self.assistant.checkpoints)}; {self.checkpoint} answers now"
+            return f"no model {name}; there are {', '.join(self.assistant.checkpoints)}; {self.checkpoint} answers now"
         if shown.own or shown.finish == "stopped" or not shown.text.strip():
             return "only a whole answer of a model can be compared: /retry draws one"
         return ""

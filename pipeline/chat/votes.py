@@ -32,7 +32,7 @@ class Votes:
         self._given.append(before)
 
     def choose(self, choice: Choice, key: str) -> str:
-        """Keeps which of two is better, by the key that was pressed; another than 1 to 4 skips. Returns the winner."""
+        """Keeps which of two is better, by what was typed; what is none of `KEYS` skips. Returns the winner."""
         winner = KEYS.get(key, "skip")
         number = self.store.compare(
             choice.left.id,
@@ -65,6 +65,8 @@ class Votes:
         # Only now: had it not been saved, the vote would still stand.
         self._given.pop()
         done = "choice taken back" if isinstance(last, int) else "vote taken back"
+        if not isinstance(last, int) and last.value:
+            done += f"; {'good' if last.value > 0 else 'bad'} stands again"
         if shown in of:
             return done
         return f"{done}, {'between ' if isinstance(last, int) else 'on '}" + " and ".join(map(_quoted, of.values()))

@@ -122,7 +122,12 @@ def _finite(entry: Entry) -> Entry:
     }
     if not odd:
         return entry
-    said = "; ".join(f"{name} was {number}" for name, number in odd.items())
+    ends = {"ci_low", "ci_high"}
+    if odd.keys() == ends and all(map(math.isnan, odd.values())):
+        # Too few behind it (`statistics.FEWEST`), or too many resamples without an answer.
+        said = f"no interval could be made from n = {entry.n}"
+    else:
+        said = "; ".join(f"{name} was {number}" for name, number in odd.items())
     return replace(entry, **dict.fromkeys(odd), note=f"{entry.note}; {said}" if entry.note else said)
 
 

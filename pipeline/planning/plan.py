@@ -11,7 +11,7 @@ from pipeline.planning.shapes import Shape, shape_of
 
 GB = 1e9
 # Formats whose rankings have two answers. Others have as many as the file shows; where it cannot be looked at, as many as most have.
-_PAIRS, _RANKED = ("hh", "ultrafeedback", "sharegpt", "summaries"), 4
+_PAIRS, _RANKED = ("hh", "ultrafeedback", "pairs", "sharegpt", "summaries"), 4
 # Beside what the formulas name: what torch itself holds on a card, and blocks that its allocator cannot use again.
 CUDA_CONTEXT, FRAGMENTATION = 0.6 * GB, 0.10
 

@@ -52,7 +52,7 @@ def _best_floor(facts: Facts) -> Iterator[str]:
             floor = re.search("“(.+?)”", entry.note)
             yield (
                 f"On the {pairs} the reward model is not measurably better than the best rule without a language model"
-                f"{f', “{floor[1]}”' if floor else ''}: {wording.figure(entry)} ({wording.interval(entry)})."
+                f"{f', “{floor[1]}”' if floor else ''}: {wording.estimate(entry)}."
             )
         return
 

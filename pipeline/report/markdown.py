@@ -250,7 +250,7 @@ def _all_numbers(facts: Facts) -> list[str]:
         rows = [(e.metric, wording.figure(e), wording.interval(e) or "–", e.n, e.note or "–") for e in card.entries]
         lines += ["", f"### {escape(facts.stage_name(stage))}", ""]
         lines += _table(("Metric", "Value", "95 % interval", "n", "Note"), rows)
-    return ["## Every number on the cards", *lines] if lines else []
+    return ["## Every number on the cards", "", sentences.COUNTED, *lines] if lines else []
 
 
 def _run(facts: Facts) -> list[str]:

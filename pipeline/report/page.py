@@ -165,7 +165,7 @@ def _all_numbers(facts: Facts) -> str:
         name = text(facts.stage_name(stage))
         table = markup.table(("Metric", "Value and 95 % interval", "n", "Note"), rows, f"Card of {facts.stage_name(stage)}")
         out.append(f"<details><summary>{name} <small>{len(rows)} numbers</small></summary>{table}</details>")
-    return "".join(out)
+    return f'<p class="intro">{text(sentences.COUNTED)}</p>{"".join(out)}' if out else ""
 
 
 def _run(facts: Facts) -> str:

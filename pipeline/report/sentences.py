@@ -10,7 +10,7 @@ from pipeline.evaluation.cards import is_finite
 from pipeline.evaluation.standings_words import summary as standings_summary
 from pipeline.report.facts import WAITING, Facts, Gate
 from pipeline.report.tables import of_estimate
-from pipeline.report.wording import figure, interval, number
+from pipeline.report.wording import estimate, figure, interval, number
 from reward.rubric import PART_MEANINGS, PART_WEIGHTS
 
 GOLD_NOTE = (
@@ -89,13 +89,22 @@ def _gate_sentence(gates: Sequence[Gate]) -> str:
     return said + (f", {warned} warned" if warned else "") + waiting
 
 
+# Above the tables of all numbers.
+COUNTED = (
+    "n is how many stand behind a number: held-out prompts, or what else it is read from (answers, demonstrations, lists of ranked answers, "
+    "questions with a known answer). An interval is over these; where none stands, none was made."
+)
+
+
 def floor_note(facts: Facts) -> str:
     """How far the reward model is above what needs no language model; empty where that was not measured."""
     for label, pairs in (("clean", "pairs without noise"), ("observed", "pairs as labelled")):
         if entry := facts.entry("reward", f"{label}_accuracy_minus_best_floor"):
             floor, _, levels = entry.note.removeprefix("above ").partition(", the best floor on these pairs: ")
-            said = f"On the {pairs}, the reward model minus the best rule without a language model, {floor}, is {figure(entry)}"
-            return f"{said} ({interval(entry)}). The rules: {levels}." if levels else f"{said} ({interval(entry)})."
+            # What a card adds to its notes where there is no interval stands behind a semicolon.
+            floor, levels = floor.partition(";")[0], levels.partition(";")[0]
+            said = f"On the {pairs}, the reward model minus the best rule without a language model, {floor}, is {estimate(entry)}."
+            return f"{said} The rules: {levels}." if levels else said
     return ""
 
 

@@ -20,8 +20,8 @@ LABELS = {
     "observed_accuracy": "accuracy on observed pairs",
     "length_rule_accuracy": "accuracy of “shorter wins”",
     "bag_of_words_accuracy": "accuracy of a bag of words",
-    "clean_accuracy_minus_best_floor": "clean accuracy minus the best floor",
-    "observed_accuracy_minus_best_floor": "observed accuracy minus the best floor",
+    "clean_accuracy_minus_best_floor": "clean accuracy minus the best simple rule’s",
+    "observed_accuracy_minus_best_floor": "observed accuracy minus the best simple rule’s",
     "self_bleu": "self-BLEU",
     "ece": "calibration error",
     "kl_to_reference": "KL to the reference",
@@ -49,7 +49,7 @@ def number(value: float) -> str:
     elif size >= 0.0995:
         said = f"{value:.3f}"
     else:
-        said = f"{value:.2g}"
+        said = f"{value:#.2g}"
     return said.replace("-", "−")
 
 
@@ -80,6 +80,11 @@ def interval(entry: Entry | gating.GateResult) -> str:
         for end in (entry.ci_low, entry.ci_high)
     )
     return f"{low} to {high}"
+
+
+def estimate(entry: Entry) -> str:
+    """The value with its interval in brackets, or the word that there is none."""
+    return f"{figure(entry)} ({interval(entry) or 'no interval'})"
 
 
 def gate_value(gate: Gate) -> str:

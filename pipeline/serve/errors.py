@@ -102,6 +102,9 @@ def too_large(limit: int) -> JSONResponse:
 
 def _place(error: Mapping) -> list[str]:
     """Where in the body. What is no field but a name of a type, as among several that a field may have, says nothing to a client."""
+    if error["type"] == "json_invalid":
+        # Behind it stands the number of a character.
+        return ["body"]
     return [
         str(p)
         for p in error["loc"]
@@ -112,6 +115,8 @@ def _place(error: Mapping) -> list[str]:
 def _reason(error: Mapping) -> str:
     """What is wrong, without the input itself; of one that is too long its length helps."""
     field = error["loc"][1] if len(error["loc"]) > 1 else None
+    if error["type"] == "json_invalid":
+        return f"not JSON at character {error['loc'][-1]}: {error['ctx']['error']}"
     if error["type"] == "extra_forbidden":
         return "not known here; leave it out"
     if field in NEUTRAL_ONLY:
@@ -131,6 +136,11 @@ def add_handlers(app: FastAPI) -> None:
         # Places and reasons only: the input may be long, private, or no text that JSON can hold.
         lines = dict.fromkeys(f"{'.'.join(_place(e))}: {_reason(e)}" for e in found[:_SHOWN])
         message = "; ".join(lines).encode("utf-8", "replace").decode()
+        kind = request.headers.get("content-type", "")
+        if found[0]["loc"] == ("body",) and "json" not in kind.lower():
+            # As curl sends it by itself; the body was not even read.
+            sent = kind.split(";")[0][:60] or "nothing in particular"
+            message = f"body: sent as {sent}, expected JSON with the header Content-Type: application/json"
         return error_response(422, message, param=".".join(_place(found[0])[1:])[:200] or None)
 
     @app.exception_handler(HTTPException)

@@ -78,7 +78,7 @@ def test_the_next_question_carries_the_conversation_and_new_drops_it(store):
 def test_the_most_trained_answers_first_and_model_switches(store):
     assistant = Scripted("a", "b")
     _, said = run(store, assistant, "q", "/model base", "q", "/model gpt")
-    assert [c for c, _, _ in assistant.asked] == ["ppo", "base"] and "there are base, sft, ppo" in said
+    assert [c for c, _, _ in assistant.asked] == ["ppo", "base"] and "no model gpt; there are base, sft, ppo" in said
 
 
 def test_ctrl_c_stops_only_the_answer_and_keeps_what_was_said(store):
@@ -186,7 +186,8 @@ def test_a_vote_that_cannot_be_saved_is_told_and_the_talk_goes_on(store, monkeyp
 
 
 def test_undo_goes_back_to_the_vote_before_and_its_comment(store):
-    session, _ = run(store, Scripted("a"), "q", "/good so short", "/bad", "/undo")
+    session, said = run(store, Scripted("a"), "q", "/good so short", "/bad", "/undo")
+    assert "vote taken back; good stands again" in said
     answer = session.turns[-1].answer_id
     assert store.rating(answer, "ann") == 1
     assert rows(store, "SELECT comment FROM rating ORDER BY id DESC LIMIT 1") == [("so short",)]

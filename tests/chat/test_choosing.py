@@ -52,10 +52,17 @@ def test_a_choice_of_the_talk_before_is_taken_back_by_name(store):
     assert "choice taken back, between “one” and “two”" in out.getvalue()
 
 
+@pytest.mark.parametrize(("typed", "winner"), [("a", "left"), ("B", "right")])
+def test_the_letters_that_stand_before_the_answers_choose_as_well(store, typed, winner):
+    assistant = Scripted("one", "two", "three")
+    run(store, assistant, "q", "/compare", typed)
+    assert len(assistant.asked) == 2 and rows(store, "SELECT winner FROM comparison") == [(winner,)]
+
+
 def test_anything_else_skips_the_choice_and_is_asked(store):
     assistant = Scripted("one", "two", "three")
     session, said = run(store, assistant, "q", "/compare", "and then?")
-    assert "skipped" in said and assistant.asked[2][1] == ["q", "one", "and then?"]
+    assert "anything else is asked" in said and "skipped" in said and assistant.asked[2][1] == ["q", "one", "and then?"]
     assert rows(store, "SELECT winner FROM comparison") == [("skip",)] and session.choice is None
 
 
@@ -71,7 +78,7 @@ def test_what_cannot_be_compared_is_told(store):
         "/compare",
         "1",
     )
-    assert "nothing to compare yet" in said and "only a whole answer" in said and "there are base, sft, ppo" in said
+    assert "nothing to compare yet" in said and "only a whole answer" in said and "no model gpt; there are base, sft, ppo" in said
     # The second was stopped: there is nothing to choose from, and 1 is a question.
     assert store.stats()["comparisons"] == 0
 

@@ -39,6 +39,7 @@ ROWS = {
         "score_chosen": 8.0,
         "score_rejected": 3.0,
     },
+    "pairs": {"prompt": "q", "chosen": "a", "rejected": "b"},
     "ranked": {"prompt": "q", "responses": ["a", "b"], "ranks": [0, 1]},
     "prompts": {"prompt": [U("q")]},
     "scored": {"prompt": "q", "responses": [{"text": "b", "score": 1}, {"text": "a", "score": 7.5}]},
@@ -83,6 +84,7 @@ def test_each_format_reads_its_row(tmp_path, name):
         "prompts": Prompt("rows-1", Q),
         "hh": Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True)),
         "ultrafeedback": Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True)),
+        "pairs": Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True)),
         "ranked": Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True)),
     }.get(name, Demonstration("rows-1", Q, "a"))
     assert record == expected
@@ -126,6 +128,10 @@ BAD = [
         {"prompt": "q", "completion": "a", "label": True},
         "no field 'chosen'; found 'prompt', 'completion', 'label'; that is the format thumbs; .* 'thumbs_ranked' ranks",
     ),
+    ("pairs", {**ROWS["pairs"], **ROWS["hh"]}, "chosen is a whole transcript.*format hh"),
+    ("pairs", {**ROWS["pairs"], "chosen": [U("q"), A("a")]}, "chosen must be one assistant turn, got 2 turns"),
+    ("pairs", {**ROWS["pairs"], "score_chosen": 1, "score_rejected": 3}, "chosen has the lower score: 1, rejected 3"),
+    ("pairs", {"chosen": "a", "rejected": "b"}, "no field 'prompt'"),
     ("ultrafeedback", ROWS["alpaca"], "no field 'chosen'.*that is the format alpaca"),
     ("messages", ROWS["ranked"], "no field 'messages'.*that is the format ranked"),
     ("prompts", {"prompt": "q", "act": "x"}, "unknown field 'act'; known are id, prompt, topic"),
@@ -204,6 +210,25 @@ def test_fields_that_public_sets_carry_do_no_harm(tmp_path):
 def test_equal_scores_are_a_tie(tmp_path):
     (record,) = load(file_of(tmp_path, {**ROWS["ultrafeedback"], "score_rejected": 8.0}), "ultrafeedback")
     assert record.ranks == (0, 0) and record.pairs() == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ROWS["pairs"],
+        {"prompt": [U("q")], "chosen": [A("a")], "rejected": [A("b")]},
+        {**ROWS["pairs"], "score_chosen": 8.0, "score_rejected": 3.0, "source": "x"},
+    ],
+)
+def test_a_question_with_two_answers_is_guessed_and_read_however_it_is_written(tmp_path, row):
+    path = file_of(tmp_path, row)
+    assert [g.format_name for g in guess(path)] == ["pairs"]
+    assert load(path, "pairs") == [Ranking("rows-1", Q, ("a", "b"), (0, 1), (True, True))]
+
+
+@pytest.mark.parametrize("name", ["hh", "ultrafeedback"])
+def test_a_prompt_beside_whole_talks_makes_them_no_pairs(tmp_path, name):
+    assert [g.format_name for g in guess(file_of(tmp_path, {**ROWS[name], "prompt": "q"}))] == [name]
 
 
 def test_sharegpt_with_two_answers_is_a_ranking(tmp_path):

@@ -37,6 +37,13 @@ def test_a_number_that_is_none_becomes_null_and_the_note_says_so(tmp_path, odd):
     assert entry.note == f"k1; value was {odd}"
 
 
+def test_a_number_without_an_interval_says_so_in_words_and_not_in_names_of_fields(tmp_path):
+    write_card(tmp_path / "card.json", card(Entry("accuracy", 0.6, 3, math.nan, math.nan, note="18 pairs")))
+    (entry,) = read_card(tmp_path / "card.json").entries
+    assert (entry.ci_low, entry.ci_high) == (None, None)
+    assert entry.note == "18 pairs; no interval could be made from n = 3"
+
+
 def test_values_are_the_finite_ones():
     assert card(Entry("a", 1, 1), Entry("b", None, 1), Entry("c", math.nan, 1)).values() == {"a": 1.0}
 

@@ -8,6 +8,7 @@ import pytest
 from pipeline.evaluation.cards import Card, Entry
 from pipeline.report.caveats import caveats
 from pipeline.report.facts import Facts
+from pipeline.report.sentences import floor_note
 
 HEALTHY = {
     "reward": {
@@ -44,6 +45,16 @@ def test_a_healthy_run_has_only_the_doubt_that_every_run_has():
     assert [said.split(";")[0] for said in caveats(facts())] == [
         "Intervals are over the held-out prompts of this one run"
     ]
+
+
+def test_a_floor_without_an_interval_has_no_empty_brackets():
+    cards = changed("reward", "observed_accuracy_minus_best_floor", -0.1, None, None)
+    (said,) = (line for line in caveats(facts(cards)) if "best rule" in line)
+    assert said.endswith("−10.0 pp (no interval).")
+    note = "above “shorter”, the best floor on these pairs: shorter 72.2 %, longer 27.8 %; no interval could be made from n = 3"
+    entry = Entry("observed_accuracy_minus_best_floor", -0.1, 3, unit="share", note=note)
+    told = floor_note(replace(facts(), cards={"reward": Card("reward", (entry,))}))
+    assert told.endswith("“shorter”, is −10.0 pp (no interval). The rules: shorter 72.2 %, longer 27.8 %.")
 
 
 @pytest.mark.parametrize(

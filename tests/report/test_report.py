@@ -201,12 +201,19 @@ def test_what_needs_no_language_model_stands_beside_the_reward_model(run):
     assert html.count("<figcaption><b>By turn</b>") == 1 and "rule: bag of words" in html
 
 
+def test_what_n_counts_is_said_above_the_numbers_of_both_reports(run):
+    markdown, html = read(run)
+    said = "n is how many stand behind a number: "
+    assert markdown.index("## Every number") < markdown.index(said) < markdown.index("| Metric | Value |")
+    assert html.index('id="h-numbers"') < html.index(said) < html.index("<details>", html.index('id="h-numbers"'))
+
+
 def test_how_alike_answers_are_stands_in_both_reports(run):
     for stage, value in (("base", 0.14), ("sft", 0.11), ("ppo", 0.32)):
         with_entries(run, stage, Entry("self_bleu", value, 120, value - 0.02, value + 0.02))
     markdown, html = read(run)
     assert (
-        "| self-BLEU of the answers | 0.140 (0.120 to 0.160) | 0.110 (0.09 to 0.130) | 0.320 (0.300 to 0.340) |"
+        "| self-BLEU of the answers | 0.140 (0.120 to 0.160) | 0.110 (0.090 to 0.130) | 0.320 (0.300 to 0.340) |"
         in markdown
     )
     assert html.count("<figcaption><b>Sameness of answers</b>") == 1 and "How alike 120 answers" in html

@@ -190,6 +190,23 @@ def test_a_mistake_is_told_at_its_field_and_not_by_names_of_types(serve):
     assert "function" not in error["message"] and "list[" not in error["message"] and "body.stop: " in error["message"]
 
 
+def test_a_body_that_is_no_json_is_told_where_and_one_without_the_header_which_it_lacks(serve):
+    client = serve()
+
+    def error(content, kind):
+        said = client.post("/v1/chat/completions", content=content, headers={"content-type": kind})
+        assert said.status_code == 422
+        return said.json()["error"]
+
+    # The comma is the 18th character, and after it comes no name.
+    broken = error(b'{"model": "ppo", }', "application/json")
+    assert broken["message"].startswith("body: not JSON at character 17: ") and broken["param"] is None
+    form = error(json.dumps(ASK).encode(), "application/x-www-form-urlencoded")
+    assert form["message"] == (
+        "body: sent as application/x-www-form-urlencoded, expected JSON with the header Content-Type: application/json"
+    )
+
+
 @pytest.mark.parametrize(
     ("sent", "said"),
     [

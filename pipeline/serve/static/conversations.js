@@ -50,6 +50,8 @@ export async function settle(answer) {
   }
   if (!told && state.live?.start) {
     state.live.lost = answer;
+    // Nothing more will come: no word is waited for, and no cursor stands behind the last one.
+    Object.values(state.live.sides).forEach((side) => { side.done = true; });
     redraw();
     return;
   }

@@ -1,5 +1,7 @@
 """A talk on the page: its stream, its end, what fails, and what the next answer is drawn with."""
 
+import json
+
 import pytest
 from browsing import answered, ask, off
 
@@ -59,6 +61,16 @@ def test_what_was_heard_stays_until_the_server_is_there_again(visit, store):
     answered(page, 2)
     assert [content for _, content in page.assistant.asked[1][1]] == ["hi", "one two three", "and then?"]
     assert all("Failed to load" in line for line in page.wrong)
+
+
+def test_an_answer_whose_server_is_gone_is_not_thinking_any_more(visit):
+    page = visit("never asked")
+    start = {"type": "start", "conversation": "c", "question": "q", "answers": {"only": "a"}, "duel": None}
+    page.route("**/api/turn", lambda route: route.fulfill(content_type="text/event-stream", body=f"data: {json.dumps(start)}\n\n"))
+    page.route("**/api/conversations**", lambda route: route.abort())
+    ask(page)
+    page.wait_for_selector("text=Look again")
+    assert page.locator("text=thinking").count() == 0 and page.locator(".cursor").count() == 0
 
 
 def test_how_an_answer_ended_is_told_to_who_does_not_see_it(visit):
