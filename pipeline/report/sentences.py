@@ -91,8 +91,8 @@ def _gate_sentence(gates: Sequence[Gate]) -> str:
 
 # Above the tables of all numbers.
 COUNTED = (
-    "n is how many stand behind a number: held-out prompts, or what else it is read from (answers, demonstrations, lists of ranked answers, "
-    "questions with a known answer). An interval is over these; where none stands, none was made."
+    "n is how many stand behind a number: held-out prompts, or what else it is read from (answers, the questions of demonstrations "
+    "or rankings, questions with a known answer). An interval is over these; where none stands, none was made."
 )
 
 
