@@ -47,12 +47,13 @@ def rounds(overrides: Overrides = None, config: ConfigOption = None, run_name: R
     for end in ended:
         right = end.before and end.before["value"]
         known = f"; old reward model {right:.0%} right on them" if right is not None else ""
+        made = service.InService(end.run, LAST, end.number)
+        serves = "; in service now" if (made.run, made.stage) == (now.run, now.stage) else ""
         print(
-            f"  {end.number:03d}  {'promoted    ' if end.promoted else 'not promoted'}  {many(end.counts['new_pairs'], 'new pair')}{known}"
+            f"  {end.number:03d}  {'promoted    ' if end.promoted else 'not promoted'}  {many(end.counts['new_pairs'], 'new pair')}{known}{serves}"
         )
         print(f"       {end.why}")
         _doubt(end)
-        made = service.InService(end.run, LAST, end.number)
         # Beside the one that it was made to replace, and beside the one that answers now where that is another.
         for rival in {(was.run, was.stage): was for was in (against(opened.path, end.number), now)}.values():
             if said := people(made, rival):

@@ -217,3 +217,17 @@ def test_a_file_from_before_there_were_reasons_is_read(base, tmp_path):
     row = {"run": "r", "stage": "ppo", "round": 0, "since": "2026-01-01 00:00:00"}
     (tmp_path / "r" / service.SERVICE).write_text(json.dumps({"history": [row]}), encoding="utf-8")
     assert service.present(tmp_path / "r") == service.InService("r", "ppo", 0, "2026-01-01 00:00:00", "")
+
+
+def test_the_list_of_rounds_says_which_one_serves_also_where_it_was_put_there_by_hand(base, capsys, monkeypatch):
+    monkeypatch.setattr("pipeline.cli_rounds.open_run", lambda *a, **k: base())
+
+    def serving():
+        show_rounds()
+        return [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.endswith("; in service now")]
+
+    assert serving() == ["001"]
+    rounds.roll_back(base(), 2)
+    assert serving() == ["002"]
+    rounds.roll_back(base(), 0)
+    assert serving() == []
