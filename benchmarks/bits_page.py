@@ -5,6 +5,7 @@ from __future__ import annotations
 from statistics import fmean, median
 
 from counted_page import BITS
+from seeds import cell
 
 HEAD = """## What a 4-bit base learns, on a CPU
 
@@ -50,15 +51,8 @@ def recipe(rows: list[dict]) -> str:
     for row in rows:
         f = row["figures"]
         cells = [
-            str(row["seed"]), BITS[row["bits"]], _cell(f["base"]["gold"]), _cell(f["sft"]["gold"]), _cell(f["reward"]["clean_accuracy"]),
-            f"**{_cell(f['ppo']['gold_minus_sft'])}**", _cell(f["ppo"]["kl_to_reference"]), f"{sum(row['seconds'].values()) / 60:.0f}",
+            str(row["seed"]), BITS[row["bits"]], cell(f["base"], "gold"), cell(f["sft"], "gold"), cell(f["reward"], "clean_accuracy"),
+            f"**{cell(f['ppo'], 'gold_minus_sft')}**", cell(f["ppo"], "kl_to_reference"), f"{sum(row['seconds'].values()) / 60:.0f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _cell(entry: dict | None) -> str:
-    if entry is None or entry["value"] is None:
-        return "–"
-    interval = f" ({entry['ci_low']:.2f} to {entry['ci_high']:.2f})" if entry["ci_low"] is not None else ""
-    return f"{entry['value']:.2f}{interval}"

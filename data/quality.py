@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -30,6 +30,11 @@ def first_turn_key(messages: Sequence[Message]) -> str:
 def question_of(record: Record) -> str:
     """What a record asks. Records of one question resemble each other: they stand on one side of a split, and are one draw of an interval."""
     return first_turn_key(prompt_of(record))
+
+
+def questions_of(records: Iterable[Record], parts: Iterable[Sized]) -> list[str]:
+    """The question of each record as often as it has parts (pairs, tokens), read from it once."""
+    return [question for record, own in zip(records, parts, strict=True) for question in [question_of(record)] * len(own)]
 
 
 def repeated_questions(records: Iterable[Record]) -> Odd:

@@ -13,7 +13,7 @@ from scipy import sparse
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from data.quality import first_turn_key
+from data.quality import questions_of
 from data.records import Ranking
 
 Floats = NDArray[np.float64]
@@ -56,7 +56,7 @@ class BagOfWords:
         lists = [(r, pairs) for r in rankings if (pairs := r.pairs())]
         pairs = [(r.responses[b], r.responses[w]) for r, own in lists for b, w in own]
         weights = [1 / len(own) for _, own in lists for _ in own]
-        return BagOfWords().fit(pairs, weights, [first_turn_key(r.prompt) for r, own in lists for _ in own])
+        return BagOfWords().fit(pairs, weights, questions_of([r for r, _ in lists], [own for _, own in lists]))
 
     def fit(
         self, pairs: Sequence[Pair], weights: Sequence[float] | None = None, questions: Sequence[Hashable] | None = None

@@ -82,10 +82,8 @@ def _new(session: Session) -> str:
 
 
 def _model(session: Session, name: str) -> str:
-    known = session.assistant.checkpoints
-    if name not in known:
-        unknown = f"no model {name}; " if name else ""
-        return f"{unknown}there are {', '.join(known)}; {session.checkpoint} answers now"
+    if name not in session.assistant.checkpoints:
+        return session.models(name)
     if name == session.checkpoint:
         return f"{name} answers already"
     session.checkpoint = name

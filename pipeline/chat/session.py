@@ -139,13 +139,18 @@ class Session:
         self.turns[-1].shown = choice.better(winner)
         return choice.verdict(winner)
 
+    def models(self, missing: str = "") -> str:
+        """Which there are, and that one is not among them."""
+        said = f"no model {missing}; " if missing else ""
+        return f"{said}there are {', '.join(self.assistant.checkpoints)}; {self.checkpoint} answers now"
+
     def comparable(self, name: str) -> str:
         """Why no second answer can be set beside the last one; empty when one can."""
         shown = self.shown
         if shown.id is None:
             return "nothing to compare yet: ask something first"
         if name and name not in self.assistant.checkpoints:
-            return f"no model {name}; there are {', '.join(self.assistant.checkpoints)}; {self.checkpoint} answers now"
+            return self.models(name)
         if shown.own or shown.finish == "stopped" or not shown.text.strip():
             return "only a whole answer of a model can be compared: /retry draws one"
         return ""

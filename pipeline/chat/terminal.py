@@ -69,8 +69,9 @@ def _hear(session: Session, line: str, screen: Console, share: float) -> None:
     name, rest = [*line.split(None, 1), ""][:2]
     name = name.lower()
     if session.choice is not None:
-        say(screen, session.choose(line.lower()))
-        if line.lower() in KEYS:
+        key = line.lower()
+        say(screen, session.choose(key))
+        if key in KEYS:
             return
     if name == "/retry" and session.turns:
         of = place(session)[1] + 1

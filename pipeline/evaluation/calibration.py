@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.quality import question_of
+from data.quality import questions_of
 from data.records import Ranking
 from pipeline.disk import write_json
 from pipeline.evaluation.statistics import cluster_share
@@ -43,7 +43,8 @@ def bins_of(
         scores: the reward model's, of every answer.
         pairs: (better, worse) indices of every ranking.
     """
-    gaps = [(m, question_of(r)) for r, s, own in zip(rankings, scores, pairs, strict=True) for m in margins(s, own)]
+    found = [m for s, own in zip(scores, pairs, strict=True) for m in margins(s, own)]
+    gaps = list(zip(found, questions_of(rankings, pairs), strict=True))
     gaps.sort(key=lambda gap: abs(gap[0]))
     out = []
     for chunk in np.array_split(np.arange(len(gaps)), min(bins, len(gaps)) or 1):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.quality import question_of
+from data.quality import questions_of
 from data.records import Ranking
 from pipeline.evaluation.cards import Entry
 from pipeline.evaluation.metrics import words
@@ -44,7 +44,7 @@ def floor_entries(
     """
     prefix = "" if label == "clean" else f"{label}_"
     named = (f"{prefix}bag_of_words_accuracy", f"{label}_accuracy_minus_best_floor")
-    clusters = [question_of(r) for r, own in zip(rankings, pairs, strict=True) for _ in own]
+    clusters = questions_of(rankings, pairs)
     if not clusters:
         return [Entry(name, math.nan, 0, unit="share", note="no pair to compare") for name in named]
     lengths = word_counts(rankings)

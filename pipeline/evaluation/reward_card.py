@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from data.numbers import many
-from data.quality import question_of
+from data.quality import question_of, questions_of
 from data.records import Ranking
 from pipeline.evaluation.cards import Entry, estimated
 from pipeline.evaluation.length import accuracy_by_length, within_prompt_correlation
@@ -82,11 +82,11 @@ def turn_entries(rankings: Sequence[Ranking], scores, pairs: Pairs) -> list[Entr
         return []
     out = []
     for name, chosen in buckets.items():
-        outcomes = [(x, question_of(rankings[k])) for k in chosen for x in pair_outcomes(scores[k], pairs[k])]
-        if not outcomes:
+        values = [x for k in chosen for x in pair_outcomes(scores[k], pairs[k])]
+        clusters = questions_of([rankings[k] for k in chosen], [pairs[k] for k in chosen])
+        if not values:
             out.append(Entry(f"accuracy_turn_{name}", math.nan, 0, unit="share", note="no pair of so many turns"))
             continue
-        values, clusters = zip(*outcomes, strict=True)
         value, low, high = cluster_share(values, clusters)
         note = f"{many(len(values), 'pair')}, labels as given"
         out.append(Entry(f"accuracy_turn_{name}", value, len(set(clusters)), low, high, "share", note))
@@ -146,11 +146,11 @@ def length_entries(rankings: Sequence[Ranking], scores, golds, pairs: Pairs) -> 
 
 def accuracy_entries(label: str, rankings: Sequence[Ranking], scores, pairs, *, short: bool = False) -> list[Entry]:
     """Pair accuracy with an interval over questions; calibration and margin too unless `short`."""
-    outcomes = [(o, question_of(r)) for r, s, p in zip(rankings, scores, pairs, strict=True) for o in pair_outcomes(s, p)]
+    values = [o for s, p in zip(scores, pairs, strict=True) for o in pair_outcomes(s, p)]
+    clusters = questions_of(rankings, pairs)
     name = label if short else f"{label}_accuracy"
-    if not outcomes:
+    if not values:
         return [Entry(name, math.nan, 0, unit="share", note="no pair to compare")]
-    values, clusters = zip(*outcomes, strict=True)
     entry = estimated(name, cluster_share(values, clusters), len(set(clusters)), "share", f"{many(len(values), 'pair')}")
     if short:
         return [entry]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from data.quality import question_of
+from data.quality import questions_of
 from data.records import Demonstration, Prompt, Ranking
 from pipeline.adapters import REFERENCE, SharedBase
 from pipeline.evaluation.answers import AnswerRow
@@ -73,7 +73,7 @@ def response_nll(base: SharedBase, role: str, demonstrations: Sequence[Demonstra
     prompts = [prompt_ids(tokenizer, d.prompt, system_prompt=config.model.system_prompt) for d in demonstrations]
     responses = [response_ids(tokenizer, d.response) for d in demonstrations]
     found = token_logprobs_of(base, role, prompts, responses, 1.0)
-    return [-x for row in found for x in row], [question_of(d) for d, row in zip(demonstrations, found, strict=True) for _ in row]
+    return [-x for row in found for x in row], questions_of(demonstrations, found)
 
 
 def kl_to_reference(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from data.loading import PAIR_FORMATS
 from pipeline.memory import LISTS_AT_ONCE, READ_AT_ONCE
 from pipeline.planning import memory
 from pipeline.planning.rows import answers_of, rows_of
 from pipeline.planning.shapes import Shape, shape_of
 
 GB = 1e9
-# Formats whose rankings have two answers. Others have as many as the file shows; where it cannot be looked at, as many as most have.
-_PAIRS, _RANKED = ("hh", "ultrafeedback", "pairs", "sharegpt", "summaries"), 4
+# Answers of a ranking in a format other than of pairs, where the file cannot be looked at: as many as most have.
+_RANKED = 4
 # Beside what the formulas name: what torch itself holds on a card, and blocks that its allocator cannot use again.
 CUDA_CONTEXT, FRAGMENTATION = 0.6 * GB, 0.10
 
@@ -223,7 +224,7 @@ def _ranking_width(config, borrowed: int) -> int:
     """Tokens of a ranking, which is one row: its prompt, and its answers side by side, each as long as it may be."""
     data = config.data
     seen = answers_of(data.rankings) if data.rankings_format == "ranked" else None
-    answers = (2 if data.rankings_format in _PAIRS else seen or _RANKED) + borrowed
+    answers = (2 if data.rankings_format in PAIR_FORMATS else seen or _RANKED) + borrowed
     prompt = min(config.data.max_prompt_tokens, config.reward.max_tokens)
     return prompt + answers * (config.reward.max_tokens - prompt)
 
