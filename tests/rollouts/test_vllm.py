@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 
 import pytest
 import torch
@@ -18,6 +19,12 @@ from pipeline.rollouts.engine import InProcess, open_engine
 from reward.model import ScalarHead, score
 
 PROMPTS = [PromptIds(Prompt(f"p{i}", (Message("user", f"q {i}"),)), tuple(range(20 + i, 25 + 2 * i))) for i in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def folders_that_pytest_clears(tmp_path_factory, monkeypatch):
+    """An engine that no test closes would leave its adapters in the machine's own folder for good."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
 
 
 @pytest.fixture
