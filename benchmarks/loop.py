@@ -343,7 +343,7 @@ class Bench:
         if not (run / "evaluation" / "ppo" / "answers.jsonl").exists():
             return None
         found = gain(run, "ppo", self.work / over, "ppo", Run.load(self.work / "start").config, None)
-        return {"value": found.value, "ci_low": found.low, "ci_high": found.high, "prompts": found.prompts}
+        return {"value": found.value, "ci_low": found.low, "ci_high": found.high, "prompts": found.questions}
 
     def _call(self, *command: str) -> None:
         subprocess.run([sys.executable, "run_pipeline.py", *command], cwd=ROOT, check=True)

@@ -109,7 +109,7 @@ def run_round(base: Run, say: Say, accept: dict[str, str] | None = None) -> Conc
 
 def _decide(found: Gain, over: str, least: float) -> tuple[bool, str]:
     """Whether the round's assistant goes into service in place of the one called `over`, and the line that says why."""
-    beside = f"by {found.by} over {over} on {many(found.prompts, 'prompt')}"
+    beside = f"by {found.by} over {over} on {many(found.questions, 'question')}"
     if math.isnan(found.low):
         return False, (
             f"{found.value:+.3f} {found.unit} {beside}, too few of them for an interval, without which nothing shows a gain; more of "

@@ -38,7 +38,7 @@ def prompt_ids(
     Raises:
         PromptTooLong: the last user turn alone is longer than `max_tokens`.
     """
-    turns = _with_system(messages, system_prompt)
+    turns = with_system(messages, system_prompt)
     first = 1 if turns and turns[0].role == "system" else 0
     ids = _render(tokenizer, turns, add_generation_prompt=True)
     while max_tokens is not None and len(ids) > max_tokens:
@@ -67,7 +67,7 @@ def template_sha256(tokenizer, system_prompt: str | None = None) -> str:
 
 def prompt_lengths(tokenizer, prompts: Sequence[Sequence[Message]], *, system_prompt: str | None = None) -> list[int]:
     """Tokens of each conversation, as `prompt_ids` would give them; fast, because the template runs once for each order of roles."""
-    turns = [_with_system(messages, system_prompt) for messages in prompts]
+    turns = [with_system(messages, system_prompt) for messages in prompts]
     contents = iter(text_lengths(tokenizer, [m.content for messages in turns for m in messages]))
     template: dict[tuple[str, ...], int] = {}
     lengths = []
@@ -106,7 +106,8 @@ def _all_cores() -> Iterator[None]:
             os.environ["TOKENIZERS_PARALLELISM"] = before
 
 
-def _with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
+def with_system(messages: Sequence[Message], system_prompt: str | None) -> list[Message]:
+    """The conversation under the config's system prompt; one that brings its own keeps that."""
     turns = list(messages)
     if system_prompt and (not turns or turns[0].role != "system"):
         turns.insert(0, Message("system", system_prompt))

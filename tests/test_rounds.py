@@ -114,7 +114,7 @@ def test_two_rounds_one_promoted_one_not_and_back_again(base, tmp_path, capsys, 
     vote(database, "bob", ["four?", "five?", "six?"])
     second = rounds.run_round(base("rounds.min_gain=1000"), said.append)
     assert (second.promoted, second.counts["new_pairs"], second.counts["rankings"]) == (False, 3, 6)
-    assert "over r-round-001 (ppo) on 4 prompts; the lower end is not above 1000 (rounds.min_gain)" in second.why
+    assert "over r-round-001 (ppo) on 4 questions; the lower end is not above 1000 (rounds.min_gain)" in second.why
     assert second.before["run"] == "r-round-001" and asked_of == ["r", "r-round-001"]
     assert service.present(run).round == 1
     assert rounds.concluded(run) == [first, second]
@@ -357,7 +357,7 @@ def test_the_gain_is_the_mean_over_prompts_of_the_difference(base, tmp_path):
     old = answers(tmp_path / "old", {"p": [1.0, 1.0], "q": [3.0, 5.0]})
     found = gain(new, "ppo", old, "ppo", config, progress.track)
     # Means: p 2 against 1, q 5 against 4.
-    assert (found.value, found.low, found.high, found.prompts) == (1.0, 1.0, 1.0, 2)
+    assert (found.value, found.low, found.high, found.questions) == (1.0, 1.0, 1.0, 2)
     with pytest.raises(UserError, match="different prompts"):
         gain(new, "ppo", answers(tmp_path / "other", {"p": [1.0]}), "ppo", config, progress.track)
     blind = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"gold": "none"})})
@@ -368,16 +368,16 @@ def test_so_few_prompts_that_there_is_no_interval_promote_nobody_and_say_so():
     nan = float("nan")
     better, why = rounds._decide(rivals.Gain(0.5, nan, nan, "points", "the rubric", 4), "r (ppo)", -1000.0)
     assert not better and "nan" not in why and "min_gain" not in why
-    assert why.startswith("+0.500 points by the rubric over r (ppo) on 4 prompts, too few of them for an interval")
+    assert why.startswith("+0.500 points by the rubric over r (ppo) on 4 questions, too few of them for an interval")
 
 
 @pytest.mark.parametrize(
     ("low", "high", "better", "said"),
     [
         # The bound is 0.5: above it is better, on it is not; and nothing is open where all of the interval is at or below it.
-        (0.6, 1.0, True, "+0.800 points [+0.600, +1.000] by the rubric over r (ppo) on 4 prompts; the lower end is above 0.5"),
+        (0.6, 1.0, True, "+0.800 points [+0.600, +1.000] by the rubric over r (ppo) on 4 questions; the lower end is above 0.5"),
         (0.5, 1.1, False, "the lower end is not above 0.5 (rounds.min_gain). Undecided: a gain of less than about 0.30 does not show"),
-        (0.1, 0.5, False, "+0.300 points [+0.100, +0.500] by the rubric over r (ppo) on 4 prompts; the lower end is not above 0.5"),
+        (0.1, 0.5, False, "+0.300 points [+0.100, +0.500] by the rubric over r (ppo) on 4 questions; the lower end is not above 0.5"),
     ],
 )
 def test_a_gain_counts_where_its_lower_end_is_above_the_bound(low, high, better, said):
@@ -495,9 +495,9 @@ def test_where_the_rubric_is_not_the_yardstick_the_judge_decides(
     end = judged_round(judge_at(lambda a, b: "[[A]]" if likes in a else "[[B]]"))
     # Every comparison won, or lost, in both orders: four of them, which is not to be sure of all.
     ends = binomtest(4 if promoted else 0, 4).proportion_ci(method="wilson")
-    assert (end.gain["value"], end.gain["prompts"]) == (gain_, 4)
+    assert (end.gain["value"], end.gain["questions"]) == (gain_, 4)
     assert (end.gain["low"], end.gain["high"]) == pytest.approx((ends.low - 0.5, ends.high - 0.5))
-    assert end.promoted is promoted and "by the judge a-judge over r (ppo) on 4 prompts" in end.why
+    assert end.promoted is promoted and "by the judge a-judge over r (ppo) on 4 questions" in end.why
     assert not any("nothing independent" in line for line in judged_round.said)
     assert service.present(tmp_path / "r").run == ("r-round-001" if promoted else "r")
 

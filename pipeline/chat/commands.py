@@ -126,8 +126,16 @@ def _set(session: Session, text: str) -> str:
 
 def _stats(session: Session) -> str:
     stats = session.store.stats()
+    said = ", ".join(
+        many(count, *words)
+        for count, *words in (
+            (stats["comparisons"], "choice between two answers", "choices between two answers"),
+            (stats["wordings"], "answer in other words", "answers in other words"),
+        )
+        if count
+    )
     return (
-        f"{stats['up']} good and {stats['down']} bad of {many(stats['answers'], 'answer')} (conversations: {stats['conversations']}), "
+        f"{stats['up']} good and {stats['down']} bad of {many(stats['answers'], 'answer')} (conversations: {stats['conversations']}){said and ', '}{said}, "
         f"kept in {session.store.path}"
     )
 

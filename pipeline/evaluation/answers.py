@@ -8,18 +8,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from data.errors import UserError
-from data.records import Prompt
+from data.quality import question_of
+from data.records import Message, Prompt
 from pipeline.adapters import SharedBase
 from pipeline.context import context_of, no_room_to_draw
 from pipeline.generation import Sample, Sampling, sample
 from pipeline.memory import MicroBatch
-from pipeline.template import prompt_ids
+from pipeline.template import prompt_ids, with_system
 from reward.rubric import gold, rubric_parts
 
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """One answer and what was measured of it. `gold` is the rubric's score, or the test model's; `parts` are the rubric's alone."""
+    """One answer and what was measured of it. `gold` is the rubric's score, or the test model's; `parts` are the rubric's alone.
+    `prompt` is the conversation as `read_out` gives it, `question` what it begins with (`data.quality.question_of`)."""
 
     prompt_id: str
     topic: str | None
@@ -32,6 +34,19 @@ class AnswerRow:
     gold: float | None = None
     parts: dict[str, float] | None = None
     proxy: float | None = None
+    question: str | None = None
+
+    @property
+    def cluster(self) -> str:
+        """What an interval draws it with: all answers to its question, or to its prompt where earlier code kept no question."""
+        return self.prompt_id if self.question is None else self.question
+
+
+def read_out(messages: Sequence[Message]) -> str:
+    """A conversation for a person, or a model that judges, to read: a question by itself as it stands, more turns with who said each."""
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in messages)
 
 
 def answer_prompts(
@@ -76,13 +91,12 @@ def answer_prompts(
     rows = []
     for (prompt, _, number), answer in zip(asked, drawn, strict=True):
         text = tokenizer.decode(answer.ids[:-1] if answer.finished else answer.ids, skip_special_tokens=True)
-        question = prompt.messages[-1].content
-        parts = rubric_parts(question, text, answer.finished) if settings.gold == "rubric" else None
+        parts = rubric_parts(prompt.messages[-1].content, text, answer.finished) if settings.gold == "rubric" else None
         rows.append(
             AnswerRow(
                 prompt_id=prompt.id,
                 topic=prompt.topic,
-                prompt=question,
+                prompt=read_out(with_system(prompt.messages, config.model.system_prompt)),
                 sample=number,
                 answer=text,
                 finished=answer.finished,
@@ -90,6 +104,7 @@ def answer_prompts(
                 ids=answer.ids,
                 gold=gold(parts) if parts is not None else None,
                 parts=parts,
+                question=question_of(prompt),
             )
         )
     return rows

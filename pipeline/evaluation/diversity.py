@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from pipeline.evaluation.answers import AnswerRow
-from pipeline.evaluation.cards import Entry
+from pipeline.evaluation.cards import Entry, estimated
 from pipeline.evaluation.metrics import words
 from pipeline.evaluation.statistics import cluster_bootstrap, paired_difference
 
@@ -57,9 +57,10 @@ def self_bleu_entry(rows: Sequence[AnswerRow]) -> Entry:
     prompts = _spread_out(list(first))
     if len(prompts) < 2:
         return Entry("self_bleu", math.nan, len(prompts), note="needs answers to two prompts")
-    value, low, high = cluster_bootstrap(self_bleu([first[p] for p in prompts]), prompts)
+    clusters = [first[p].cluster for p in prompts]
+    found = cluster_bootstrap(self_bleu([first[p].answer for p in prompts]), clusters)
     note = f"how alike {len(prompts)} answers to as many prompts are, each against the others"
-    return Entry("self_bleu", value, len(prompts), low, high, note=note)
+    return estimated("self_bleu", found, len(set(clusters)), note=note)
 
 
 def self_bleu_change(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name: str) -> Entry:
@@ -69,15 +70,14 @@ def self_bleu_change(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name
     metric = f"self_bleu_minus_{name}"
     if len(prompts) < 2:
         return Entry(metric, math.nan, len(prompts), note="needs answers to two prompts")
-    value, low, high = paired_difference(*(self_bleu([side[p] for p in prompts]) for side in (own, theirs)), prompts)
-    return Entry(
-        metric, value, len(prompts), low, high, note=f"{len(prompts)} answers on both sides, to the same prompts"
-    )
+    clusters = [own[p].cluster for p in prompts]
+    found = paired_difference(*(self_bleu([side[p].answer for p in prompts]) for side in (own, theirs)), clusters)
+    return estimated(metric, found, len(set(clusters)), note=f"{len(prompts)} answers on both sides, to the same prompts")
 
 
-def _first_answers(rows: Sequence[AnswerRow]) -> dict[str, str]:
+def _first_answers(rows: Sequence[AnswerRow]) -> dict[str, AnswerRow]:
     """One answer a prompt: two answers to one prompt resemble each other in any policy."""
-    return {row.prompt_id: row.answer for row in rows if row.sample == 0}
+    return {row.prompt_id: row for row in rows if row.sample == 0}
 
 
 def _spread_out(prompts: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """The judge between the stages: each function looks at one finished stage and writes its card.
 
-Answers are compared on held-out prompts, whose topics occur nowhere in training; every interval resamples prompts.
+Answers are compared on held-out prompts, whose topics occur nowhere in training; every interval resamples questions.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def evaluate_ppo(ctx) -> dict[str, float]:
     kl, clusters = kl_to_reference(base, POLICY, rows, prompts, config)
     entries.append(
         estimated(
-            "kl_to_reference", cluster_bootstrap(kl, clusters), len(prompts), "nats/sequence", "k1, on its own answers"
+            "kl_to_reference", cluster_bootstrap(kl, clusters), len(set(clusters)), "nats/sequence", "k1, on its own answers"
         )
     )
     entries.append(limit_entry(rows, sft, float(np.mean(kl))))
@@ -222,7 +222,7 @@ def _average_entries(
     found += [e for e in compare_entries(averaged, sft, "sft") if e.metric in ("gold_minus_sft", "win_rate_vs_sft")]
     found += [e for e in compare_entries(averaged, rows, "raw") if e.metric in ("gold_minus_raw", "eos_rate_minus_raw")]
     kl, clusters = kl_to_reference(base, EMA, averaged, prompts, config)
-    found.append(estimated("kl_to_reference", cluster_bootstrap(kl, clusters), len(prompts), "nats/sequence"))
+    found.append(estimated("kl_to_reference", cluster_bootstrap(kl, clusters), len(set(clusters)), "nats/sequence"))
     note = f"by the average of the adapter, decay {config.ppo.ema_decay:g} an update"
     return [replace(e, metric=f"ema_{e.metric}", note=f"{e.note}; {note}" if e.note else note) for e in found]
 

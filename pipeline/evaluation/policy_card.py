@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -36,32 +36,33 @@ def by_prompt(rows: Sequence[AnswerRow]) -> dict[str, list[AnswerRow]]:
     return grouped
 
 
+def clusters_of(answers: dict[str, list[AnswerRow]], prompts: Iterable[str]) -> list[str]:
+    """What an interval draws each of the prompts with."""
+    return [answers[p][0].cluster for p in prompts]
+
+
 def paired_by_prompt(
     own: dict[str, list[AnswerRow]], theirs: dict[str, list[AnswerRow]], of: Callable[[AnswerRow], float]
 ) -> Estimate:
     """`of` of own answers less theirs, on the prompts that both answered; each side's samples are averaged first."""
     prompts = [p for p in own if p in theirs]
     a, b = ([float(np.mean([of(r) for r in side[p]])) for p in prompts] for side in (own, theirs))
-    return paired_difference(a, b, prompts)
+    return paired_difference(a, b, clusters_of(own, prompts))
 
 
 def answer_entries(rows: Sequence[AnswerRow], config) -> list[Entry]:
     """Figures of a policy's answers by themselves."""
-    clusters = [r.prompt_id for r in rows]
-    prompts = len(set(clusters))
+    clusters = [r.cluster for r in rows]
+    n = len(set(clusters))
     entries = []
     if rows[0].gold is not None:
-        entries.append(estimated("gold", cluster_bootstrap([r.gold for r in rows], clusters), prompts, gold_unit(rows)))
+        entries.append(estimated("gold", cluster_bootstrap([r.gold for r in rows], clusters), n, gold_unit(rows)))
         for name in rows[0].parts or ():
-            entries.append(
-                estimated(f"gold_{name}", cluster_share([r.parts[name] for r in rows], clusters), prompts, "share")
-            )
+            entries.append(estimated(f"gold_{name}", cluster_share([r.parts[name] for r in rows], clusters), n, "share"))
     if rows[0].proxy is not None:
-        entries.append(estimated("proxy", cluster_bootstrap([r.proxy for r in rows], clusters), prompts, "reward"))
-    entries.append(estimated("eos_rate", cluster_share([float(r.finished) for r in rows], clusters), prompts, "share"))
-    entries.append(
-        estimated("answer_tokens", cluster_bootstrap([float(r.tokens) for r in rows], clusters), prompts, "tokens")
-    )
+        entries.append(estimated("proxy", cluster_bootstrap([r.proxy for r in rows], clusters), n, "reward"))
+    entries.append(estimated("eos_rate", cluster_share([float(r.finished) for r in rows], clusters), n, "share"))
+    entries.append(estimated("answer_tokens", cluster_bootstrap([float(r.tokens) for r in rows], clusters), n, "tokens"))
     done = {e.metric for e in entries}
     for name, value in measure([Answer(r.answer, r.finished, r.tokens) for r in rows]).items():
         if name not in done:
@@ -75,19 +76,20 @@ def compare_entries(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name:
     entries = []
     own, theirs = by_prompt(rows), by_prompt(other)
     prompts = [p for p in own if p in theirs]
+    n = len(set(clusters_of(own, prompts)))
     if rows[0].gold is not None:
         change = paired_by_prompt(own, theirs, lambda r: r.gold)
-        entries.append(estimated(f"gold_minus_{name}", change, len(prompts), gold_unit(rows)))
+        entries.append(estimated(f"gold_minus_{name}", change, n, gold_unit(rows)))
         for part in rows[0].parts or ():
             change = paired_by_prompt(own, theirs, lambda r, part=part: r.parts[part])
-            entries.append(estimated(f"gold_{part}_minus_{name}", change, len(prompts), "share"))
-        pairs = [(x.gold, y.gold, p) for p in prompts for x in own[p] for y in theirs[p]]
+            entries.append(estimated(f"gold_{part}_minus_{name}", change, n, "share"))
+        pairs = [(x.gold, y.gold, x.cluster) for p in prompts for x in own[p] for y in theirs[p]]
         a, b, clusters = (list(column) for column in zip(*pairs, strict=True))
         entries.append(
             estimated(
                 f"win_rate_vs_{name}",
                 win_rate(a, b, clusters),
-                len(prompts),
+                n,
                 "share",
                 f"by the {'rubric' if rows[0].parts else 'test model'}; a tie counts half",
             )
@@ -97,13 +99,13 @@ def compare_entries(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name:
             estimated(
                 f"lc_win_rate_vs_{name}",
                 length_controlled_win_rate(wins(a, b), longer, clusters),
-                len(prompts),
+                n,
                 "share",
                 "the same at equal length, by a logistic model",
             )
         )
     change = paired_by_prompt(own, theirs, lambda r: r.finished)
-    entries.append(estimated(f"eos_rate_minus_{name}", change, len(prompts), "share"))
+    entries.append(estimated(f"eos_rate_minus_{name}", change, n, "share"))
     d = [
         measure([Answer(r.answer, r.finished, r.tokens) for r in _same_count(side, prompts)], ["distinct_2"])[
             "distinct_2"
@@ -134,20 +136,20 @@ def _same_count(side: dict[str, list[AnswerRow]], prompts: Sequence[str]) -> lis
 
 def length_gain_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], entries: Sequence[Entry]) -> list[Entry]:
     """Is the gain a matter of length? And is the gain in reward one that this distance from SFT can give?"""
-    prompts = len({r.prompt_id for r in rows})
-    sides = [[(r.prompt_id, r.tokens, r.proxy) for r in side] for side in (rows, sft)]
+    n = len({r.cluster for r in rows})
+    sides = [[(r.cluster, r.tokens, r.proxy) for r in side] for side in (rows, sft)]
     gain, shared = normalised_reward_gain(*sides)
     note = (
         f"share of the reward gained between answers of like length; {shared:.0%} of answers lie in shared buckets"
         if math.isfinite(gain.value)
         else "the reward did not rise, or no answers are of like length"
     )
-    out = [estimated("normalised_reward_gain", gain, prompts, "share", note)]
+    out = [estimated("normalised_reward_gain", gain, n, "share", note)]
     by_name = {e.metric: e for e in entries}
     raw, level = by_name.get("win_rate_vs_sft"), by_name.get("lc_win_rate_vs_sft")
     if raw and level:
         note = "length-controlled less raw win rate: what length adds to it counts against it"
-        out.append(Entry("lc_minus_raw_win_rate", level.value - raw.value, prompts, unit="share", note=note))
+        out.append(Entry("lc_minus_raw_win_rate", level.value - raw.value, n, unit="share", note=note))
     return out
 
 
@@ -162,20 +164,22 @@ def best_of_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], config)
         best = [best_of_n_expectation([r.proxy for r in pool[p]], [r.gold for r in pool[p]], n) for p in prompts]
         proxy = [best_of_n_expectation([r.proxy for r in pool[p]], [r.proxy for r in pool[p]], n) for p in prompts]
         mine = [float(np.mean([r.gold for r in own[p]])) for p in prompts]
+        clusters = clusters_of(own, prompts)
+        counted = len(set(clusters))
         entries += [
             estimated(
                 f"best_of_{n}_gold",
-                cluster_bootstrap(best, prompts),
-                len(prompts),
+                cluster_bootstrap(best, clusters),
+                counted,
                 gold_unit(rows),
                 "of SFT answers, chosen by the reward model",
             ),
-            estimated(f"best_of_{n}_proxy", cluster_bootstrap(proxy, prompts), len(prompts), "reward"),
-            Entry(f"best_of_{n}_kl", best_of_n_kl(n), len(prompts), unit="nats/sequence", note="ln n − (n−1)/n"),
-            estimated(f"gold_minus_best_of_{n}", paired_difference(mine, best, prompts), len(prompts), gold_unit(rows)),
+            estimated(f"best_of_{n}_proxy", cluster_bootstrap(proxy, clusters), counted, "reward"),
+            Entry(f"best_of_{n}_kl", best_of_n_kl(n), counted, unit="nats/sequence", note="ln n − (n−1)/n"),
+            estimated(f"gold_minus_best_of_{n}", paired_difference(mine, best, clusters), counted, gold_unit(rows)),
         ]
-    before = [float(np.mean([r.proxy for r in pool[p]])) for p in own]
-    entries.append(estimated("sft_proxy", cluster_bootstrap(before, list(own)), len(own), "reward"))
+    before, clusters = [float(np.mean([r.proxy for r in pool[p]])) for p in own], clusters_of(own, own)
+    entries.append(estimated("sft_proxy", cluster_bootstrap(before, clusters), len(set(clusters)), "reward"))
     return entries
 
 
@@ -188,9 +192,7 @@ def limit_entry(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], kl: float) 
     gain = float(np.mean([r.proxy for r in rows]) - np.mean([r.proxy for r in sft]))
     limit = float(np.std([r.proxy for r in sft])) * math.sqrt(2 * max(0.0, kl))
     note = "reward gained over σ √(2 KL); above 1 the KL or the scoring is wrong"
-    return Entry(
-        "gain_over_limit", gain / limit if limit > 0 else math.nan, len({r.prompt_id for r in rows}), note=note
-    )
+    return Entry("gain_over_limit", gain / limit if limit > 0 else math.nan, len({r.cluster for r in rows}), note=note)
 
 
 def judge_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], judge, ask, progress) -> list[Entry]:
@@ -214,9 +216,10 @@ def judge_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], judge, as
         return [*none, *entries]
     names, outcomes = zip(*kept, strict=True)
     longer = [own[p][0].tokens - theirs[p][0].tokens for p in names]
-    level = length_controlled_win_rate(outcomes, longer, names)
+    clusters = clusters_of(own, names)
+    n, level = len(set(clusters)), length_controlled_win_rate(outcomes, longer, clusters)
     return [
-        estimated("judge_win_rate_vs_sft", cluster_share(outcomes, names), len(kept), "share", counted),
-        estimated("judge_lc_win_rate_vs_sft", level, len(kept), "share", "the same at equal length, by a logistic model"),
+        estimated("judge_win_rate_vs_sft", cluster_share(outcomes, clusters), n, "share", counted),
+        estimated("judge_lc_win_rate_vs_sft", level, n, "share", "the same at equal length, by a logistic model"),
         *entries,
     ]

@@ -15,7 +15,7 @@ from pipeline.evaluation.answers import AnswerRow, read_answers, with_gold
 from pipeline.evaluation.cards import Entry
 from pipeline.evaluation.harness import ANSWERS
 from pipeline.evaluation.judges import Comparison
-from pipeline.evaluation.policy_card import by_prompt, paired_by_prompt
+from pipeline.evaluation.policy_card import by_prompt, clusters_of, paired_by_prompt
 from pipeline.evaluation.reward_card import accuracy_entries
 from pipeline.evaluation.scoring import score_answers, score_rankings
 from pipeline.evaluation.statistics import cluster_share
@@ -25,11 +25,11 @@ from pipeline.template import PromptTooLong, prompt_ids, text_lengths
 
 @dataclass(frozen=True)
 class Gain:
-    """How much better the new one is, with a 95 % interval over prompts.
+    """How much better the new one is, with a 95 % interval over questions.
 
     Attributes:
         by: what measured it.
-        prompts: how many prompts stand behind it.
+        questions: how many stand behind it.
     """
 
     value: float
@@ -37,7 +37,7 @@ class Gain:
     high: float
     unit: str
     by: str
-    prompts: int
+    questions: int
 
 
 def gain(new: Path, new_stage: str, old: Path, old_stage: str, config, progress) -> Gain | None:
@@ -69,7 +69,7 @@ def gain(new: Path, new_stage: str, old: Path, old_stage: str, config, progress)
 
 
 def _difference(own: dict[str, list[AnswerRow]], other: dict[str, list[AnswerRow]], unit: str, by: str) -> Gain:
-    return Gain(*paired_by_prompt(own, other, lambda r: r.gold), unit, by, len(own))
+    return Gain(*paired_by_prompt(own, other, lambda r: r.gold), unit, by, len({rows[0].cluster for rows in own.values()}))
 
 
 def _rescored(mine, theirs, new: Path, config, progress) -> list[list[AnswerRow]]:
@@ -90,8 +90,9 @@ def _judged(own: dict[str, list[AnswerRow]], other: dict[str, list[AnswerRow]], 
     if not kept:
         raise UserError(f"judge: no verdict on {many(len(pairs), 'comparison')}. Look at judge.model and judge.max_tokens.")
     names, outcomes = zip(*kept, strict=True)
-    above = (end - 0.5 for end in cluster_share(outcomes, names))
-    return Gain(*above, "win rate above one half", f"the judge {judge.model}", len(kept))
+    clusters = clusters_of(own, names)
+    above = (end - 0.5 for end in cluster_share(outcomes, clusters))
+    return Gain(*above, "win rate above one half", f"the judge {judge.model}", len(set(clusters)))
 
 
 def accuracy_on(rankings: Sequence[Ranking], run: Path, config, progress) -> tuple[Entry, int]:

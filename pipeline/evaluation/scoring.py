@@ -79,11 +79,12 @@ def response_nll(base: SharedBase, role: str, demonstrations: Sequence[Demonstra
 def kl_to_reference(
     base: SharedBase, role: str, rows: Sequence[AnswerRow], prompts: Sequence[Prompt], config
 ) -> tuple[list[float], list[str]]:
-    """KL(policy ‖ reference) of each prompt's first answer in nats a sequence, at the sampling temperature (k1: unbiased, may be negative)."""
+    """KL(policy ‖ reference) of each prompt's first answer in nats a sequence, at the sampling temperature (k1: unbiased, may be negative);
+    and what an interval draws each with."""
     ids = _prompt_ids_by_id(base, prompts, config)
     rows = [r for r in rows if r.sample == 0]
     asked, said = [ids[r.prompt_id] for r in rows], [r.ids for r in rows]
     temperature = config.evaluation.temperature
     own = token_logprobs_of(base, role, asked, said, temperature)
     reference = token_logprobs_of(base, REFERENCE, asked, said, temperature)
-    return [sum(a) - sum(b) for a, b in zip(own, reference, strict=True)], [r.prompt_id for r in rows]
+    return [sum(a) - sum(b) for a, b in zip(own, reference, strict=True)], [r.cluster for r in rows]

@@ -36,7 +36,7 @@ def judged(
     name = "gold" if config.evaluation.gold == "test_model" else "test_model"
     entries = []
     for policy, answers in scored.items():
-        clusters = [r.prompt_id for r in answers]
+        clusters = [r.cluster for r in answers]
         estimate = cluster_bootstrap([r.gold for r in answers], clusters)
         note = f"by the test model, which {learner} does not raise"
         entries.append(estimated(f"{policy}{name}", estimate, len(set(clusters)), "reward", note))
@@ -45,7 +45,7 @@ def judged(
         return scored[""], scored["sft_"], entries[:2]
     own, theirs = by_prompt(scored[""]), by_prompt(scored["sft_"])
     change = paired_by_prompt(own, theirs, lambda r: r.gold)
-    return list(rows), list(sft), [*entries, estimated("test_model_minus_sft", change, len(own), "reward")]
+    return list(rows), list(sft), [*entries, estimated("test_model_minus_sft", change, len(set(clusters)), "reward")]
 
 
 def accuracy_of_test_model(

@@ -26,7 +26,7 @@ def header(facts: Facts) -> str:
     figure = markup.figure(
         "Gold score on held-out prompts",
         charts.interval_rows("Gold score on held-out prompts", marks, show=wording.number, label_width=70),
-        f"Mean with 95 % interval over prompts. The {'test model' if sentences.by_test_model(facts) else 'rubric'} stands in for people.",
+        f"Mean with 95 % interval over questions. The {'test model' if sentences.by_test_model(facts) else 'rubric'} stands in for people.",
     )
     verdict = text(sentences.verdict(facts)).replace(" %", "&nbsp;%")
     return (

@@ -30,7 +30,7 @@ def reward_model(facts: Facts) -> str:
             note,
         )
         for title, chosen, note in (
-            ("Overall", overall, "Share of pairs in the right order, with 95 % intervals over lists of answers."),
+            ("Overall", overall, "Share of pairs in the right order, with 95 % intervals over questions."),
             ("By part of the rubric", parts, "Pairs that differ in this part: does the model see it?"),
         )
         if chosen

@@ -15,12 +15,12 @@ from reward.rubric import PART_MEANINGS, PART_WEIGHTS
 
 GOLD_NOTE = (
     "The gold score is a fixed rubric that stands in for people. Answers are to held-out prompts; "
-    "every interval is a 95 % interval over prompts."
+    "every interval is a 95 % interval over questions."
 )
 TEST_MODEL_NOTE = (
     "The gold score is the test model's: a second reward model, taught by questions that the first one never saw, and raised by no policy "
     "(reward.test_share). Its unit is the spread of its training answers. Answers are to held-out prompts; every interval is a 95 % "
-    "interval over prompts and leaves out that another test model would judge otherwise."
+    "interval over questions and leaves out that another test model would judge otherwise."
 )
 BEST_OF_NOTE = (
     "Best-of-n: draw n SFT answers, keep the one that the reward model likes best. "
@@ -91,8 +91,8 @@ def _gate_sentence(gates: Sequence[Gate]) -> str:
 
 # Above the tables of all numbers.
 COUNTED = (
-    "n is how many stand behind a number: held-out prompts, or what else it is read from (answers, the questions of demonstrations "
-    "or rankings, questions with a known answer). An interval is over these; where none stands, none was made."
+    "n is how many stand behind a number: the questions of held-out prompts, of demonstrations or of rankings, or what else it is read from "
+    "(answers, questions with a known answer). An interval is over these; where none stands, none was made."
 )
 
 

@@ -38,10 +38,8 @@ def side_by_side(facts: Facts) -> list[SideBySide]:
     out = []
     for place, prompt_id in enumerate(common):
         rows = tuple((policy, rows[prompt_id]) for policy, rows in first.items())
-        asked = rows[0][1].get("prompt", "")
-        if not isinstance(asked, str):
-            asked = "\n".join(turn["content"] for turn in asked)
-        out.append(SideBySide(asked, rows[0][1].get("topic") or "", rows, place in shown))
+        asked = rows[0][1]
+        out.append(SideBySide(asked.get("prompt", ""), asked.get("topic") or "", rows, place in shown))
     return out
 
 

@@ -70,7 +70,7 @@ EVALUATIONS: dict[str, Step] = {
         name="evaluate-base",
         needs=("prepare",),
         settings=_ANSWERING,
-        version=5,
+        version=6,
         body="pipeline.evaluation.harness:evaluate_base",
         reads={"prepare": ("heldout_prompts.jsonl", *_YARDSTICKS)},
     ),
@@ -78,7 +78,7 @@ EVALUATIONS: dict[str, Step] = {
         name="evaluate-sft",
         needs=("prepare", "sft", "evaluate-base"),
         settings=_ANSWERING,
-        version=7,
+        version=8,
         body="pipeline.evaluation.harness:evaluate_sft",
         reads={
             "prepare": ("heldout_prompts.jsonl", "demonstrations.test.jsonl", *_YARDSTICKS),
@@ -97,7 +97,7 @@ EVALUATIONS: dict[str, Step] = {
         name="evaluate-ppo",
         needs=("prepare", "sft", "reward", "ppo", "evaluate-base", "evaluate-sft"),
         settings=(*_ANSWERING, "judge", "ppo.ema_decay"),
-        version=6,
+        version=7,
         body="pipeline.evaluation.harness:evaluate_ppo",
     ),
 }

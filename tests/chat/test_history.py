@@ -164,6 +164,15 @@ def test_a_choice_from_before_can_be_taken_back(store):
     assert store.stats()["comparisons"] == 0
 
 
+def test_choices_and_wordings_are_counted_beside_thumbs(store):
+    session = Session(Scripted("one", "two"), store, CHAT)
+    talk(session, iter(["q", "1"]), io.StringIO(), share=1.0)
+    assert "0 good and 0 bad of 2 answers (conversations: 1), 1 choice between two answers, kept in" in more(session, "/stats")
+    store.edit(session.shown.id, rater="ann", content="a third")
+    assert "1 choice between two answers, 1 answer in other words, kept in" in more(session, "/stats", "/undo")
+    assert "of 2 answers (conversations: 1), 1 answer in other words, kept in" in more(session, "/stats")
+
+
 def test_a_question_that_was_left_without_an_answer_is_answered_or_replaced(store):
     talk_id = store.start_conversation(rater="ann")
     store.add_message(talk_id, parent=None, author="human", content="left alone")

@@ -1,14 +1,27 @@
-"""What is asked more than once says little more than what is asked once: intervals of the reward model's card draw whole questions."""
+"""What is asked more than once says little more than what is asked once: intervals of the cards draw whole questions."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data.records import Demonstration, Message, Ranking
-from pipeline.adapters import POLICY
+from data.records import Demonstration, Message, Prompt, Ranking
+from pipeline.adapters import BASE, POLICY
+from pipeline.config import load_config
 from pipeline.evaluation import calibration
+from pipeline.evaluation.answers import AnswerRow, answer_prompts, read_answers, write_answers
 from pipeline.evaluation.floors import floor_entries
+from pipeline.evaluation.judges import FIRST, SECOND
+from pipeline.evaluation.policy_card import (
+    answer_entries,
+    best_of_entries,
+    compare_entries,
+    judge_entries,
+    length_gain_entries,
+    limit_entry,
+)
 from pipeline.evaluation.reward_card import (
     accuracy_entries,
     calibration_entries,
@@ -19,10 +32,12 @@ from pipeline.evaluation.reward_card import (
 from pipeline.evaluation.reward_probes import probe_answers
 from pipeline.evaluation.scoring import response_nll
 from pipeline.evaluation.statistics import fit_temperature, pair_ece
+from pipeline.progress import track
 from reward.bag_of_words import BagOfWords
 from reward.metrics import pairs_by
 
 TIMES = 3
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke.yaml"
 
 
 def asked_once():
@@ -106,3 +121,79 @@ def test_demonstrations_of_one_question_are_one_draw(make_base, namespace):
     said = [Demonstration(f"d{i}", (Message("user", q),), "Yes.") for i, q in enumerate(["Why?", " why? ", "How?"])]
     losses, clusters = response_nll(make_base(POLICY), POLICY, said, namespace(model=namespace(system_prompt=None)))
     assert len(losses) == len(clusters) and len(set(clusters)) == 2
+
+
+def policies_answers():
+    """Two policies' answers to 40 prompts of 40 questions, two each, with scores; one question is asked within a conversation."""
+    rng = np.random.default_rng(1)
+
+    def row(k, sample, lift):
+        tokens = int(rng.integers(5, 40))
+        proxy = float(rng.normal() + lift + tokens / 40)
+        parts = {"polite": float(rng.random() < 0.5 + lift / 4)}
+        return AnswerRow(
+            f"p{k}", None, f"question {k}", sample, " ".join(rng.choice(["a", "b", "c"], tokens)), bool(rng.random() < 0.9), tokens,
+            (1,) * tokens, gold=proxy + float(rng.normal()), parts=parts, proxy=proxy, question=f"question {k}",
+        )  # fmt: skip
+
+    return [[row(k, sample, lift) for k in range(40) for sample in range(2)] for lift in (1.0, 0.0)]
+
+
+def asked_again(rows):
+    """The same answers to prompts of other ids which begin with the same questions."""
+    return [replace(row, prompt_id=f"{row.prompt_id}-{k}") for k in range(TIMES) for row in rows]
+
+
+def policy_entries(rows, other, namespace):
+    config = namespace(evaluation=namespace(best_of=[2]))
+    yield from answer_entries(rows, config)
+    yield from (compared := compare_entries(rows, other, "sft"))
+    yield from length_gain_entries(rows, other, compared)
+    yield from best_of_entries(rows, other, config)
+    yield limit_entry(rows, other, 2.0)
+
+    def ask(prompt, first, second):
+        """The later in the alphabet, but for a quarter of the questions, where it is the place that wins."""
+        return FIRST if int(prompt.split()[1]) % 4 == 0 or first >= second else SECOND
+
+    yield from judge_entries(rows, other, namespace(prompts=1000), ask, track)
+
+
+def test_a_policys_card_draws_questions(namespace):
+    once, often = (
+        {e.metric: e for e in policy_entries(*map(of, policies_answers()), namespace)} for of in (list, asked_again)
+    )
+    drawn = [name for name, entry in once.items() if entry.ci_low is not None]
+    assert once.keys() == often.keys() and len(drawn) >= 15
+    for name in drawn:
+        a, b = once[name], often[name]
+        assert a.n == b.n and (a.n == 40 or "judge" in name), name
+        # The prior on the effect of length weighs less beside more comparisons. More text of the same is more alike: another value.
+        near = 0.02 if "lc_win" in name else 1e-9
+        if not name.startswith("self_bleu"):
+            assert (a.value, a.ci_low, a.ci_high) == pytest.approx((b.value, b.ci_low, b.ci_high), abs=near), name
+
+
+def test_an_answer_keeps_the_question_and_the_whole_conversation(make_base):
+    """A rubric reads the last turn; a judge that does not know what was said before cannot tell which answer fits."""
+    system, first, reply, last = (Message(*m) for m in [("system", "Be brief."), ("user", " q 1"), ("assistant", "So."), ("user", "q 2")])
+    asked = [Prompt("one", (Message("user", "Q  1"),)), Prompt("two", (first, reply, last)), Prompt("own", (system, first))]
+    config = load_config(SMOKE, ["evaluation.max_new_tokens=2"])
+
+    def rows(config):
+        return answer_prompts(make_base(), BASE, asked, config, samples=1, progress=track, label="")
+
+    plain = rows(config)
+    assert [r.cluster for r in plain] == ["q 1"] * 3 and [r.prompt_id for r in plain] == ["one", "two", "own"]
+    assert [r.prompt for r in plain] == ["Q  1", "User:  q 1\n\nAssistant: So.\n\nUser: q 2", "System: Be brief.\n\nUser:  q 1"]
+    told = rows(config.model_copy(update={"model": config.model.model_copy(update={"system_prompt": "Rhyme."})}))
+    assert [r.prompt.split("\n")[0] for r in told] == ["System: Rhyme.", "System: Rhyme.", "System: Be brief."]
+
+
+def test_answers_of_earlier_code_are_drawn_by_prompt(tmp_path):
+    (row, *_), _ = policies_answers()
+    write_answers(tmp_path / "now.jsonl", [row])
+    assert read_answers(tmp_path / "now.jsonl") == [row] and row.cluster == "question 0"
+    old = {k: v for k, v in json.loads((tmp_path / "now.jsonl").read_text()).items() if k != "question"}
+    (tmp_path / "old.jsonl").write_text(json.dumps(old) + "\n")
+    assert read_answers(tmp_path / "old.jsonl")[0].cluster == "p0"

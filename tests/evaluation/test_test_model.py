@@ -152,7 +152,7 @@ def test_two_assistants_are_judged_by_one_test_model(finished, judge):
     found = gain(finished, "ppo", finished, "sft", config, progress.track)
     card = read_card(finished / "evaluation" / "ppo" / "card.json")
     assert found.value == pytest.approx(card.get("gold_minus_sft").value, abs=1e-5)
-    assert (found.unit, found.by, found.prompts) == ("reward", "the test model", 4)
+    assert (found.unit, found.by, found.questions) == ("reward", "the test model", 4)
 
 
 def test_a_reward_models_unit_is_the_spread_of_its_training_answers_behind_their_questions(finished):
