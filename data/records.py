@@ -27,6 +27,13 @@ class Message:
         check_text("content", self.content)
 
 
+def read_out(messages: Sequence[Message]) -> str:
+    """A conversation for a person, or a model that judges, to read: a question by itself as it stands, more turns with who said each."""
+    if len(messages) == 1:
+        return messages[0].content
+    return "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in messages)
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A conversation that waits for an answer: an optional system turn, then user and assistant in turn, a user turn last."""

@@ -126,18 +126,16 @@ def _set(session: Session, text: str) -> str:
 
 def _stats(session: Session) -> str:
     stats = session.store.stats()
-    said = ", ".join(
-        many(count, *words)
-        for count, *words in (
-            (stats["comparisons"], "choice between two answers", "choices between two answers"),
-            (stats["wordings"], "answer in other words", "answers in other words"),
-        )
-        if count
+    beside = (
+        (stats["comparisons"], "choice between two answers", "choices between two answers"),
+        (stats["wordings"], "answer in other words", "answers in other words"),
     )
-    return (
-        f"{stats['up']} good and {stats['down']} bad of {many(stats['answers'], 'answer')} (conversations: {stats['conversations']}){said and ', '}{said}, "
-        f"kept in {session.store.path}"
-    )
+    said = [
+        f"{stats['up']} good and {stats['down']} bad of {many(stats['answers'], 'answer')} (conversations: {stats['conversations']})",
+        *(many(count, *words) for count, *words in beside if count),
+        f"kept in {session.store.path}",
+    ]
+    return ", ".join(said)
 
 
 _ACTIONS: dict[str, Callable[[Session, str], str]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data.errors import UserError
 from data.quality import question_of
-from data.records import Message, Prompt
+from data.records import Prompt, read_out
 from pipeline.adapters import SharedBase
 from pipeline.context import context_of, no_room_to_draw
 from pipeline.generation import Sample, Sampling, sample
@@ -40,13 +40,6 @@ class AnswerRow:
     def cluster(self) -> str:
         """What an interval draws it with: all answers to its question, or to its prompt where earlier code kept no question."""
         return self.prompt_id if self.question is None else self.question
-
-
-def read_out(messages: Sequence[Message]) -> str:
-    """A conversation for a person, or a model that judges, to read: a question by itself as it stands, more turns with who said each."""
-    if len(messages) == 1:
-        return messages[0].content
-    return "\n\n".join(f"{message.role.capitalize()}: {message.content}" for message in messages)
 
 
 def answer_prompts(

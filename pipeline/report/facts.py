@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
+from data.records import Message, read_out
 from data.votes import ASKED
 from pipeline.evaluation import accepted as accepting
 from pipeline.evaluation import calibration
@@ -146,8 +147,10 @@ def gather(run_dir: Path, config: Any) -> Facts:
 def _without_chat(rows: list[dict[str, Any]], prepared: Path) -> list[dict[str, Any]]:
     """Without what a round learned from people's own questions: to learn from them was allowed, to hand them on in a report was not."""
     prompts = [row for name in ("prompts.jsonl", "prompts.test.jsonl") for row in (read_jsonl(prepared / name) if rows else [])]
-    asked = {row["prompt"][-1]["content"] for row in prompts if row["id"].endswith(ASKED)}
-    return [row for row in rows if row["prompt"] not in asked]
+    asked = [[Message(**turn) for turn in row["prompt"]] for row in prompts if row["id"].endswith(ASKED)]
+    # Earlier code kept the last turn alone.
+    known = {words for turns in asked for words in (read_out(turns), turns[-1].content)}
+    return [row for row in rows if row["prompt"] not in known]
 
 
 def _mean_of(scores: Sequence[float]) -> dict[str, Any]:

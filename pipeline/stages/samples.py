@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.records import read_out
 from reward.sources import Answered
 
 FILE = "samples.jsonl"
@@ -33,6 +34,6 @@ class Samples:
         """The first few answers. `by` names the scores: "score" the reward's, "judge" the judge's; there may be none."""
         with self._file.open("a", encoding="utf-8", newline="\n") as file:
             for place, answer in enumerate(answers[:KEPT]):
-                row = {"update": update, "prompt": answer.prompt[-1].content, "response": answer.response}
+                row = {"update": update, "prompt": read_out(answer.prompt), "response": answer.response}
                 row |= {by: float(scores[place])} if len(scores) else {}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")

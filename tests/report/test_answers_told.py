@@ -80,10 +80,12 @@ def test_what_people_asked_in_the_chat_is_not_handed_on_with_the_report(run):
         written = [prompt_row(Prompt(id, (Message("user", "first"), Message("assistant", "a"), Message("user", text)))) for id, text in some]
         write_rows(run / "stages" / "prepare" / name, written)
     rows = [{"update": u, "prompt": text, "response": f"said of {text}", "score": 1.0} for u, (_, text) in enumerate(prompts)]
-    write_rows(run / "stages" / "ppo" / "samples.jsonl", rows)
-    for told in read(run):
-        assert "secret" not in told and "said of public 2" in told
-        assert "the first few of 3 of 3" in told and "2 more are to questions that people asked in the chat" in told
+    whole = [{**row, "prompt": f"User: first\n\nAssistant: a\n\nUser: {row['prompt']}"} for row in rows]
+    for kept in (rows, whole):
+        write_rows(run / "stages" / "ppo" / "samples.jsonl", kept)
+        for told in read(run):
+            assert "secret" not in told and "said of public 2" in told
+            assert "the first few of 3 of 3" in told and "2 more are to questions that people asked in the chat" in told
 
 
 def test_a_run_that_kept_no_answers_of_its_training_says_nothing_of_them(run):
