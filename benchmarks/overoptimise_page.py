@@ -55,7 +55,8 @@ def named_choosers(proxies: list[dict]) -> dict[str, np.ndarray]:
             if len(members) != MEMBERS:
                 continue
             for how in ("mean", "worst"):
-                joined = combine_ensemble(torch.tensor(np.stack([m.ravel() for m in members])), how=how)
+                # Neither way of joining asks for `coef`.
+                joined = combine_ensemble(torch.tensor(np.stack([m.ravel() for m in members])), how=how, coef=0.0)
                 name = f"{how} of {MEMBERS} at {ENSEMBLE_AT}{kind and f' ({kind})'}, {label(flips)}"
                 found[name] = joined.numpy().reshape(members[0].shape)
     return found

@@ -3,7 +3,7 @@
     python scripts/make_seed.py                     # samples (about ten minutes on 2 cores), then ranks
     python scripts/make_seed.py --rank-only         # ranks the samples of an earlier call again
 
-Writes data/seed/{rankings,heldout_rankings,prompts,heldout_prompts}.jsonl. The demonstrations are written by hand.
+Writes data/seed/{rankings,heldout_rankings,heldout_prompts}.jsonl. The demonstrations are written by hand.
 Sampling in bfloat16 depends on the processor's rounding, so another machine draws other answers of the same kind.
 """
 

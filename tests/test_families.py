@@ -27,6 +27,7 @@ MIXED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention"] * 3 + ["
 FAMILIES = {
     "Llama": {},
     "Mistral": {"sliding_window": WINDOW},
+    "Qwen3": {"head_dim": 8},
     "Qwen3Moe": {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     "GptOss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, **MIXED},
     "Olmo3": MIXED,

@@ -96,6 +96,22 @@ VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "n
     [
         ("Gemma3", {}, {"sliding_window": 4, "head_dim": 8, "layer_types": ["sliding_attention", "full_attention"]}),
         ("Mistral3", {"model_type": "pixtral"}, {"model_type": "mistral", "head_dim": 8}),
+        (
+            "Gemma4",
+            {},
+            {
+                "sliding_window": 4, "head_dim": 8, "global_head_dim": 8, "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+        ),
+        (
+            "Qwen3_5",
+            {},
+            {
+                "head_dim": 8, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+                "layer_types": ["linear_attention", "full_attention"],
+            },
+        ),
     ],
 )
 def test_of_a_model_that_reads_pictures_the_decoder_alone_is_loaded(saved, tmp_path, family, vision, text):

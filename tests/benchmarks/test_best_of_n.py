@@ -8,7 +8,7 @@ import pytest
 from benchmarks import overoptimise_ppo_page as ppo_page
 from benchmarks.best_of_n import curve, distances, fit, fit_with_intervals
 from benchmarks.overoptimise import labelled_lists, plan
-from benchmarks.overoptimise_page import agreement
+from benchmarks.overoptimise_page import agreement, named_choosers
 from pipeline.evaluation.statistics import best_of_n_kl
 from reward.rubric import gold_score
 
@@ -67,6 +67,17 @@ def test_the_clean_order_is_the_rubrics(tokenizer):
 
 def test_every_proxy_is_trained_once():
     assert len(set(plan())) == len(plan()) == 16
+
+
+def test_ensembles_by_hand_and_of_as_many_members_as_they_say():
+    # Scores that have mean 0 and spread 1 already: 4 · 3/4 / (4 − 1) = 1.
+    s = 0.75**0.5
+    scores = ([[-s, -s], [s, s]], [[-s, s], [-s, s]], [[s, -s], [-s, s]])
+    proxies = [{"pairs": 1000, "flips": 0.0, "seed": seed, "scores": rows} for seed, rows in enumerate(scores)]
+    found = named_choosers([*proxies, {**proxies[0], "pairs": 250}])
+    assert found["worst of 3 at 1000, clean"].tolist() == pytest.approx(np.array([[-s, -s], [-s, s]]))
+    assert found["mean of 3 at 1000, clean"].tolist() == pytest.approx(np.array([[-s / 3, -s / 3], [-s / 3, s]]))
+    assert len(found) == 4 + 2
 
 
 def test_the_form_for_ppo_is_found_again_and_peaks_where_it_says():
