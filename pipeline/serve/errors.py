@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match
 
 from data.errors import UserError
 from pipeline.serve.generation_queue import QueueFull
@@ -127,6 +128,13 @@ def _reason(error: Mapping) -> str:
     return f"Too long: at most {error['ctx']['max_length']} {what}, got {len(error['input'])}. Shorten it."
 
 
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    """What may be asked of an address. The framework names the methods of its first route alone."""
+    asked = {"type": "http", "path": request.scope["path"], "root_path": "", "headers": []}
+    known = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    return {m for m in known if any(r.matches({**asked, "method": m})[0] is Match.FULL for r in app.routes)}
+
+
 def add_handlers(app: FastAPI) -> None:
     """Every failure that a client can cause, as one shape."""
 
@@ -149,7 +157,10 @@ def add_handlers(app: FastAPI) -> None:
         said = (
             "There is nothing at this address; GET /openapi.json lists what there is." if nowhere else str(error.detail)
         )
-        return error_response(error.status_code, said, error.headers)
+        headers = dict(error.headers or {})
+        if error.status_code == 405:
+            headers["Allow"] = ", ".join(sorted(_methods(app, request)))
+        return error_response(error.status_code, said, headers)
 
     @app.exception_handler(BodyTooLarge)
     async def large(request: Request, error: BodyTooLarge):

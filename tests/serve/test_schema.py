@@ -107,3 +107,14 @@ def test_every_status_that_a_route_may_answer_has_the_shape_of_errors(serve):
             for status, told in answer["responses"].items():
                 of = told.get("content", {}).get("application/json", {}).get("schema", {})
                 assert status == "200" or of == {"$ref": "#/components/schemas/ErrorBody"}, (path, status)
+
+
+def test_a_method_that_an_address_does_not_know_is_told_all_that_it_does(serve):
+    """By the schema: of several methods of one address the framework itself names those of its first route alone."""
+    client = serve()
+    for path, known in client.get("/openapi.json").json()["paths"].items():
+        at = re.sub(r"\{\w+\}", "x", path)
+        answer = client.request("PATCH" if "patch" not in known else "TRACE", at, headers={"Content-Type": "application/json"})
+        assert answer.status_code == 405, path
+        assert {m.lower() for m in answer.headers["allow"].split(", ")} == set(known), path
+        assert answer.json()["error"]["message"] == "Method Not Allowed"
