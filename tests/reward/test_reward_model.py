@@ -49,6 +49,12 @@ def test_the_head_starts_with_the_stated_spread():
     assert small.std().item() == pytest.approx(0.5, rel=0.04)
 
 
+def test_states_of_half_the_precision_are_scored_in_single():
+    head, states = ScalarHead(64), torch.randn(3, 5, 64).bfloat16()
+    expected = [[math.fsum(a * b for a, b in zip(row, head.weight[0].tolist(), strict=True)) for row in rows] for rows in states.tolist()]
+    assert head(states).dtype == torch.float32 and torch.allclose(head(states), torch.tensor(expected), atol=1e-5)
+
+
 def test_the_score_is_read_at_the_last_real_token():
     states = torch.arange(24.0).reshape(2, 4, 3)
     assert last_states(states, torch.tensor([2, 4])).tolist() == [[3.0, 4.0, 5.0], [21.0, 22.0, 23.0]]
@@ -412,6 +418,8 @@ def test_a_borrowed_answer_fits_into_the_models_context():
     found = with_mismatched(rankings, random.Random(0), most=10)
     assert [len(r.answers[2]) if len(r.answers) > 2 else None for r in found] in ([2, None, 2], [5, None, 2])
     assert found[1] is rankings[1]
+    # A prompt of 8 and an answer of 5 fill a context of 13.
+    assert len(with_mismatched(rankings, random.Random(0), most=13)[1].answers[2]) == 5
 
 
 def test_the_scale_makes_reference_scores_standard_and_keeps_the_order():
