@@ -87,6 +87,10 @@ def test_too_few_votes_say_so_and_leave_everything_as_it_was(base, tmp_path):
     # Ann was never asked what she allows: that is the config's to say.
     assert rounds.run_round(base("chat.consent=local", "rounds.min_pairs=1"), said.append) is None
     assert said[1].startswith("0 new pairs since")
+    # Nor may one of two raters have more to say than the config allows.
+    vote(tmp_path / "votes.sqlite", "bob", ["three?"])
+    assert rounds.run_round(base("rounds.rater_share=0.5"), said.append) is None
+    assert said[2].startswith("2 new pairs since")
     assert not (tmp_path / "r" / "rounds").exists() and not (tmp_path / "r-round-001").exists()
     assert not (tmp_path / "r" / "service.json").exists()
 
@@ -421,6 +425,7 @@ def scripted(base, tmp_path, monkeypatch):
 
     def gain_(new, stage, old, old_stage, config, progress):
         script.compared.append((new.name, old.name))
+        script.stages = (stage, old_stage)
         return script.gain
 
     monkeypatch.setattr(rounds, "conduct", conduct_)
@@ -437,7 +442,7 @@ def scripted(base, tmp_path, monkeypatch):
     return script, ask
 
 
-def test_which_round_a_call_goes_on_with(scripted, base):
+def test_which_round_a_call_goes_on_with(scripted, base, tmp_path):
     """The open one before all others; the last, where a gate that stopped it is accepted; else a new one, of votes that none has had."""
     script, ask = scripted
     one, two = "ppo.eos_rate", "ppo.kl_to_reference"
@@ -462,6 +467,9 @@ def test_which_round_a_call_goes_on_with(scripted, base):
     assert (third.number, third.counts["new_pairs"], third.counts["rankings"]) == (3, 5, 12)
     assert ask(0, (two,), gates) is None and [end.number for end in rounds.concluded(base().path)] == [1, 2, 3]
     assert script.measured == [("r", "r", 3), ("r", "r", 4), ("r", "r", 5)]
+    # No number is given twice, also where the folder of an old round was removed.
+    shutil.rmtree(tmp_path / "r" / "rounds" / "002")
+    assert ask(3, (), gates).number == 4
 
 
 def test_a_round_after_a_promoted_one_starts_from_it_inherits_from_it_and_is_held_against_it(scripted, base, tmp_path):
@@ -479,6 +487,10 @@ def test_a_round_after_a_promoted_one_starts_from_it_inherits_from_it_and_is_hel
     ]
     assert script.measured == [("r", "r", 3), ("r-round-001", "r-round-001", 3)]
     assert script.compared == script.doubted == [("r-round-001", "r"), ("r-round-002", "r-round-001")]
+    # Put back by hand while the run had no more than SFT.
+    service.put(tmp_path / "r", "r", "sft", 0)
+    ask(3, (), "rounds.continue_policy=true")
+    assert script.conducted[-1][1] is None and script.stages == ("ppo", "sft")
 
 
 def test_a_round_that_is_killed_while_it_is_put_in_service_is_put_there_once(scripted, base, tmp_path, monkeypatch):

@@ -173,12 +173,17 @@ def test_no_scorer_gets_below_the_entropy_of_noisy_labels(flips, floor):
     assert statistics.mean(pair_outcomes([1.0, 0.0], labels)) == pytest.approx(eta + (1 - 2 * eta))
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step(make_base):
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_stops_before_its_step(make_base, bad):
     base = make_base()
     base.add(REWARD, trainable=True)
     head = ScalarHead(base.hidden_size)
-    head.weight.data.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match="step 0"):
+    if bad == "loss":
+        head.weight.data.fill_(math.nan)
+    else:
+        head.weight.register_hook(lambda gradient: gradient * math.inf)
+    before = reward_weights(base, head)
+    with pytest.raises(FloatingPointError, match="loss [^ ]+, gradient norm (nan|inf) at step 0"):
         train(
             lambda x: base.encode_lists(x, REWARD),
             head,
@@ -187,6 +192,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(make_base):
             settings(),
             seed=0,
         )
+    assert all(torch.equal(p.nan_to_num(), was.nan_to_num()) for p, was in zip(reward_weights(base, head), before, strict=True))
 
 
 def one_step_caught(monkeypatch, base, head, rankings, thumbs, changed):
@@ -222,7 +228,7 @@ def test_a_step_is_that_of_a_slow_loop_over_rankings_and_thumbs(make_base, monke
         EncodedRanking((30, 31), ((40, 41), (42,), (43, 44, 45)), ((2, 0), (2, 1), (0, 1)), 2),
         EncodedRanking((32,), ((46,), (47, 48)), ((0, 1),), 0),
     ]
-    thumbs = [EncodedThumbs((33, 34), ((50,), (51, 52), (53,)), (True, False, True), (0.4, -0.3, -2.0))]
+    thumbs = [EncodedThumbs((33, 34), ((50,), (51, 52), (53,)), (True, False, True), (3.0, -0.3, -2.0))]
     changed = settings(
         micro_lists=size, center_coef=0.3, thumbs_weight=0.7, thumbs_prompt_spread=0.0, max_grad_norm=1e9, weight_decay=0.02
     )
