@@ -416,6 +416,7 @@ def scripted(base, tmp_path, monkeypatch):
         adapter.mkdir(parents=True, exist_ok=True)
         run.freeze()
         script.conducted.append((run.path.name, run.config.ppo.start_from, accept, sorted(inherited)))
+        script.gates = set(run.config.gates)
         if script.training:
             raise script.training
 
@@ -479,7 +480,10 @@ def test_a_round_after_a_promoted_one_starts_from_it_inherits_from_it_and_is_hel
     for run, gate in (("r", "sft.gold"), ("r-round-001", "ppo.eos_rate")):
         kept = {gate: {"why": "a pilot", "value": 0.0, "min": 0.5, "max": None}}
         (tmp_path / run / accepted.FILE).write_text(json.dumps(kept), encoding="utf-8")
-    ask(3, (), "rounds.continue_policy=true")
+    # It starts elsewhere than at its reference, and is not asked to start there.
+    gates = f"gates={json.dumps({'ppo.kl_at_start': {'max': 0.0}, 'ppo.eos_rate': {'min': 0.5}})}"
+    ask(3, (), "rounds.continue_policy=true", gates)
+    assert script.gates == {"ppo.eos_rate"}
     in_service = tmp_path / "r-round-001" / "stages" / "ppo" / "adapter"
     assert script.conducted == [
         ("r-round-001", None, {}, []),
@@ -489,8 +493,17 @@ def test_a_round_after_a_promoted_one_starts_from_it_inherits_from_it_and_is_hel
     assert script.compared == script.doubted == [("r-round-001", "r"), ("r-round-002", "r-round-001")]
     # Put back by hand while the run had no more than SFT.
     service.put(tmp_path / "r", "r", "sft", 0)
-    ask(3, (), "rounds.continue_policy=true")
-    assert script.conducted[-1][1] is None and script.stages == ("ppo", "sft")
+    ask(3, (), "rounds.continue_policy=true", gates)
+    assert script.conducted[-1][1] is None and script.stages == ("ppo", "sft") and len(script.gates) == 2
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_answers_that_were_liked_are_demonstrations_where_the_config_asks_for_them(scripted, tmp_path, shown):
+    _, ask = scripted
+    press(tmp_path / "votes.sqlite", "bob", [("why?", "Because it is so.", 1)])
+    counts = ask(3, (), f"rounds.demonstrations={shown}").counts
+    liked = "Because it is so." in (tmp_path / "r" / "rounds" / "001" / "demonstrations.jsonl").read_text(encoding="utf-8")
+    assert liked == shown == bool(counts["demonstrations"])
 
 
 def test_a_round_that_is_killed_while_it_is_put_in_service_is_put_there_once(scripted, base, tmp_path, monkeypatch):
