@@ -228,7 +228,7 @@ def test_a_step_is_that_of_a_slow_loop_over_rankings_and_thumbs(make_base, monke
         EncodedRanking((30, 31), ((40, 41), (42,), (43, 44, 45)), ((2, 0), (2, 1), (0, 1)), 2),
         EncodedRanking((32,), ((46,), (47, 48)), ((0, 1),), 0),
     ]
-    thumbs = [EncodedThumbs((33, 34), ((50,), (51, 52), (53,)), (True, False, True), (3.0, -0.3, -2.0))]
+    thumbs = [EncodedThumbs((33, 34), ((50,), (51, 52), (53,)), (True, False, True), (0.4, 0.3, -2.0))]
     changed = settings(
         micro_lists=size, center_coef=0.3, thumbs_weight=0.7, thumbs_prompt_spread=0.0, max_grad_norm=1e9, weight_decay=0.02
     )
