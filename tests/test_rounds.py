@@ -476,7 +476,8 @@ def test_which_round_a_call_goes_on_with(scripted, base, tmp_path):
 def test_a_round_after_a_promoted_one_starts_from_it_inherits_from_it_and_is_held_against_it(scripted, base, tmp_path):
     script, ask = scripted
     script.gain = rivals.Gain(1.0, 0.5, 1.5, "points", "the rubric", 4)
-    assert ask(3).promoted
+    first = ask(3)
+    assert first.promoted and (first.gain["value"], first.gain["low"], first.before["value"]) == (1.0, 0.5, 0.75)
     for run, gate in (("r", "sft.gold"), ("r-round-001", "ppo.eos_rate")):
         kept = {gate: {"why": "a pilot", "value": 0.0, "min": 0.5, "max": None}}
         (tmp_path / run / accepted.FILE).write_text(json.dumps(kept), encoding="utf-8")
@@ -493,7 +494,9 @@ def test_a_round_after_a_promoted_one_starts_from_it_inherits_from_it_and_is_hel
     assert script.compared == script.doubted == [("r-round-001", "r"), ("r-round-002", "r-round-001")]
     # Put back by hand while the run had no more than SFT.
     service.put(tmp_path / "r", "r", "sft", 0)
-    ask(3, (), "rounds.continue_policy=true", gates)
+    script.gain = replace(script.gain, low=float("nan"), high=float("nan"))
+    last = ask(3, (), "rounds.continue_policy=true", gates)
+    assert (last.promoted, last.gain["value"], last.gain["low"]) == (False, 1.0, None) and rounds.concluded(tmp_path / "r")[-1] == last
     assert script.conducted[-1][1] is None and script.stages == ("ppo", "sft") and len(script.gates) == 2
 
 
