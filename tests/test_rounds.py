@@ -1,11 +1,14 @@
 """Rounds end to end with the tiny random model and people who follow a script."""
 
+import errno
+import fcntl
 import json
 import shutil
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -19,9 +22,10 @@ from pipeline.cli import round_
 from pipeline.cli import rounds as show_rounds
 from pipeline.conductor import conduct
 from pipeline.config import load_config
-from pipeline.errors import GateFailure
+from pipeline.errors import GateFailure, RunBusy
 from pipeline.evaluation import accepted, rivals
 from pipeline.evaluation.answers import AnswerRow, write_answers
+from pipeline.evaluation.cards import Entry
 from pipeline.evaluation.rivals import accuracy_on, gain
 from pipeline.manifest import TAKEN_OVER, StageManifest
 from pipeline.run import Run
@@ -80,6 +84,13 @@ def test_too_few_votes_say_so_and_leave_everything_as_it_was(base, tmp_path):
     said = []
     assert rounds.run_round(base(), said.append) is None
     assert said[0].startswith("2 new pairs since the last round, 3 are needed (rounds.min_pairs). Nothing was done")
+    # Ann was never asked what she allows: that is the config's to say.
+    assert rounds.run_round(base("chat.consent=local", "rounds.min_pairs=1"), said.append) is None
+    assert said[1].startswith("0 new pairs since")
+    # Nor may one of two raters have more to say than the config allows.
+    vote(tmp_path / "votes.sqlite", "bob", ["three?"])
+    assert rounds.run_round(base("rounds.rater_share=0.5"), said.append) is None
+    assert said[2].startswith("2 new pairs since")
     assert not (tmp_path / "r" / "rounds").exists() and not (tmp_path / "r-round-001").exists()
     assert not (tmp_path / "r" / "service.json").exists()
 
@@ -393,6 +404,136 @@ def test_a_damaged_or_missing_assistant_is_named_in_a_line(base, tmp_path):
         (tmp_path / "r" / "service.json").write_text(json.dumps(damaged), encoding="utf-8")
         with pytest.raises(UserError, match="service.json: damaged"):
             service.present(tmp_path / "r")
+
+
+@pytest.fixture
+def scripted(base, tmp_path, monkeypatch):
+    """Rounds whose training, measuring and judging follow a script: `training` is raised in place of a run, `gain` is the judge's word."""
+    script = SimpleNamespace(training=None, gain=None, conducted=[], measured=[], compared=[], doubted=[])
+
+    def conduct_(run, stages, say, *, accept, inherited):
+        adapter = run.path / "stages" / "ppo" / "adapter"
+        adapter.mkdir(parents=True, exist_ok=True)
+        run.freeze()
+        script.conducted.append((run.path.name, run.config.ppo.start_from, accept, sorted(inherited)))
+        script.gates = set(run.config.gates)
+        if script.training:
+            raise script.training
+
+    def accuracy(rankings, run, config, progress):
+        script.measured.append((run.name, config.run_name, len(rankings)))
+        return Entry("new_votes_accuracy", 0.75, len(rankings), note="of so many"), 0
+
+    def gain_(new, stage, old, old_stage, config, progress):
+        script.compared.append((new.name, old.name))
+        script.stages = (stage, old_stage)
+        return script.gain
+
+    monkeypatch.setattr(rounds, "conduct", conduct_)
+    monkeypatch.setattr(rivals, "accuracy_on", accuracy)
+    monkeypatch.setattr(rivals, "gain", gain_)
+    monkeypatch.setattr(rounds.doubts, "on_old_rankings", lambda new, old: script.doubted.append((new.name, old.name)) or [])
+
+    def ask(questions: int, accept=(), *settings):
+        vote(tmp_path / "votes.sqlite", "ann", [f"question {ask.asked + i}?" for i in range(questions)])
+        ask.asked += questions
+        return rounds.run_round(base(*settings), lambda line: None, dict.fromkeys(accept, "a pilot"))
+
+    ask.asked = 0
+    return script, ask
+
+
+def test_which_round_a_call_goes_on_with(scripted, base, tmp_path):
+    """The open one before all others; the last, where a gate that stopped it is accepted; else a new one, of votes that none has had."""
+    script, ask = scripted
+    one, two = "ppo.eos_rate", "ppo.kl_to_reference"
+    gates = f"gates={json.dumps({one: {'min': 0.0}, two: {'max': 15.0}, 'sft.gold': {'min': 0.0}})}"
+    script.training = GateFailure(["gate a", "gate b"], [one, two])
+    first = ask(3, (), gates)
+    assert (first.number, first.missed) == (1, [one, two]) and f"--accept {one} --accept {two} --why …`" in first.why
+    # What stopped nothing opens nothing; one of two that did is enough to try.
+    assert ask(0, ("sft.gold",), gates) is None
+    script.training = GateFailure(["gate b"], [two])
+    again = ask(0, (one,), gates)
+    assert (again.number, again.missed) == (1, [two]) and len(rounds.concluded(base().path)) == 1
+    # Measured on the new votes once a round, by the reward model in service under the settings of its own run.
+    assert script.measured == [("r", "r", 3)]
+    script.training = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        ask(4, (), gates)
+    script.training = None
+    second = ask(5, (two,), gates)
+    assert (second.number, second.counts["new_pairs"], script.conducted[-1][2]) == (2, 4, {two: "a pilot"})
+    third = ask(0, (two,), gates)
+    assert (third.number, third.counts["new_pairs"], third.counts["rankings"]) == (3, 5, 12)
+    assert ask(0, (two,), gates) is None and [end.number for end in rounds.concluded(base().path)] == [1, 2, 3]
+    assert script.measured == [("r", "r", 3), ("r", "r", 4), ("r", "r", 5)]
+    # No number is given twice, also where the folder of an old round was removed.
+    shutil.rmtree(tmp_path / "r" / "rounds" / "002")
+    assert ask(3, (), gates).number == 4
+
+
+def test_a_round_after_a_promoted_one_starts_from_it_inherits_from_it_and_is_held_against_it(scripted, base, tmp_path):
+    script, ask = scripted
+    script.gain = rivals.Gain(1.0, 0.5, 1.5, "points", "the rubric", 4)
+    first = ask(3)
+    assert first.promoted and (first.gain["value"], first.gain["low"], first.before["value"]) == (1.0, 0.5, 0.75)
+    for run, gate in (("r", "sft.gold"), ("r-round-001", "ppo.eos_rate")):
+        kept = {gate: {"why": "a pilot", "value": 0.0, "min": 0.5, "max": None}}
+        (tmp_path / run / accepted.FILE).write_text(json.dumps(kept), encoding="utf-8")
+    # It starts elsewhere than at its reference, and is not asked to start there.
+    gates = f"gates={json.dumps({'ppo.kl_at_start': {'max': 0.0}, 'ppo.eos_rate': {'min': 0.5}})}"
+    ask(3, (), "rounds.continue_policy=true", gates)
+    assert script.gates == {"ppo.eos_rate"}
+    in_service = tmp_path / "r-round-001" / "stages" / "ppo" / "adapter"
+    assert script.conducted == [
+        ("r-round-001", None, {}, []),
+        ("r-round-002", str(in_service), {}, ["ppo.eos_rate", "sft.gold"]),
+    ]
+    assert script.measured == [("r", "r", 3), ("r-round-001", "r-round-001", 3)]
+    assert script.compared == script.doubted == [("r-round-001", "r"), ("r-round-002", "r-round-001")]
+    # Put back by hand while the run had no more than SFT.
+    service.put(tmp_path / "r", "r", "sft", 0)
+    script.gain = replace(script.gain, low=float("nan"), high=float("nan"))
+    last = ask(3, (), "rounds.continue_policy=true", gates)
+    assert (last.promoted, last.gain["value"], last.gain["low"]) == (False, 1.0, None) and rounds.concluded(tmp_path / "r")[-1] == last
+    assert script.conducted[-1][1] is None and script.stages == ("ppo", "sft") and len(script.gates) == 2
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_answers_that_were_liked_are_demonstrations_where_the_config_asks_for_them(scripted, tmp_path, shown):
+    _, ask = scripted
+    press(tmp_path / "votes.sqlite", "bob", [("why?", "Because it is so.", 1)])
+    counts = ask(3, (), f"rounds.demonstrations={shown}").counts
+    liked = "Because it is so." in (tmp_path / "r" / "rounds" / "001" / "demonstrations.jsonl").read_text(encoding="utf-8")
+    assert liked == shown == bool(counts["demonstrations"])
+
+
+def test_a_round_that_is_killed_while_it_is_put_in_service_is_put_there_once(scripted, base, tmp_path, monkeypatch):
+    script, ask = scripted
+    script.gain = rivals.Gain(1.0, 0.5, 1.5, "points", "the rubric", 4)
+    real = service.put
+    killed = lambda *a: (_ for _ in ()).throw(KeyboardInterrupt)  # noqa: E731
+    for when, patched in (("before", killed), ("after", lambda *a: real(*a) or killed())):
+        monkeypatch.setattr(service, "put", patched)
+        with pytest.raises(KeyboardInterrupt):
+            ask(3 if when == "before" else 0)
+        assert rounds.unfinished(tmp_path / "r").name == "001" and rounds.concluded(tmp_path / "r") == []
+    monkeypatch.setattr(service, "put", real)
+    assert ask(0).promoted and [one.round for one in service.history(tmp_path / "r")] == [0, 1]
+
+
+def test_a_round_and_a_rollback_wait_for_whoever_works_on_the_run(base, tmp_path, monkeypatch):
+    vote(tmp_path / "votes.sqlite", "ann", ["one?", "two?", "three?"])
+
+    def busy(*args):
+        raise OSError(errno.EAGAIN, "held")
+
+    monkeypatch.setattr(fcntl, "lockf", busy)
+    for work in (lambda: rounds.run_round(base(), lambda line: None), lambda: rounds.roll_back(base(), 0)):
+        with pytest.raises(RunBusy):
+            work()
+    assert not (tmp_path / "r" / "rounds").exists() and not (tmp_path / "r" / "service.json").exists()
 
 
 @pytest.mark.parametrize("damaged", ["{bad", "[]", "{}"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from data.errors import UserError
 from data.feedback import FeedbackStore
 from pipeline import rounds, service
 from pipeline.cli import rollback
@@ -89,6 +90,20 @@ def test_a_round_is_put_in_service_by_hand_with_what_people_said_of_it(base, tmp
     assert back.run == "r" and back.why == "put there by hand; nobody has compared it with r-round-002 (ppo), blind"
     assert rounds.roll_back(base(), 0).why == "put there by hand"
     assert "in 50% (too few for an interval) of 2 blind votes (1 won, 1 lost" in rounds.roll_back(base(), 1).why
+
+
+def test_each_way_back_is_one_round_further_and_ends_at_the_run_itself(base, tmp_path):
+    service.put(tmp_path / "r", "r-round-002", "ppo", 2)
+    assert [rounds.roll_back(base()).round for _ in range(2)] == [1, 0]
+    with pytest.raises(UserError, match="r is in service since the beginning"):
+        rounds.roll_back(base())
+    # Half a round is no assistant; a run whose PPO is being made anew still has its SFT policy.
+    for run in ("r", "r-round-001"):
+        (tmp_path / run / "stages" / "ppo" / MANIFEST).unlink()
+    with pytest.raises(UserError, match="r-round-001: no finished assistant there"):
+        rounds.roll_back(base(), 1)
+    rounds.roll_back(base(), 2)
+    assert (rounds.roll_back(base(), 0).stage, service.present(tmp_path / "r").run) == ("sft", "r")
 
 
 def test_a_run_that_was_renamed_still_finds_its_rounds_and_itself(base, tmp_path):
@@ -196,6 +211,8 @@ def test_rounds_name_the_learner_that_ran(base, tmp_path, capsys, monkeypatch):
     assert said.startswith("in service: r-round-001 (kto)")
     assert "preferred r-round-002 (ppo) over r-round-001 (kto)" in said
     assert rounds.roll_back(base(), 0).why.endswith("nobody has compared it with r-round-001 (kto), blind")
+    rounds.roll_back(base(), 2)
+    assert rounds.roll_back(base(), 0).why.endswith("nobody has compared it with r-round-002 (ppo), blind")
     monkeypatch.setattr("pipeline.cli_standings.open_run", lambda *a, **k: base())
     monkeypatch.setattr("pipeline.cli_feedback.open_run", lambda *a, **k: base())
     standings(run_name="r", db=tmp_path / "votes.sqlite")

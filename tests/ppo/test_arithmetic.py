@@ -168,7 +168,8 @@ def test_gae_is_the_double_sum():
 
 def test_gae_at_lambda_one_is_the_monte_carlo_return():
     rewards, values = checks.ragged(6), checks.ragged(7)
-    _, returns = advantages.gae(rewards, values, checks.MASK, gamma=1.0, lam=1.0)
+    found, returns = advantages.gae(rewards, values.requires_grad_(), checks.MASK, gamma=1.0, lam=1.0)
+    assert not found.requires_grad and not returns.requires_grad, "neither is a way for a loss to reach the critic"
     for i, row in enumerate(checks.rows(rewards)):
         for t in range(len(row)):
             assert returns[i, t].item() == pytest.approx(sum(row[t:]), abs=1e-5)
@@ -229,6 +230,9 @@ def test_the_figures_of_the_policy_loss_are_those_of_the_real_tokens():
         _, figures = losses.policy_loss(new, torch.zeros(1, 4), T([adv]), mask, clip_range=0.2)
         assert figures["clip_fraction"].item() == pytest.approx(held) and figures["ratio_max"].item() == 2.0
         assert figures["approx_kl"].item() == pytest.approx((0.5 - 1 - math.log(0.5) + 2 - 1 - math.log(2)) / 3)
+    # Where all became rarer, the ratio of 1 that padding has is not the largest.
+    _, figures = losses.policy_loss(T([[math.log(0.5), 9.0]]), torch.zeros(1, 2), torch.ones(1, 2), T([[True, False]]), clip_range=0.2)
+    assert figures["ratio_max"].item() == 0.5
 
 
 def test_a_weight_that_reaches_the_cap_without_passing_it_is_not_held():

@@ -27,6 +27,9 @@ SETTINGS = {
     "learning_rate": 3e-3, "value_learning_rate": 3e-3,
 }  # fmt: skip
 
+# For the pretraining mix: ids and how many of them ask.
+TEXTS = [(tuple(range(30 + 20 * i, 40 + 21 * i)), 3 + i) for i in range(5)]
+
 
 class Uneven(InProcess):
     """Answers of very unlike lengths. The tiny model hardly ever ends one by itself: without this no row has anything behind its end, and
@@ -151,7 +154,9 @@ def test_out_of_memory_halves_the_pass_and_ends_where_half_the_pass_would_have(m
 
 
 def test_out_of_memory_in_the_middle_of_a_minibatch_counts_no_gradient_twice(make_ppo):
-    plain, struck = make_ppo(micro_batch=2), make_ppo(micro_batch=2)
+    # The second attempt reads the demonstrations of the first one: others would be other chance, here and in all that follows.
+    options = {"micro_batch": 2, "demonstrations": TEXTS, "ptx_coef": 0.5}
+    plain, struck = make_ppo(**options), make_ppo(**options)
     struck.micro_batch = MicroBatch(2, "ppo.micro_batch", "ppo.max_new_tokens", lambda line: None)
     head, calls = struck.value_head.forward, []
 
@@ -277,6 +282,17 @@ def test_a_score_that_is_not_finite_stops_before_anything_moves(make_ppo):
     assert all(torch.equal(t, before[n]) for n, t in ppo.base.state(POLICY).items())
 
 
+@pytest.mark.parametrize("part", ["policy", "value"])
+def test_a_gradient_that_is_not_finite_moves_neither_model(make_ppo, part):
+    ppo = make_ppo()
+    getattr(ppo, part)[0].register_hook(lambda gradient: gradient * float("inf"))
+    before = [p.detach().clone() for p in [*ppo.policy, *ppo.value]]
+    name = "grad_norm" if part == "policy" else "value_grad_norm"
+    with pytest.raises(FloatingPointError, match=rf"ppo: {name} is \w+ in update 0, answers \[.*\]\. That step was not taken"):
+        ppo.update()
+    assert all(torch.equal(p, was) for p, was in zip([*ppo.policy, *ppo.value], before, strict=True))
+
+
 def test_the_pretraining_mix_at_weight_zero_is_plain_ppo_and_otherwise_lowers_the_loss_on_its_texts(make_ppo):
     texts = [(tuple(range(30, 45)), 3)]
     plain, mixed_at_zero = make_ppo(), make_ppo(demonstrations=texts, ptx_coef=0.0)
@@ -285,6 +301,19 @@ def test_the_pretraining_mix_at_weight_zero_is_plain_ppo_and_otherwise_lowers_th
     mixed = make_ppo(demonstrations=texts, ptx_coef=5.0)
     losses = [mixed.update()[0]["ptx_loss"] for _ in range(4)]
     assert losses[-1] < losses[0]
+
+
+def test_a_minibatch_mixes_in_as_many_texts_as_answers_drawn_by_the_seeds_chance(make_ppo):
+    def mixed_in(seed):
+        ppo, chosen = make_ppo(seed=seed, demonstrations=TEXTS, ptx_coef=0.5), []
+        real = ppo._pretraining_mix
+        ppo._pretraining_mix = lambda texts, micro_batch: chosen.append(texts) or real(texts, micro_batch)
+        ppo.update(), ppo.update()
+        return chosen
+
+    first = mixed_in(0)
+    assert [len(texts) for texts in first] == [4] * 8 and {text for texts in first for text in texts} == set(TEXTS)
+    assert first[:4] != first[4:] and first == mixed_in(0) != mixed_in(1)
 
 
 def test_an_empty_prompt_set_and_a_mix_without_texts_are_refused(make_ppo, make_base):

@@ -49,6 +49,12 @@ def test_the_head_starts_with_the_stated_spread():
     assert small.std().item() == pytest.approx(0.5, rel=0.04)
 
 
+def test_states_of_half_the_precision_are_scored_in_single():
+    head, states = ScalarHead(64), torch.randn(3, 5, 64).bfloat16()
+    expected = [[math.fsum(a * b for a, b in zip(row, head.weight[0].tolist(), strict=True)) for row in rows] for rows in states.tolist()]
+    assert head(states).dtype == torch.float32 and torch.allclose(head(states), torch.tensor(expected), atol=1e-5)
+
+
 def test_the_score_is_read_at_the_last_real_token():
     states = torch.arange(24.0).reshape(2, 4, 3)
     assert last_states(states, torch.tensor([2, 4])).tolist() == [[3.0, 4.0, 5.0], [21.0, 22.0, 23.0]]
@@ -167,12 +173,17 @@ def test_no_scorer_gets_below_the_entropy_of_noisy_labels(flips, floor):
     assert statistics.mean(pair_outcomes([1.0, 0.0], labels)) == pytest.approx(eta + (1 - 2 * eta))
 
 
-def test_a_loss_that_is_not_finite_stops_with_the_step(make_base):
+@pytest.mark.parametrize("bad", ["loss", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_stops_before_its_step(make_base, bad):
     base = make_base()
     base.add(REWARD, trainable=True)
     head = ScalarHead(base.hidden_size)
-    head.weight.data.fill_(math.nan)
-    with pytest.raises(FloatingPointError, match="step 0"):
+    if bad == "loss":
+        head.weight.data.fill_(math.nan)
+    else:
+        head.weight.register_hook(lambda gradient: gradient * math.inf)
+    before = reward_weights(base, head)
+    with pytest.raises(FloatingPointError, match="loss [^ ]+, gradient norm (nan|inf) at step 0"):
         train(
             lambda x: base.encode_lists(x, REWARD),
             head,
@@ -181,6 +192,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_step(make_base):
             settings(),
             seed=0,
         )
+    assert all(torch.equal(p.nan_to_num(), was.nan_to_num()) for p, was in zip(reward_weights(base, head), before, strict=True))
 
 
 def one_step_caught(monkeypatch, base, head, rankings, thumbs, changed):
@@ -216,7 +228,7 @@ def test_a_step_is_that_of_a_slow_loop_over_rankings_and_thumbs(make_base, monke
         EncodedRanking((30, 31), ((40, 41), (42,), (43, 44, 45)), ((2, 0), (2, 1), (0, 1)), 2),
         EncodedRanking((32,), ((46,), (47, 48)), ((0, 1),), 0),
     ]
-    thumbs = [EncodedThumbs((33, 34), ((50,), (51, 52), (53,)), (True, False, True), (0.4, -0.3, -2.0))]
+    thumbs = [EncodedThumbs((33, 34), ((50,), (51, 52), (53,)), (True, False, True), (0.4, 0.3, -2.0))]
     changed = settings(
         micro_lists=size, center_coef=0.3, thumbs_weight=0.7, thumbs_prompt_spread=0.0, max_grad_norm=1e9, weight_decay=0.02
     )
@@ -412,6 +424,8 @@ def test_a_borrowed_answer_fits_into_the_models_context():
     found = with_mismatched(rankings, random.Random(0), most=10)
     assert [len(r.answers[2]) if len(r.answers) > 2 else None for r in found] in ([2, None, 2], [5, None, 2])
     assert found[1] is rankings[1]
+    # A prompt of 8 and an answer of 5 fill a context of 13.
+    assert len(with_mismatched(rankings, random.Random(0), most=13)[1].answers[2]) == 5
 
 
 def test_the_scale_makes_reference_scores_standard_and_keeps_the_order():

@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 from pipeline.adapters import POLICY
-from pipeline.generation import Sampling
+from pipeline.generation import Sample, Sampling
 from pipeline.rollouts.engine import InProcess
-from pipeline.rollouts.static import LOOK_EVERY, StaticEngine
+from pipeline.rollouts.static import LOOK_EVERY, StaticEngine, _cut
 
 PROMPTS = [[5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [20, 21, 22, 23]]
 
@@ -71,6 +71,15 @@ def test_an_answer_ends_at_its_first_end_and_all_stop_when_all_have(make_base):
     assert len(calls) == -(-(firsts[end] + 1) // LOOK_EVERY) * LOOK_EVERY < 200
 
 
+@pytest.mark.parametrize(
+    ("drawn_ids", "kept", "finished"), [([5, 2, 7, 2], 2, True), ([5, 7, 2], 3, True), ([2, 7, 7], 1, True), ([5, 7, 8], 3, False)]
+)
+def test_an_answer_is_cut_after_the_first_of_its_ends(drawn_ids, kept, finished):
+    """Rows go on until all have ended: what comes behind an end may hold another one, and the last token may be the first."""
+    logprobs = [-float(i) for i, _ in enumerate(drawn_ids)]
+    assert _cut(drawn_ids, logprobs, 2) == Sample(tuple(drawn_ids[:kept]), tuple(logprobs[:kept]), finished)
+
+
 def test_a_pass_asks_no_tensor_for_its_number(make_base, monkeypatch):
     """While a card records, a number that Python waits for ends the recording. The CPU gives it without a word, so all ways to ask are shut."""
     from pipeline.rollouts import static
@@ -108,3 +117,19 @@ def test_another_kind_of_cache_is_drawn_from_by_the_other_loop(make_base, monkey
     assert "engine static has no cache; engine hf draws" in capsys.readouterr().err
     drawn(engine, base, PROMPTS, Sampling(6, 1.0))
     assert not capsys.readouterr().err
+
+
+def test_a_model_with_a_window_in_one_of_its_layers_is_drawn_from_by_the_other_loop(capsys):
+    """A layer with a window keeps the last few keys: it is a kind of the layers that keep all, and has no place in this cache."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=90, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+        use_sliding_window=True, sliding_window=4, layer_types=["full_attention", "sliding_attention"],
+    )  # fmt: skip
+    tokenizer = SimpleNamespace(eos_token_id=-1, pad_token_id=3)
+    base = SimpleNamespace(causal_lm=Qwen2ForCausalLM(config).eval(), tokenizer=tokenizer)
+    expected, found = (
+        e.sample(base, PROMPTS, Sampling(12, 1.0), generator=torch.Generator().manual_seed(3), batch_size=8)
+        for e in (InProcess(), StaticEngine())
+    )
+    assert found == expected and "engine hf draws" in capsys.readouterr().err

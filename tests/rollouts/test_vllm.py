@@ -318,6 +318,24 @@ def test_a_server_over_another_base_is_never_learnt_from(server, settings, make_
     assert ppo.done == 0 and all(torch.equal(value, before[name]) for name, value in ppo.base.state(POLICY).items())
 
 
+@pytest.mark.parametrize("factor", [1.5, 0.5])
+def test_a_gap_is_one_in_either_direction_and_never_one_in_this_process(server, settings, make_ppo, factor):
+    """Log-probabilities that are too low make the estimate of the KL negative; those of this process are whatever rounding makes of them."""
+
+    def off(reply):
+        choice = reply["choices"][0]
+        choice["logprobs"]["token_logprobs"] = [factor * x for x in choice["logprobs"]["token_logprobs"]]
+        return reply
+
+    served = make_ppo(settings(max_sampler_kl=1.0), opened(settings()))
+    server.faults["/v1/completions"] = [off] * 8
+    # A random model over 260 tokens: half of about ln 260 nats, above or below.
+    with pytest.raises(UserError, match=rf"are {'-' if factor > 1 else ''}2\.\d\d nats a token .* at most 1 "):
+        served.update()
+    figures, _ = make_ppo(RolloutConfig(importance_cap=5.0, max_sampler_kl=1e-12)).update()
+    assert abs(figures["sampler_kl"]) > 1e-12
+
+
 def changed(**changes):
     def change(reply):
         reply["choices"][0].update(changes)
