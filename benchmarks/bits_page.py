@@ -55,4 +55,7 @@ def recipe(rows: list[dict]) -> str:
             f"**{cell(f['ppo'], 'gold_minus_sft')}**", cell(f["ppo"], "kl_to_reference"), f"{sum(row['seconds'].values()) / 60:.0f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
+    gains = {bits: [row["figures"]["ppo"]["gold_minus_sft"]["value"] for row in rows if row["bits"] == bits] for bits in BITS}
+    said = "; ".join(f"{label} {fmean(gains[bits]):.2f} ({min(gains[bits]):.2f} to {max(gains[bits]):.2f})" for bits, label in BITS.items() if gains[bits])
+    lines += ["", f"PPO minus SFT, mean over seeds (lowest to highest): {said}."]
     return "\n".join(lines)
