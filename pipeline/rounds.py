@@ -112,7 +112,7 @@ def _decide(found: Gain, over: str, least: float) -> tuple[bool, str]:
     beside = f"by {found.by} over {over} on {many(found.questions, 'question')}"
     if math.isnan(found.low):
         return False, (
-            f"{found.value:+.3f} {found.unit} {beside}, too few of them for an interval, without which nothing shows a gain; more of "
+            f"{found.value:+.3f} {found.unit} {beside}, too few of them for an interval, without which nothing shows a gain; other questions in "
             "data.heldout_prompts or a higher evaluation.limit give one"
         )
     better = found.low > least

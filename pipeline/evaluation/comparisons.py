@@ -1,6 +1,6 @@
 """Models fitted to comparisons: Bradley–Terry over several policies, and a win rate with the effect of length taken out.
 
-As in statistics.py the prompt is the unit: intervals draw whole prompts, with all their comparisons, and fit again.
+As in statistics.py the question is the unit: intervals draw whole questions, with all their comparisons, and fit again.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def length_controlled_win_rate(
     Args:
         outcomes: (n,) 1 won, 0 lost, 1/2 a tie.
         length_differences: (n,) own length minus the other's, in tokens or words.
-        clusters: (n,) the prompt of each comparison.
+        clusters: (n,) the question of each comparison.
     """
     won, lengths = np.asarray(outcomes, dtype=np.float64), np.asarray(length_differences, dtype=np.float64)
     if won.ndim != 1 or not len(won) or won.shape != lengths.shape or len(won) != len(clusters):

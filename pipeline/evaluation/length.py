@@ -30,8 +30,8 @@ def normalised_reward_gain(
     with length. 0: answers of one length are worth what they were, and the gain is that there are more of the dear length.
 
     Args:
-        own, other: (prompt, tokens, reward) of every answer.
-        draws: bootstrap resamples of the prompts.
+        own, other: (question, tokens, reward) of every answer.
+        draws: bootstrap resamples of the questions.
 
     Returns:
         (value, low, high) and the share of answers that lie in shared buckets. All of it is NaN where the reward did not rise or

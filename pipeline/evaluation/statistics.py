@@ -1,7 +1,8 @@
 """Statistics of small evaluations: intervals, paired comparisons, best-of-n, calibration.
 
-The unit is the prompt. Two answers to one prompt resemble each other, so they are drawn together or not at all; an
-interval that treats them as independent is too narrow. Comparisons are paired: same prompts on both sides.
+The unit is the question (`data.quality.question_of`). Two answers to one prompt resemble each other, and so do those to two prompts that begin
+with the same question, so they are drawn together or not at all; an interval that treats them as independent is too narrow. Comparisons are
+paired: same prompts on both sides.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def cluster_bootstrap(
 
     Args:
         values: (n,) finite numbers.
-        clusters: (n,) the prompt (or list) to which each value belongs; order and type do not matter.
+        clusters: (n,) the question to which each value belongs; order and type do not matter.
         draws: bootstrap resamples.
         seed: of the resampling; the same seed gives the same interval.
         level: coverage.
@@ -108,11 +109,11 @@ def cluster_share(
 def paired_difference(
     a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable], draws: int = DRAWS, seed: int = 0, level: float = 0.95
 ) -> Estimate:
-    """Mean of aᵢ − bᵢ, where both come from the same prompt, bootstrapped over prompts.
+    """Mean of aᵢ − bᵢ, where both come from the same prompt, bootstrapped over clusters of them.
 
     Args:
         a, b: (n,) numbers in the same order; samples of one prompt need not correspond, only their prompts.
-        clusters: (n,) the prompt of each pair.
+        clusters: (n,) the question of each pair.
     """
     left, right = _same_length(a, b)
     return cluster_bootstrap(left - right, clusters, draws, seed, level)
@@ -127,7 +128,7 @@ def wins(a: ArrayLike, b: ArrayLike) -> Floats:
 def win_rate(
     a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable], draws: int = DRAWS, seed: int = 0, level: float = 0.95
 ) -> Estimate:
-    """Share of comparisons that a wins, a tie counted as half a win, bootstrapped over prompts."""
+    """Share of comparisons that a wins, a tie counted as half a win, bootstrapped over clusters."""
     return cluster_share(wins(a, b), clusters, draws, seed, level)
 
 

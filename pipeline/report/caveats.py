@@ -162,7 +162,7 @@ def _always(facts: Facts) -> Iterator[str]:
             "Read the answers below."
         )
     if facts.cards:
-        yield "Intervals are over the held-out prompts of this one run; another seed trains another model."
+        yield "Intervals are over the held-out questions of this one run; another seed trains another model."
 
 
 LOOKS: tuple[Callable[[Facts], Iterator[str]], ...] = (

@@ -237,7 +237,8 @@ def _answers(facts: Facts) -> list[str]:
         return []
     lines = ["## The same prompts, side by side", "", side_by_side_note(facts)]
     for pair in found:
-        lines += ["", f"**{escape(pair.prompt)}**", ""]
+        # A paragraph each, or the turns of a conversation would run together.
+        lines += ["", "\n\n".join(f"**{escape(part)}**" for part in pair.prompt.split("\n\n") if part.strip()), ""]
         lines += [
             f"- *{facts.stage_name(p)}* ({escape(sentences.answer_note(row))}): {escape(row['answer'])}" for p, row in pair.answers
         ]

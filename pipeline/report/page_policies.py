@@ -187,8 +187,7 @@ def beside(facts: Facts) -> str:
     ]
     if alike:
         chart = charts.interval_rows("Self-BLEU", alike, show=wording.number, bounds=(0, None))
-        count = facts.entry(next(p for p in POLICIES if facts.entry(p, "self_bleu")), "self_bleu").n
-        note = f"How alike {count} answers to as many prompts are: 0 shares no phrase, 1 says the same to everybody."
+        note = "How alike a policy’s answers to different prompts are: 0 shares no phrase, 1 says the same to everybody."
         figures.append(markup.figure("Sameness of answers", chart, note))
     probes = facts.watched.get("probes", [])
     if len(probes) > 1:

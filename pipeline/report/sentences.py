@@ -57,7 +57,7 @@ def _judgement(facts: Facts) -> str:
         if not (is_finite(entry.ci_low) and is_finite(entry.ci_high)):
             side = "above" if entry.value > 0 else "below"
             return f"{so_far}{new} scores {size} {side} {old} on the gold score, without an interval"
-        around = f"95 % interval {interval(entry)}, {entry.n} held-out prompts"
+        around = f"95 % interval {interval(entry)}, {many(entry.n, 'held-out question')}"
         if entry.ci_low > 0:
             return f"{so_far}{new} beats {old} by {size} on the gold score ({around})"
         if entry.ci_high < 0:

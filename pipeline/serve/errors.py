@@ -131,7 +131,7 @@ def _reason(error: Mapping) -> str:
 def _methods(app: FastAPI, request: Request) -> set[str]:
     """What may be asked of an address. The framework names the methods of its first route alone."""
     asked = {"type": "http", "path": request.scope["path"], "root_path": "", "headers": []}
-    known = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
     return {m for m in known if any(r.matches({**asked, "method": m})[0] is Match.FULL for r in app.routes)}
 
 

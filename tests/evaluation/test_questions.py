@@ -1,6 +1,7 @@
 """What is asked more than once says little more than what is asked once: intervals of the cards draw whole questions."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,11 @@ import numpy as np
 import pytest
 
 from data.records import Demonstration, Message, Prompt, Ranking
-from pipeline.adapters import BASE, POLICY
+from pipeline.adapters import BASE, POLICY, REFERENCE
 from pipeline.config import load_config
-from pipeline.evaluation import calibration
+from pipeline.evaluation import calibration, judges, test_model
 from pipeline.evaluation.answers import AnswerRow, answer_prompts, read_answers, write_answers
+from pipeline.evaluation.diversity import self_bleu_change, self_bleu_entry
 from pipeline.evaluation.floors import floor_entries
 from pipeline.evaluation.judges import FIRST, SECOND
 from pipeline.evaluation.policy_card import (
@@ -30,8 +32,9 @@ from pipeline.evaluation.reward_card import (
     turn_entries,
 )
 from pipeline.evaluation.reward_probes import probe_answers
-from pipeline.evaluation.scoring import response_nll
-from pipeline.evaluation.statistics import fit_temperature, pair_ece
+from pipeline.evaluation.rivals import gain
+from pipeline.evaluation.scoring import kl_to_reference, response_nll
+from pipeline.evaluation.statistics import FEWEST, fit_temperature, pair_ece
 from pipeline.progress import track
 from reward.bag_of_words import BagOfWords
 from reward.metrics import pairs_by
@@ -172,6 +175,52 @@ def test_a_policys_card_draws_questions(namespace):
         near = 0.02 if "lc_win" in name else 1e-9
         if not name.startswith("self_bleu"):
             assert (a.value, a.ci_low, a.ci_high) == pytest.approx((b.value, b.ci_low, b.ci_high), abs=near), name
+
+
+def of_five(rows):
+    """The same answers to the same forty prompts, which begin with five questions alone."""
+    return [replace(row, question=f"question {int(row.prompt_id[1:]) % 5}") for row in rows]
+
+
+def test_forty_prompts_of_five_questions_are_five_draws(namespace, monkeypatch):
+    """One fewer than an interval needs: whatever draws prompts has an interval here, and whatever counts them another n."""
+    assert FEWEST == 6
+    own, other = map(of_five, policies_answers())
+    entries = [*policy_entries(own, other, namespace), self_bleu_entry(own), self_bleu_change(own, other, "sft")]
+    monkeypatch.setattr(test_model, "score_answers", lambda model, rows, *rest: [r.proxy for r in rows])
+    config = namespace(learner="ppo", evaluation=namespace(gold="rubric"))
+    entries += test_model.judged(None, other, other, own, [], namespace(config=config, progress=None))[2]
+    none = [e for e in entries if e.ci_low is not None]
+    assert all(math.isnan(e.ci_low) and math.isnan(e.ci_high) for e in none), [e.metric for e in none]
+    assert len(none) >= 20 and {e.n for e in none} == {5}
+    assert {"self_bleu", "self_bleu_minus_sft", "test_model_minus_sft", "judge_win_rate_vs_sft"} <= {e.metric for e in none}
+
+
+def test_the_distance_from_sft_draws_questions(make_base):
+    asked = [Prompt(f"p{k}", (Message("user", f"question {k}"),)) for k in range(4)]
+    rows = [replace(row, ids=row.ids[:2]) for row in policies_answers()[0] if row.prompt_id in {p.id for p in asked}]
+    rows = [replace(row, question=f"question {int(row.prompt_id[1:]) % 2}") for row in rows]
+    base = make_base(POLICY, REFERENCE)
+    config = load_config(SMOKE, [])
+    kl, clusters = kl_to_reference(base, POLICY, rows, asked, config)
+    assert len(kl) == 4 and clusters == ["question 0", "question 1"] * 2
+
+
+@pytest.mark.parametrize("by", ["rubric", None])
+def test_a_round_is_judged_by_questions(tmp_path, namespace, monkeypatch, by):
+    """Prompts of five questions show no gain, however many they are; of forty questions the same answers do."""
+    monkeypatch.setattr(judges, "of_config", lambda settings: lambda prompt, first, second: FIRST if first >= second else SECOND)
+    config = namespace(judged_by=by, judge=namespace(url="http://127.0.0.1:1/v1", prompts=40, model="m"))
+    found = []
+    for name, of in (("forty", list), ("five", of_five)):
+        for side, rows in zip(("new", "old"), policies_answers(), strict=True):
+            folder = tmp_path / name / side / "evaluation" / "ppo"
+            folder.mkdir(parents=True)
+            write_answers(folder / "answers.jsonl", of(rows))
+        found.append(gain(tmp_path / name / "new", "ppo", tmp_path / name / "old", "ppo", config, track))
+    forty, five = found
+    assert (forty.questions, five.questions) == (40, 5) and forty.value == pytest.approx(five.value)
+    assert math.isfinite(forty.low) and math.isnan(five.low) and math.isnan(five.high)
 
 
 def test_an_answer_keeps_the_question_and_the_whole_conversation(make_base):

@@ -25,6 +25,28 @@ def test_side_by_side_shows_the_wanted_prompts_evenly_and_the_first_sample(run):
     assert markdown.count("- *PPO* (") == 10
 
 
+def test_the_turns_of_a_conversation_do_not_run_together(run):
+    for policy in ("base", "sft", "ppo"):
+        path = run / "evaluation" / policy / "answers.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        said = "System: Be brief.\n\nUser: a*b?\n\n\n\n1. c\n\nAssistant: **d**\nso\n\nUser: e?"
+        path.write_text("".join(json.dumps({**row, "prompt": said}) + "\n" for row in rows))
+    markdown, html = read(run)
+    shown = r"""
+**System: Be brief.**
+
+**User: a\*b?**
+
+**1&#8203;. c**
+
+**Assistant: \*\*d\*\* so**
+
+**User: e?**
+
+- *Base* ("""
+    assert markdown.count(shown) == 10 and " ".join(said.split()) in Document(html).text
+
+
 def test_a_prompt_that_one_policy_did_not_answer_is_not_compared(run):
     path = run / "evaluation/ppo/answers.jsonl"
     rows = path.read_text().splitlines(keepends=True)

@@ -43,7 +43,7 @@ def changed(stage, metric, *numbers):
 
 def test_a_healthy_run_has_only_the_doubt_that_every_run_has():
     assert [said.split(";")[0] for said in caveats(facts())] == [
-        "Intervals are over the held-out prompts of this one run"
+        "Intervals are over the held-out questions of this one run"
     ]
 
 

@@ -52,7 +52,7 @@ def test_a_gate_that_only_warned_is_neither_passed_nor_missed(run):
 
 def test_the_verdict_is_one_sentence_with_interval_and_missed_gate(run):
     sentence = (
-        "PPO beats SFT by 1.50 points on the gold score (95 % interval 1.20 to 1.80, 120 held-out prompts); "
+        "PPO beats SFT by 1.50 points on the gold score (95 % interval 1.20 to 1.80, 120 held-out questions); "
         "3 of 4 gates passed, missed: ppo.kl_to_reference."
     )
     markdown, html = read(run)

@@ -216,7 +216,7 @@ def test_how_alike_answers_are_stands_in_both_reports(run):
         "| self-BLEU of the answers | 0.140 (0.120 to 0.160) | 0.110 (0.090 to 0.130) | 0.320 (0.300 to 0.340) |"
         in markdown
     )
-    assert html.count("<figcaption><b>Sameness of answers</b>") == 1 and "How alike 120 answers" in html
+    assert html.count("<figcaption><b>Sameness of answers</b>") == 1 and "How alike a policy’s answers" in html
 
 
 def test_the_data_of_a_run_are_told_with_what_was_too_long_of_them(run):

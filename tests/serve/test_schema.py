@@ -118,3 +118,13 @@ def test_a_method_that_an_address_does_not_know_is_told_all_that_it_does(serve):
         assert answer.status_code == 405, path
         assert {m.lower() for m in answer.headers["allow"].split(", ")} == set(known), path
         assert answer.json()["error"]["message"] == "Method Not Allowed"
+
+
+def test_what_an_address_answers_stands_among_the_methods_that_it_is_told_to_know(serve):
+    """Of the addresses outside the schema too, and of HEAD, which some know beside GET."""
+    client = serve()
+    for path in ("/", "/openapi.json", "/static/style.css", "/v1/models"):
+        told = set(client.request("TRACE", path).headers["allow"].split(", "))
+        for method in ("GET", "HEAD", "PUT", "DELETE", "OPTIONS"):
+            answers = client.request(method, path, headers={"Content-Type": "application/json"}).status_code != 405
+            assert answers == (method in told), (path, method)
