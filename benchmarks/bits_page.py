@@ -56,6 +56,8 @@ def recipe(rows: list[dict]) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     gains = {bits: [row["figures"]["ppo"]["gold_minus_sft"]["value"] for row in rows if row["bits"] == bits] for bits in BITS}
-    said = "; ".join(f"{label} {fmean(gains[bits]):.2f} ({min(gains[bits]):.2f} to {max(gains[bits]):.2f})" for bits, label in BITS.items() if gains[bits])
+    said = "; ".join(
+        f"{label} {fmean(found):.2f} ({min(found):.2f} to {max(found):.2f})" for bits, label in BITS.items() if (found := gains[bits])
+    )
     lines += ["", f"PPO minus SFT, mean over seeds (lowest to highest): {said}."]
     return "\n".join(lines)
