@@ -21,7 +21,7 @@ from typing import Any
 from data.errors import UserError
 from pipeline.evaluation.cards import Card, Entry, is_finite, write_card
 from pipeline.evaluation.gates import BENCHMARKS as NAME
-from pipeline.evaluation.statistics import cluster_bootstrap, paired_difference
+from pipeline.evaluation.statistics import cluster_bootstrap, cluster_share, paired_difference, share_difference
 
 POLICIES = ("base", "sft", "ppo")
 INSTALL = "`pip install '.[benchmarks]'` brings it"
@@ -88,7 +88,8 @@ def entries(found: Mapping[str, Sequence[Result]]) -> list[Entry]:
         for r in results:
             name = _name(policy, r)
             if r.values:
-                value, low, high = cluster_bootstrap(list(r.values.values()), list(r.values))
+                mean = cluster_share if _right_or_wrong(r) else cluster_bootstrap
+                value, low, high = mean(list(r.values.values()), list(r.values))
                 out.append(Entry(name, value, len(r.values), low, high, note=f"{r.task}, interval over questions"))
             elif math.isfinite(r.stderr):
                 ends = (r.value - _NORMAL * r.stderr, r.value + _NORMAL * r.stderr)
@@ -100,9 +101,15 @@ def entries(found: Mapping[str, Sequence[Result]]) -> list[Entry]:
         before = known.get(("sft", r.task, r.metric))
         if before is not None and r.values and r.values.keys() == before.values.keys():
             asked = list(r.values)
-            change = paired_difference([r.values[q] for q in asked], [before.values[q] for q in asked], asked)
+            difference = share_difference if _right_or_wrong(r) and _right_or_wrong(before) else paired_difference
+            change = difference([r.values[q] for q in asked], [before.values[q] for q in asked], asked)
             out.append(Entry(f"{_name('ppo', r)}_minus_sft", change.value, len(asked), change.low, change.high))
     return out
+
+
+def _right_or_wrong(result: Result) -> bool:
+    """A score of a question that is 1 or 0: the interval of their mean is that of a share."""
+    return set(result.values.values()) <= {0.0, 1.0}
 
 
 def read_results(raw: Mapping[str, Any]) -> list[Result]:

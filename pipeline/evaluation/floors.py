@@ -11,7 +11,7 @@ from data.quality import questions_of
 from data.records import Ranking
 from pipeline.evaluation.cards import Entry
 from pipeline.evaluation.metrics import words
-from pipeline.evaluation.statistics import cluster_share, paired_difference
+from pipeline.evaluation.statistics import cluster_share, share_difference
 from reward.bag_of_words import BagOfWords
 from reward.metrics import pair_outcomes
 
@@ -58,7 +58,7 @@ def floor_entries(
     said = ", ".join(f"{name} {100 * share:.1f} %" for name, share in level.items())
     n = len(set(clusters))
     value, low, high = cluster_share(bagged, clusters)
-    above, above_low, above_high = paired_difference(model, floors[best], clusters)
+    above, above_low, above_high = share_difference(model, floors[best], clusters)
     return [
         Entry(named[0], value, n, low, high, "share", f"words alone, fitted on {learnt_from}"),
         Entry(

@@ -24,6 +24,7 @@ from pipeline.evaluation.statistics import (
     cluster_bootstrap,
     cluster_share,
     paired_difference,
+    share_difference,
     win_rate,
     wins,
 )
@@ -42,12 +43,18 @@ def clusters_of(answers: dict[str, list[AnswerRow]], prompts: Iterable[str]) -> 
 
 
 def paired_by_prompt(
-    own: dict[str, list[AnswerRow]], theirs: dict[str, list[AnswerRow]], of: Callable[[AnswerRow], float]
+    own: dict[str, list[AnswerRow]],
+    theirs: dict[str, list[AnswerRow]],
+    of: Callable[[AnswerRow], float],
+    difference: Callable[..., Estimate] = paired_difference,
 ) -> Estimate:
-    """`of` of own answers less theirs, on the prompts that both answered; each side's samples are averaged first."""
+    """`of` of own answers less theirs, on the prompts that both answered; each side's samples are averaged first.
+
+    `difference` is `share_difference` where `of` lies in 0 to 1.
+    """
     prompts = [p for p in own if p in theirs]
     a, b = ([float(np.mean([of(r) for r in side[p]])) for p in prompts] for side in (own, theirs))
-    return paired_difference(a, b, clusters_of(own, prompts))
+    return difference(a, b, clusters_of(own, prompts))
 
 
 def answer_entries(rows: Sequence[AnswerRow], config) -> list[Entry]:
@@ -81,7 +88,7 @@ def compare_entries(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name:
         change = paired_by_prompt(own, theirs, lambda r: r.gold)
         entries.append(estimated(f"gold_minus_{name}", change, n, gold_unit(rows)))
         for part in rows[0].parts or ():
-            change = paired_by_prompt(own, theirs, lambda r, part=part: r.parts[part])
+            change = paired_by_prompt(own, theirs, lambda r, part=part: r.parts[part], share_difference)
             entries.append(estimated(f"gold_{part}_minus_{name}", change, n, "share"))
         pairs = [(x.gold, y.gold, x.cluster) for p in prompts for x in own[p] for y in theirs[p]]
         a, b, clusters = (list(column) for column in zip(*pairs, strict=True))
@@ -104,7 +111,7 @@ def compare_entries(rows: Sequence[AnswerRow], other: Sequence[AnswerRow], name:
                 "the same at equal length, by a logistic model",
             )
         )
-    change = paired_by_prompt(own, theirs, lambda r: r.finished)
+    change = paired_by_prompt(own, theirs, lambda r: r.finished, share_difference)
     entries.append(estimated(f"eos_rate_minus_{name}", change, n, "share"))
     d = [
         measure([Answer(r.answer, r.finished, r.tokens) for r in _same_count(side, prompts)], ["distinct_2"])[

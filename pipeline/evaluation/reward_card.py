@@ -19,7 +19,7 @@ from pipeline.evaluation.statistics import (
     cluster_share,
     fit_temperature,
     pair_ece,
-    paired_difference,
+    share_difference,
 )
 from pipeline.roles import RewardEnsemble
 from reward.metrics import margins, pair_outcomes
@@ -128,7 +128,7 @@ def length_entries(rankings: Sequence[Ranking], scores, golds, pairs: Pairs) -> 
         out.append(Entry(f"accuracy_{name}_third", estimate.value, n, estimate.low, estimate.high, "share", note))
     shorter = [(-gap > 0) + 0.5 * (gap == 0) for gap in longer]
     rule = shorter if np.mean(shorter) >= 0.5 else [1 - x for x in shorter]
-    value, low, high = paired_difference(outcomes, rule, clusters)
+    value, low, high = share_difference(outcomes, rule, clusters)
     said = "shorter" if rule is shorter else "longer"
     out.append(
         Entry(

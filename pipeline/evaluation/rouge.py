@@ -11,7 +11,7 @@ from data.records import Demonstration, Prompt
 from pipeline.evaluation.answers import answer_prompts
 from pipeline.evaluation.cards import Entry, estimated
 from pipeline.evaluation.metrics import words
-from pipeline.evaluation.statistics import cluster_bootstrap, paired_difference
+from pipeline.evaluation.statistics import cluster_share, share_difference
 from pipeline.template import prompt_lengths
 
 
@@ -66,8 +66,8 @@ def reference_entries(
     own, theirs = scores
     note = f"words in common, in order, with the first {len(shown)} {of}, one answer each"
     return [
-        estimated(names[0], cluster_bootstrap(own, clusters), n, "share", note),
-        estimated(names[1], paired_difference(own, theirs, clusters), n, "share"),
+        estimated(names[0], cluster_share(own, clusters), n, "share", note),
+        estimated(names[1], share_difference(own, theirs, clusters), n, "share"),
     ]
 
 

@@ -97,13 +97,16 @@ def finite_ends(drawn: Floats, clusters: int, level: float) -> Floats:
 def cluster_share(
     values: ArrayLike, clusters: Sequence[Hashable], draws: int = DRAWS, seed: int = 0, level: float = 0.95
 ) -> Estimate:
-    """`cluster_bootstrap` of a share, numbers in 0 to 1. Where all are 0, or all 1, every resample says the same, and an interval without
-    width would be a lie: there it is Wilson's, one trial a cluster."""
+    """`cluster_bootstrap` of a share, numbers in 0 to 1. Where every cluster says the same p, as where all are 0, every resample does, and an
+    interval without width would be a lie. None of n clusters said another thing; with w, Wilson's upper end of none in n, for the share that
+    do, and each of these as far away as shares can be:
+
+        [p − w p, p + w (1 − p)]
+
+    At 0 and 1 that is Wilson's interval, one trial a cluster.
+    """
     found = cluster_bootstrap(values, clusters, draws, seed, level)
-    if math.isnan(found.low) or found.low < found.high or found.value not in (0.0, 1.0):
-        return found
-    count = len(set(clusters))
-    return Estimate(found.value, *wilson(count * found.value, count, level)[1:])
+    return _widened(found, clusters, level, 0.0) if _without_width(found) else found
 
 
 def paired_difference(
@@ -117,6 +120,21 @@ def paired_difference(
     """
     left, right = _same_length(a, b)
     return cluster_bootstrap(left - right, clusters, draws, seed, level)
+
+
+def share_difference(
+    a: ArrayLike, b: ArrayLike, clusters: Sequence[Hashable], draws: int = DRAWS, seed: int = 0, level: float = 0.95
+) -> Estimate:
+    """`paired_difference` of shares, numbers in 0 to 1. Where every cluster's difference is the same c, as where nothing changed, as in
+    `cluster_share`; differences of shares lie in −1 to 1:
+
+        [c − w (1 + c), c + w (1 − c)]
+    """
+    left, right = _same_length(a, b)
+    if not ((left >= 0) & (left <= 1) & (right >= 0) & (right <= 1)).all():
+        raise ValueError("share_difference: shares must lie in 0 to 1")
+    found = cluster_bootstrap(left - right, clusters, draws, seed, level)
+    return _widened(found, clusters, level, -1.0) if _without_width(found) else found
 
 
 def wins(a: ArrayLike, b: ArrayLike) -> Floats:
@@ -250,6 +268,16 @@ def fit_temperature(margins: ArrayLike) -> float:
     while slope(high) > 0:
         high *= 2
     return 1 / float(optimize.brentq(slope, 0.0, high, xtol=1e-12))
+
+
+def _without_width(found: Estimate) -> bool:
+    return math.isclose(found.low, found.high, rel_tol=0.0, abs_tol=1e-12)
+
+
+def _widened(found: Estimate, clusters: Sequence[Hashable], level: float, lowest: float) -> Estimate:
+    """Around a number in `lowest` to 1 that all clusters share, as `cluster_share` says."""
+    others = wilson(0, len(set(clusters)), level).high
+    return Estimate(found.value, found.value - others * (found.value - lowest), found.value + others * (1 - found.value))
 
 
 def _level_ties(keys: Floats, values: Floats) -> Floats:

@@ -19,7 +19,7 @@ from data.yardsticks import Fact
 from pipeline.adapters import SharedBase
 from pipeline.evaluation.cards import Entry
 from pipeline.evaluation.likelihood import Texts
-from pipeline.evaluation.statistics import Estimate, cluster_bootstrap, cluster_share, paired_difference
+from pipeline.evaluation.statistics import Estimate, cluster_bootstrap, cluster_share, share_difference
 from pipeline.template import prompt_ids, response_ids
 
 
@@ -104,7 +104,7 @@ def entries(own: Sequence[Leaning], other: Sequence[Leaning] | None = None, name
     ]
     if other is not None:
         theirs = {x.id: x for x in other}
-        change = paired_difference(agrees, [theirs[i].agrees for i in ids], ids)
+        change = share_difference(agrees, [theirs[i].agrees for i in ids], ids)
         out.append(_entry(f"wrong_suggested_minus_{name}", change, n, "share", "sycophancy gained"))
     return out
 

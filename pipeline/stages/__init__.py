@@ -90,7 +90,7 @@ EVALUATIONS: dict[str, Step] = {
         name="evaluate-reward",
         needs=("prepare", "reward"),
         settings=(*_ANSWERING, "ppo.ensemble", "ppo.ensemble_coef"),
-        version=7,
+        version=8,
         body="pipeline.evaluation.harness:evaluate_reward",
     ),
     "ppo": Step(

@@ -143,7 +143,7 @@ def test_a_tie_is_half_a_win():
 
 def test_anything_against_itself_wins_half():
     x = np.random.default_rng(1).normal(size=50)
-    assert s.win_rate(x, x, list(range(50))) == (0.5, 0.5, 0.5)
+    assert s.win_rate(x, x, list(range(50))).value == 0.5
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 1), (0, 20), (7, 20), (20, 20), (311, 462)])
@@ -315,5 +315,32 @@ def test_a_share_of_all_or_nothing_has_wilsons_interval_over_prompts(value):
     assert found == pytest.approx((value, expected.low, expected.high))
     mixed = [value] * 39 + [1 - value]
     assert s.cluster_share(mixed, clusters) == s.cluster_bootstrap(mixed, clusters)
-    # A tie everywhere is no share of all or nothing.
-    assert s.win_rate([1] * 9, [1] * 9, list(range(9))) == (0.5, 0.5, 0.5)
+
+
+def none_of(n):
+    return stats.binomtest(0, n).proportion_ci(method="wilson").high
+
+
+def test_a_tie_everywhere_leaves_room_for_wins_and_losses():
+    assert s.win_rate([1] * 9, [1] * 9, list(range(9))) == pytest.approx((0.5, 0.5 - none_of(9) / 2, 0.5 + none_of(9) / 2))
+
+
+@pytest.mark.parametrize("change", [-1.0, 0.0, 0.25, 1.0])
+def test_the_same_change_of_a_share_everywhere_leaves_room_for_others(change):
+    """Of 27 questions none changed: with one in twenty that would, that happens in a quarter of all draws."""
+    n = 27
+    assert 0.95**n > 0.2 and 0.05 < none_of(n)
+    before = max(0.0, -change)
+    found = s.share_difference([before + change] * 2 * n, [before] * 2 * n, [k // 2 for k in range(2 * n)])
+    # As if that share of the questions had changed by all that they can, downwards or upwards.
+    low, high = ((1 - none_of(n)) * change + none_of(n) * end for end in (-1, 1))
+    assert found == pytest.approx((change, low, high)) and -1 <= found.low < found.high <= 1
+
+
+def test_a_change_of_a_share_that_differs_is_an_ordinary_paired_difference():
+    rng = np.random.default_rng(3)
+    a, b, clusters = rng.random(30), rng.random(30), [k // 3 for k in range(30)]
+    assert s.share_difference(a, b, clusters) == s.paired_difference(a, b, clusters)
+    assert all(math.isnan(end) for end in s.share_difference([0.0] * 5, [0.0] * 5, list(range(5)))[1:])
+    with pytest.raises(ValueError, match="shares must lie in 0 to 1"):
+        s.share_difference([2.0] * 9, [0.0] * 9, list(range(9)))
