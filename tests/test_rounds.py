@@ -645,7 +645,9 @@ def test_where_the_rubric_is_not_the_yardstick_the_judge_decides(
 
 def test_a_judge_that_is_right_half_the_time_promotes_nobody(judged_round, judge_at):
     end = judged_round(judge_at(lambda a, b: "[[C]]"))
-    assert (end.gain["value"], end.promoted) == (0.0, False) and "Undecided" not in end.why
+    assert (end.gain["value"], end.promoted) == (0.0, False) and "Undecided" in end.why
+    # Four ties: none of four was decided, and as many as that leaves room for might be, all for one side.
+    assert end.gain["high"] == -end.gain["low"] == pytest.approx(binomtest(0, 4).proportion_ci(method="wilson").high / 2)
 
 
 def test_where_the_interval_holds_both_it_is_told_what_gain_could_have_been_seen(judged_round, judge_at):
