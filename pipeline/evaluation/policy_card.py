@@ -14,7 +14,7 @@ from pipeline.evaluation.answers import AnswerRow
 from pipeline.evaluation.cards import Entry, estimated
 from pipeline.evaluation.comparisons import length_controlled_win_rate
 from pipeline.evaluation.diversity import self_bleu_change, self_bleu_entry
-from pipeline.evaluation.judges import Comparison
+from pipeline.evaluation.judges import Comparison, Judged
 from pipeline.evaluation.length import normalised_reward_gain
 from pipeline.evaluation.metrics import NOTES, Answer, measure
 from pipeline.evaluation.statistics import (
@@ -202,21 +202,28 @@ def limit_entry(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], kl: float) 
     return Entry("gain_over_limit", gain / limit if limit > 0 else math.nan, len({r.cluster for r in rows}), note=note)
 
 
+def judged_by_prompt(
+    own: dict[str, list[AnswerRow]], theirs: dict[str, list[AnswerRow]], prompts: Sequence[str], ask: judges.Ask, progress
+) -> tuple[Judged, list[tuple[str, float]]]:
+    """A judge's word on both sides' first answers; and (prompt, outcome for `own`) where both orders agree."""
+    pairs = [Comparison(own[p][0].prompt, own[p][0].answer, theirs[p][0].answer) for p in prompts]
+    with progress(len(pairs), "judging", unit="comparisons") as bar:
+        found = judges.judge(pairs, ask, on_done=bar.advance)
+    return found, [(p, outcome) for p, outcome in zip(prompts, found.outcomes, strict=True) if outcome is not None]
+
+
 def judge_entries(rows: Sequence[AnswerRow], sft: Sequence[AnswerRow], judge, ask, progress) -> list[Entry]:
     """A language model's comparison of PPO with SFT, one answer a prompt, in both orders; and how far to trust it."""
     own, theirs = by_prompt(rows), by_prompt(sft)
     prompts = [p for p in own if p in theirs][: judge.prompts]
-    pairs = [Comparison(own[p][0].prompt, own[p][0].answer, theirs[p][0].answer) for p in prompts]
-    with progress(len(pairs), "judging", unit="comparisons") as bar:
-        found = judges.judge(pairs, ask, on_done=bar.advance)
-    kept = [(p, outcome) for p, outcome in zip(prompts, found.outcomes, strict=True) if outcome is not None]
+    found, kept = judged_by_prompt(own, theirs, prompts, ask, progress)
     counted = (
-        f"{len(kept)} of {many(len(pairs), 'comparison')}: {found.inconsistent} changed with the order, {found.refused} refused"
+        f"{len(kept)} of {many(len(prompts), 'comparison')}: {found.inconsistent} changed with the order, {found.refused} refused"
     )
     entries = [
-        Entry("judge_first_share", found.first_share, len(pairs), unit="share", note="without a bias of place 50 %"),
-        Entry("judge_agreement", found.agreement, len(pairs), unit="share", note="with itself, in the other order"),
-        Entry("judge_refused_share", found.refused / len(pairs), len(pairs), unit="share"),
+        Entry("judge_first_share", found.first_share, len(prompts), unit="share", note="without a bias of place 50 %"),
+        Entry("judge_agreement", found.agreement, len(prompts), unit="share", note="with itself, in the other order"),
+        Entry("judge_refused_share", found.refused / len(prompts), len(prompts), unit="share"),
     ]
     if not kept:
         none = [Entry(f"judge_{kind}win_rate_vs_sft", math.nan, 0, unit="share", note=counted) for kind in ("", "lc_")]

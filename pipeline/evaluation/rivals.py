@@ -14,8 +14,7 @@ from pipeline.evaluation import judges
 from pipeline.evaluation.answers import AnswerRow, read_answers, with_gold
 from pipeline.evaluation.cards import Entry
 from pipeline.evaluation.harness import ANSWERS
-from pipeline.evaluation.judges import Comparison
-from pipeline.evaluation.policy_card import by_prompt, clusters_of, paired_by_prompt
+from pipeline.evaluation.policy_card import by_prompt, clusters_of, judged_by_prompt, paired_by_prompt
 from pipeline.evaluation.reward_card import accuracy_entries
 from pipeline.evaluation.scoring import score_answers, score_rankings
 from pipeline.evaluation.statistics import cluster_share
@@ -69,7 +68,7 @@ def gain(new: Path, new_stage: str, old: Path, old_stage: str, config, progress)
 
 
 def _difference(own: dict[str, list[AnswerRow]], other: dict[str, list[AnswerRow]], unit: str, by: str) -> Gain:
-    return Gain(*paired_by_prompt(own, other, lambda r: r.gold), unit, by, len({rows[0].cluster for rows in own.values()}))
+    return Gain(*paired_by_prompt(own, other, lambda r: r.gold), unit, by, len(set(clusters_of(own, own))))
 
 
 def _rescored(mine, theirs, new: Path, config, progress) -> list[list[AnswerRow]]:
@@ -83,12 +82,9 @@ def _rescored(mine, theirs, new: Path, config, progress) -> list[list[AnswerRow]
 
 
 def _judged(own: dict[str, list[AnswerRow]], other: dict[str, list[AnswerRow]], prompts, judge, progress) -> Gain:
-    pairs = [Comparison(own[p][0].prompt, own[p][0].answer, other[p][0].answer) for p in prompts]
-    with progress(len(pairs), "judging", unit="comparisons") as bar:
-        found = judges.judge(pairs, judges.of_config(judge), on_done=bar.advance)
-    kept = [(p, outcome) for p, outcome in zip(prompts, found.outcomes, strict=True) if outcome is not None]
+    _, kept = judged_by_prompt(own, other, prompts, judges.of_config(judge), progress)
     if not kept:
-        raise UserError(f"judge: no verdict on {many(len(pairs), 'comparison')}. Look at judge.model and judge.max_tokens.")
+        raise UserError(f"judge: no verdict on {many(len(prompts), 'comparison')}. Look at judge.model and judge.max_tokens.")
     names, outcomes = zip(*kept, strict=True)
     clusters = clusters_of(own, names)
     above = (end - 0.5 for end in cluster_share(outcomes, clusters))

@@ -106,7 +106,7 @@ def cluster_share(
     At 0 and 1 that is Wilson's interval, one trial a cluster.
     """
     found = cluster_bootstrap(values, clusters, draws, seed, level)
-    return _widened(found, clusters, level, 0.0) if _without_width(found) else found
+    return _with_width(found, clusters, level, 0.0)
 
 
 def paired_difference(
@@ -133,8 +133,7 @@ def share_difference(
     left, right = _same_length(a, b)
     if not ((left >= 0) & (left <= 1) & (right >= 0) & (right <= 1)).all():
         raise ValueError("share_difference: shares must lie in 0 to 1")
-    found = cluster_bootstrap(left - right, clusters, draws, seed, level)
-    return _widened(found, clusters, level, -1.0) if _without_width(found) else found
+    return _with_width(paired_difference(left, right, clusters, draws, seed, level), clusters, level, -1.0)
 
 
 def wins(a: ArrayLike, b: ArrayLike) -> Floats:
@@ -270,12 +269,10 @@ def fit_temperature(margins: ArrayLike) -> float:
     return 1 / float(optimize.brentq(slope, 0.0, high, xtol=1e-12))
 
 
-def _without_width(found: Estimate) -> bool:
-    return math.isclose(found.low, found.high, rel_tol=0.0, abs_tol=1e-12)
-
-
-def _widened(found: Estimate, clusters: Sequence[Hashable], level: float, lowest: float) -> Estimate:
-    """Around a number in `lowest` to 1 that all clusters share, as `cluster_share` says."""
+def _with_width(found: Estimate, clusters: Sequence[Hashable], level: float, lowest: float) -> Estimate:
+    """As found, but where the ends are one number in `lowest` to 1, which all clusters then share: there as `cluster_share` says."""
+    if not math.isclose(found.low, found.high, rel_tol=0.0, abs_tol=1e-12):
+        return found
     others = wilson(0, len(set(clusters)), level).high
     return Estimate(found.value, found.value - others * (found.value - lowest), found.value + others * (1 - found.value))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from data.records import Prompt, Ranking
 from pipeline.evaluation.answers import AnswerRow, with_gold
 from pipeline.evaluation.cards import Entry, estimated
-from pipeline.evaluation.policy_card import by_prompt, paired_by_prompt
+from pipeline.evaluation.policy_card import by_prompt, clusters_of, paired_by_prompt
 from pipeline.evaluation.reward_card import Pairs, accuracy_entries
 from pipeline.evaluation.scoring import score_answers, score_rankings
 from pipeline.evaluation.statistics import cluster_bootstrap
@@ -45,7 +45,7 @@ def judged(
         return scored[""], scored["sft_"], entries[:2]
     own, theirs = by_prompt(scored[""]), by_prompt(scored["sft_"])
     change = paired_by_prompt(own, theirs, lambda r: r.gold)
-    return list(rows), list(sft), [*entries, estimated("test_model_minus_sft", change, len(set(clusters)), "reward")]
+    return list(rows), list(sft), [*entries, estimated("test_model_minus_sft", change, len(set(clusters_of(own, own))), "reward")]
 
 
 def accuracy_of_test_model(
